@@ -1,0 +1,4 @@
+//! Everything an operator writes, and what it means.
+
+pub mod policy;
+pub mod proxy;

@@ -1,0 +1,197 @@
+//! The binding transcript: what every piece of evidence signs over.
+//!
+//! Evidence proves where a key lives only if it covers that key, this connection, both ends' freshness and roles.
+//! Both ends build a [`Transcript`] from their *own* view of the connection, never from what the peer sent, and compare
+//! digests. Fields are framed by length, so no two transcripts encode alike.
+//!
+//! Source: DESIGN §5.3; the attacks each field stops are in the documentation of [`Transcript`].
+
+use aws_lc_rs::digest;
+use subtle::ConstantTimeEq;
+
+use crate::claims::EvidenceKind;
+use crate::name::WorkloadName;
+use crate::revision::Revision;
+use crate::trust_domain::TrustDomain;
+
+/// TLS exporter label of an attestation connection (RFC 8446 §7.5); the context is empty, nonces are in the transcript.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-vouchsafe-attest-v1";
+
+/// What evidence is collected for. A transcript of one purpose never satisfies another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// First certificate of an instance, or one whose attestation key changed.
+    Enroll,
+    /// Successor certificate of a known instance.
+    Renew,
+    /// Fresh evidence without a new certificate.
+    Reattest,
+}
+
+impl Purpose {
+    /// The word that enters the transcript.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enroll => "enroll",
+            Self::Renew => "renew",
+            Self::Reattest => "reattest",
+        }
+    }
+}
+
+/// Who collected the evidence: against a mirror that sends our own evidence back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The sidecar of a workload.
+    Attester,
+    /// The control plane, when sidecars check its evidence.
+    ControlPlane,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Attester => "attester",
+            Self::ControlPlane => "control-plane",
+        }
+    }
+}
+
+/// 32 random bytes that make evidence fresh. Single use.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Nonce(pub [u8; 32]);
+
+/// Everything that evidence of one attestation is bound to.
+#[derive(Clone, Debug)]
+pub struct Transcript<'a> {
+    /// Against evidence collected for something else.
+    pub purpose: Purpose,
+    /// Against reflection.
+    pub role: Role,
+    /// Against use in another mesh.
+    pub trust_domain: &'a TrustDomain,
+    /// Against use for another name.
+    pub workload: &'a WorkloadName,
+    /// Freshness that the attester demands.
+    pub client_nonce: Nonce,
+    /// Freshness that the verifier demands: against replay.
+    pub server_nonce: Nonce,
+    /// SHA-256 of the DER of the subject public key that the certificate will bear: against key substitution.
+    pub spki_sha256: [u8; 32],
+    /// SHA-256 of the DER of the leaf that the control plane served on this connection: against relay and reflection.
+    pub server_leaf_sha256: [u8; 32],
+    /// TLS exporter of this connection: against relay over another session.
+    pub exporter: [u8; 32],
+    /// TPM name of the endorsement key (algorithm and digest, TPM 2.0 Part 1 §16), empty without a TPM.
+    pub ek_name: &'a [u8],
+    /// TPM name of the attestation key, empty without a TPM.
+    pub ak_name: &'a [u8],
+    /// Policy that the evidence will be judged by: against a change of policy in between.
+    pub policy_revision: Revision,
+}
+
+/// SHA-512 of a transcript.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Base([u8; 64]);
+
+impl Transcript<'_> {
+    /// The digest that binds everything (DESIGN §5.3).
+    pub fn base(&self) -> Base {
+        let mut context = digest::Context::new(&digest::SHA512);
+        context.update(BASE_LABEL);
+        let workload = self.workload.to_string();
+        let fields: [&[u8]; 13] = [
+            self.purpose.as_str().as_bytes(),
+            self.role.as_str().as_bytes(),
+            self.trust_domain.as_str().as_bytes(),
+            workload.as_bytes(),
+            &self.client_nonce.0,
+            &self.server_nonce.0,
+            &self.spki_sha256,
+            &self.server_leaf_sha256,
+            &self.exporter,
+            self.ek_name,
+            self.ak_name,
+            &self.policy_revision.epoch.to_be_bytes(),
+            &self.policy_revision.sequence.to_be_bytes(),
+        ];
+        fields.iter().for_each(|field| frame(&mut context, field));
+        let mut out = [0; 64];
+        out.copy_from_slice(context.finish().as_ref());
+        Base(out)
+    }
+}
+
+/// What one device signs: exactly 32 bytes, the size of a TPM `extraData` under SHA-256 and of an SPDM nonce.
+///
+/// Never padded or truncated. Equality is constant-time by [`DeviceBinding::matches`].
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceBinding([u8; 32]);
+
+impl Base {
+    /// What device `index` of `kind` signs, `prior` being the digest of what was collected before it.
+    pub fn device(&self, kind: EvidenceKind, index: u32, prior: &EvidenceDigest) -> DeviceBinding {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(DEVICE_LABEL);
+        frame(&mut context, &self.0);
+        frame(&mut context, kind.as_str().as_bytes());
+        frame(&mut context, &index.to_be_bytes());
+        frame(&mut context, &prior.0);
+        let mut out = [0; 32];
+        out.copy_from_slice(context.finish().as_ref());
+        DeviceBinding(out)
+    }
+}
+
+impl DeviceBinding {
+    /// The bytes to give to the device.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether `found`, taken from evidence, is this binding. Constant-time; another length never matches.
+    pub fn matches(&self, found: &[u8]) -> bool {
+        self.0.ct_eq(found).into()
+    }
+}
+
+/// Digest over the ordered evidence that was collected before a device: (kind, index, bytes) each.
+///
+/// The binding root is collected last, so it signs over all the rest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EvidenceDigest([u8; 32]);
+
+impl EvidenceDigest {
+    /// The digest before anything was collected.
+    pub fn empty() -> Self {
+        Self::next(&[0; 32], "", 0, b"")
+    }
+
+    /// The digest after one more piece of evidence.
+    pub fn after(&self, kind: EvidenceKind, index: u32, evidence: &[u8]) -> Self {
+        Self::next(&self.0, kind.as_str(), index, evidence)
+    }
+
+    fn next(before: &[u8; 32], kind: &str, index: u32, evidence: &[u8]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(EVIDENCE_LABEL);
+        frame(&mut context, before);
+        frame(&mut context, kind.as_bytes());
+        frame(&mut context, &index.to_be_bytes());
+        frame(&mut context, evidence);
+        let mut out = [0; 32];
+        out.copy_from_slice(context.finish().as_ref());
+        Self(out)
+    }
+}
+
+/// Appends `u64be(len) || field`; a length of 64 bits cannot wrap.
+fn frame(context: &mut digest::Context, field: &[u8]) {
+    context.update(&(field.len() as u64).to_be_bytes());
+    context.update(field);
+}
+
+/// Versioned, NUL-terminated, so that no label is a prefix of another.
+const BASE_LABEL: &[u8] = b"vouchsafe/v1/attest\0";
+const DEVICE_LABEL: &[u8] = b"vouchsafe/v1/device\0";
+const EVIDENCE_LABEL: &[u8] = b"vouchsafe/v1/evidence\0";

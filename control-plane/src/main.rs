@@ -1,0 +1,3 @@
+//! `vouchsafe`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The sidecar.
+
+fn main() {}

@@ -1,0 +1,65 @@
+//! What the data path reads and the control side replaces.
+//!
+//! The control side (one runtime) builds whole new values; workers load the current one per connection or request. A
+//! worker never waits for the control side, and nothing here is ever half replaced.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::trust_bundle::TrustBundle;
+use vouchsafe_config::policy::Policy;
+
+/// An X.509-SVID with its private key.
+#[derive(Debug)]
+pub struct Svid {
+    /// Chain, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// End of the leaf.
+    pub not_after: SystemTime,
+}
+
+/// One identity epoch: everything that a handshake needs, built once per SVID or bundle change.
+#[derive(Debug)]
+pub struct IdentityEpoch {
+    /// Grows with each change; lane connections are keyed by it.
+    pub number: u64,
+    /// Who we are.
+    pub svid: Arc<Svid>,
+    /// Whom we believe.
+    pub bundle: Arc<TrustBundle>,
+}
+
+/// Policy in force.
+#[derive(Debug, Default)]
+pub struct PolicyEpoch {
+    /// Revision; zero where policy comes from a folder.
+    pub revision: Revision,
+    /// Compiled.
+    pub policy: Policy,
+    /// Where the workloads that we may call are reached: `host:port` of listeners, and the ports behind each.
+    pub endpoints: Vec<WorkloadEndpoints>,
+}
+
+/// Where one workload is reached.
+#[derive(Clone, Debug)]
+pub struct WorkloadEndpoints {
+    /// The workload.
+    pub workload: WorkloadName,
+    /// (`host:port`, names of ports).
+    pub listeners: Vec<(String, Vec<String>)>,
+}
+
+/// Shared by all threads.
+#[derive(Debug, Default)]
+pub struct State {
+    /// `None` until the first SVID, and again when it ended without a successor: everything is denied.
+    pub identity: ArcSwapOption<IdentityEpoch>,
+    /// Empty at first: denies everything.
+    pub policy: ArcSwap<PolicyEpoch>,
+}
