@@ -215,7 +215,7 @@ pub fn definition(kind: EvidenceKind, name: &str) -> Option<&'static ClaimDefini
 /// One to six numbers with dots between; missing parts count as 0, so `570.86` equals `570.86.0`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Version {
-    parts: [u64; Version::MAX_PARTS],
+    parts: [u64; Self::MAX_PARTS],
     written: u8,
 }
 

@@ -1,0 +1,545 @@
+//! Mesh state: signed revisions and the resources that belong to them.
+
+use std::time::SystemTime;
+
+use vouchsafe_attestation::merkle::Hash;
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::svid::Leaf;
+use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
+use vouchsafe_attestation::trust_domain::TrustDomain;
+
+use super::attest::{AuthorityCertificate, Endpoint};
+use super::{ConvertError, array, bounded, bytes, each, frame, some_bytes, text, time, unix_ms};
+use crate::v1;
+
+/// A revision with the signature of the mesh-state key. Nothing here says that the signature holds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SignedRevision {
+    /// Which state.
+    pub revision: Revision,
+    /// Merkle root over all resources of the mesh, in the order of their names.
+    pub root: Hash,
+    /// Number of leaves.
+    pub resources: u64,
+    /// When it was signed, by the control plane's clock.
+    pub time: SystemTime,
+    /// ECDSA P-256 with SHA-256 over [`revision_tbs`], DER.
+    pub signature: Vec<u8>,
+    /// DER, leaf first, ends in the root.
+    pub signer_chain: Vec<Vec<u8>>,
+}
+
+impl SignedRevision {
+    /// The bytes that the signature covers.
+    pub fn tbs(&self) -> Vec<u8> {
+        revision_tbs(self.revision, &self.root, self.resources, self.time)
+    }
+}
+
+/// The bytes that a mesh-state key signs: a versioned label, then every field framed by its length.
+///
+/// `vouchsafe/v1/revision\0 ‖ epoch ‖ sequence ‖ root ‖ number of resources ‖ Unix milliseconds`, numbers as u64
+/// big-endian, each field preceded by its length as u64 big-endian.
+pub fn revision_tbs(revision: Revision, root: &Hash, resources: u64, time: SystemTime) -> Vec<u8> {
+    let mut out = REVISION_LABEL.to_vec();
+    frame(&mut out, &revision.epoch.to_be_bytes());
+    frame(&mut out, &revision.sequence.to_be_bytes());
+    frame(&mut out, root);
+    frame(&mut out, &resources.to_be_bytes());
+    frame(&mut out, &unix_ms(time).to_be_bytes());
+    out
+}
+
+/// The Merkle leaf of a resource: its name and content, framed, so that content can't move to another name.
+///
+/// The leaf hash is [`vouchsafe_attestation::merkle::leaf_hash`] of this.
+pub fn resource_leaf(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut out = RESOURCE_LABEL.to_vec();
+    frame(&mut out, name.as_bytes());
+    frame(&mut out, content);
+    out
+}
+
+/// One resource with the proof that it belongs to a revision.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resource {
+    /// `policy/<Kind>/<namespace>/<name>`, `endpoints/<namespace>/<name>`, `trust-bundle`.
+    pub name: ResourceName,
+    /// YAML of the document, or the encoded message that the name implies.
+    pub content: Vec<u8>,
+    /// Number of the leaf.
+    pub index: u64,
+    /// Siblings up to the root.
+    pub proof: Vec<Hash>,
+}
+
+impl Resource {
+    /// Whether the proof leads to the revision's root.
+    pub fn belongs_to(&self, revision: &SignedRevision) -> bool {
+        use vouchsafe_attestation::merkle::{leaf_hash, verify_inclusion};
+        let leaf = leaf_hash(&resource_leaf(&self.name.to_string(), &self.content));
+        verify_inclusion(
+            &revision.root,
+            &leaf,
+            self.index,
+            revision.resources,
+            &self.proof,
+        )
+    }
+}
+
+/// What a resource is. Names order as their texts do, byte by byte: that is the order of the Merkle leaves.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum ResourceName {
+    /// A policy document, content in YAML. `Mesh` has no namespace and is written with an empty one.
+    Policy {
+        /// `Workload`, `AccessPolicy`, `Mesh`, ….
+        kind: String,
+        /// Empty for `Mesh`.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Where a workload is reached, content is [`v1::Endpoints`].
+    Endpoints(WorkloadName),
+    /// Whom to believe, content is [`v1::TrustBundle`].
+    TrustBundle,
+}
+
+impl std::fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Policy {
+                kind,
+                namespace,
+                name,
+            } => write!(f, "policy/{kind}/{namespace}/{name}"),
+            Self::Endpoints(workload) => write!(f, "endpoints/{workload}"),
+            Self::TrustBundle => f.write_str("trust-bundle"),
+        }
+    }
+}
+
+impl std::str::FromStr for ResourceName {
+    type Err = ConvertError;
+
+    fn from_str(name: &str) -> Result<Self, ConvertError> {
+        bounded("name", MAX_NAME_BYTES, name.len())?;
+        let malformed = ConvertError::Malformed {
+            field: "name",
+            expected: "the name of a resource that this build knows",
+        };
+        let parts: Vec<&str> = name.split('/').collect();
+        let word = |part: &str, may_be_empty: bool| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (may_be_empty || !part.is_empty()) && part.bytes().all(allowed)
+        };
+        match parts.as_slice() {
+            ["trust-bundle"] => Ok(Self::TrustBundle),
+            ["endpoints", namespace, workload] => {
+                let workload = format!("{namespace}/{workload}")
+                    .parse()
+                    .map_err(|_| malformed)?;
+                Ok(Self::Endpoints(workload))
+            }
+            ["policy", kind, namespace, name]
+                if word(kind, false) && word(namespace, true) && word(name, false) =>
+            {
+                Ok(Self::Policy {
+                    kind: (*kind).to_owned(),
+                    namespace: (*namespace).to_owned(),
+                    name: (*name).to_owned(),
+                })
+            }
+            _ => Err(malformed),
+        }
+    }
+}
+
+/// What a mesh-state stream says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum WatchResponse {
+    /// All resources that concern the receiver.
+    Snapshot(Snapshot),
+    /// The current revision, freshly signed.
+    Heartbeat(SignedRevision),
+    /// A change. The control plane sends none yet; a receiver that gets one asks for a snapshot.
+    Delta(SignedRevision),
+}
+
+/// All resources that concern one sidecar.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Snapshot {
+    /// The revision that they belong to.
+    pub revision: SignedRevision,
+    /// In the order of their names.
+    pub resources: Vec<Resource>,
+}
+
+/// What a sidecar says on a mesh-state stream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum WatchRequest {
+    /// First: the highest revision that the sidecar holds.
+    Subscribe(Revision),
+    /// A revision is applied, or why not.
+    Acknowledgement {
+        /// Which.
+        revision: Revision,
+        /// `None`: applied.
+        error: Option<String>,
+    },
+}
+
+impl TryFrom<v1::SignedRevision> for SignedRevision {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::SignedRevision) -> Result<Self, ConvertError> {
+        let certificate = |der| some_bytes("signer_chain", Leaf::MAX_BYTES, der);
+        Ok(Self {
+            revision: wire
+                .revision
+                .ok_or(ConvertError::Missing("revision"))?
+                .into(),
+            root: array("root", &wire.root)?,
+            resources: wire.resources,
+            time: time("time_ms", wire.time_ms)?,
+            signature: some_bytes("signature", MAX_SIGNATURE_BYTES, wire.signature)?,
+            signer_chain: each("signer_chain", MAX_CHAIN, wire.signer_chain, certificate)?,
+        })
+    }
+}
+
+impl From<SignedRevision> for v1::SignedRevision {
+    fn from(signed: SignedRevision) -> Self {
+        Self {
+            revision: Some(signed.revision.into()),
+            root: signed.root.to_vec(),
+            resources: signed.resources,
+            time_ms: unix_ms(signed.time),
+            signature: signed.signature,
+            signer_chain: signed.signer_chain,
+        }
+    }
+}
+
+impl TryFrom<v1::Resource> for Resource {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::Resource) -> Result<Self, ConvertError> {
+        Ok(Self {
+            name: wire.name.parse()?,
+            content: bytes("content", MAX_CONTENT_BYTES, wire.content)?,
+            index: wire.index,
+            proof: each("proof", MAX_PROOF, wire.proof, |hash| array("proof", &hash))?,
+        })
+    }
+}
+
+impl From<Resource> for v1::Resource {
+    fn from(resource: Resource) -> Self {
+        Self {
+            name: resource.name.to_string(),
+            content: resource.content,
+            index: resource.index,
+            proof: resource.proof.iter().map(|hash| hash.to_vec()).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::WatchResponse> for WatchResponse {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::WatchResponse) -> Result<Self, ConvertError> {
+        use v1::watch_response::Message;
+        let revision = |wire: Option<v1::SignedRevision>| {
+            wire.ok_or(ConvertError::Missing("revision"))?.try_into()
+        };
+        match wire.message.ok_or(ConvertError::Missing("message"))? {
+            Message::Snapshot(snapshot) => Ok(Self::Snapshot(Snapshot {
+                revision: revision(snapshot.revision)?,
+                resources: each(
+                    "resources",
+                    MAX_RESOURCES,
+                    snapshot.resources,
+                    Resource::try_from,
+                )?,
+            })),
+            Message::Heartbeat(heartbeat) => Ok(Self::Heartbeat(revision(heartbeat.revision)?)),
+            Message::Delta(delta) => Ok(Self::Delta(revision(delta.revision)?)),
+        }
+    }
+}
+
+impl TryFrom<v1::WatchRequest> for WatchRequest {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::WatchRequest) -> Result<Self, ConvertError> {
+        use v1::watch_request::Message;
+        match wire.message.ok_or(ConvertError::Missing("message"))? {
+            Message::Subscribe(subscribe) => Ok(Self::Subscribe(
+                subscribe.applied.map(Into::into).unwrap_or_default(),
+            )),
+            Message::Acknowledgement(ack) => {
+                let error = text("error", MAX_ERROR_BYTES, ack.error)?;
+                Ok(Self::Acknowledgement {
+                    revision: ack
+                        .revision
+                        .ok_or(ConvertError::Missing("revision"))?
+                        .into(),
+                    error: Some(error).filter(|error| !error.is_empty()),
+                })
+            }
+        }
+    }
+}
+
+impl From<WatchRequest> for v1::WatchRequest {
+    fn from(request: WatchRequest) -> Self {
+        use v1::watch_request::Message;
+        let message = match request {
+            WatchRequest::Subscribe(applied) => Message::Subscribe(v1::Subscribe {
+                applied: Some(applied.into()),
+            }),
+            WatchRequest::Acknowledgement { revision, error } => {
+                Message::Acknowledgement(v1::Acknowledgement {
+                    revision: Some(revision.into()),
+                    error: error.unwrap_or_default(),
+                })
+            }
+        };
+        Self {
+            message: Some(message),
+        }
+    }
+}
+
+/// Reads the authorities of a bundle on the wire.
+///
+/// # Errors
+/// [`ConvertError`] when there are too many, or one is out of bounds.
+pub fn authorities(wire: v1::TrustBundle) -> Result<Vec<AuthorityCertificate>, ConvertError> {
+    let authority = |wire: v1::Authority| {
+        bounded(
+            "trust_domain",
+            TrustDomain::MAX_BYTES,
+            wire.trust_domain.len(),
+        )?;
+        Ok(AuthorityCertificate {
+            certificate: some_bytes("certificate", Leaf::MAX_BYTES, wire.certificate)?,
+            trust_domain: wire.trust_domain,
+            attested: wire.attested,
+        })
+    };
+    each(
+        "authorities",
+        TrustBundle::MAX_AUTHORITIES,
+        wire.authorities,
+        authority,
+    )
+}
+
+/// The wire form of a bundle.
+pub fn trust_bundle(authorities: Vec<AuthorityCertificate>) -> v1::TrustBundle {
+    let authority = |held: AuthorityCertificate| v1::Authority {
+        trust_domain: held.trust_domain,
+        certificate: held.certificate,
+        attested: held.attested,
+    };
+    v1::TrustBundle {
+        authorities: authorities.into_iter().map(authority).collect(),
+    }
+}
+
+/// Makes a bundle of authorities that came over the wire.
+///
+/// # Errors
+/// [`ConvertError`] when one is no authority, or two contradict each other.
+pub fn read_trust_bundle(
+    authorities: &[AuthorityCertificate],
+) -> Result<TrustBundle, ConvertError> {
+    let malformed = |expected| ConvertError::Malformed {
+        field: "authorities",
+        expected,
+    };
+    let read = |held: &AuthorityCertificate| {
+        let trust_domain: TrustDomain = held
+            .trust_domain
+            .parse()
+            .map_err(|_| malformed("of a trust domain"))?;
+        let certificate = held.certificate.as_slice().into();
+        Authority::new(trust_domain, &certificate, held.attested)
+            .map_err(|_| malformed("the certificate of an authority"))
+    };
+    let authorities = authorities.iter().map(read).collect::<Result<_, _>>()?;
+    TrustBundle::new(authorities).map_err(|_| malformed("free of contradictions"))
+}
+
+/// Reads the endpoints of one workload.
+///
+/// # Errors
+/// [`ConvertError`] when there are too many, or one is malformed.
+pub fn workload_endpoints(wire: v1::Endpoints) -> Result<Vec<Endpoint>, ConvertError> {
+    each(
+        "endpoints",
+        MAX_WORKLOAD_ENDPOINTS,
+        wire.endpoints,
+        Endpoint::try_from,
+    )
+}
+
+/// Versioned, NUL-terminated, so that no label is a prefix of another.
+const REVISION_LABEL: &[u8] = b"vouchsafe/v1/revision\0";
+const RESOURCE_LABEL: &[u8] = b"vouchsafe/v1/resource\0";
+const MAX_CHAIN: usize = 8;
+/// Two integers of 33 bytes with their headers.
+const MAX_SIGNATURE_BYTES: usize = 80;
+/// Kind, namespace and name with slashes.
+const MAX_NAME_BYTES: usize = 256;
+/// A document of the size that a whole file may have.
+const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
+/// Depth of a tree of 2^40 leaves.
+const MAX_PROOF: usize = 40;
+const MAX_RESOURCES: usize = 200_000;
+const MAX_ERROR_BYTES: usize = 4096;
+/// Instances of one workload times their listeners.
+const MAX_WORKLOAD_ENDPOINTS: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use proptest::prelude::*;
+    use prost::Message;
+    use vouchsafe_attestation::merkle;
+
+    use super::*;
+
+    fn resource(name: &str, leaves: &[(&str, &[u8])]) -> Resource {
+        let at = leaves.iter().position(|(held, _)| *held == name).unwrap();
+        let hashes: Vec<Hash> = leaves
+            .iter()
+            .map(|(name, content)| merkle::leaf_hash(&resource_leaf(name, content)))
+            .collect();
+        Resource {
+            name: name.parse().unwrap(),
+            content: leaves[at].1.to_vec(),
+            index: at as u64,
+            proof: merkle::prove(&hashes, at).unwrap(),
+        }
+    }
+
+    fn signed(leaves: &[(&str, &[u8])]) -> SignedRevision {
+        let hashes: Vec<Hash> = leaves
+            .iter()
+            .map(|(name, content)| merkle::leaf_hash(&resource_leaf(name, content)))
+            .collect();
+        SignedRevision {
+            revision: Revision {
+                epoch: 1,
+                sequence: 2,
+            },
+            root: merkle::root(&hashes),
+            resources: leaves.len() as u64,
+            time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_000),
+            signature: vec![1; 70],
+            signer_chain: vec![vec![2; 400], vec![3; 400]],
+        }
+    }
+
+    const LEAVES: [(&str, &[u8]); 3] = [
+        ("endpoints/inference/llm", b"e"),
+        ("policy/Mesh//factory", b"m"),
+        ("trust-bundle", b"t"),
+    ];
+
+    #[test]
+    fn a_resource_belongs_to_its_revision_under_its_own_name_only() {
+        let revision = signed(&LEAVES);
+        for (name, _) in LEAVES {
+            let mut resource = resource(name, &LEAVES);
+            assert!(resource.belongs_to(&revision), "{name}");
+            resource.content.push(0);
+            assert!(!resource.belongs_to(&revision), "{name}");
+        }
+        let mut renamed = resource("policy/Mesh//factory", &LEAVES);
+        renamed.name = "policy/Mesh//other".parse().unwrap();
+        assert!(!renamed.belongs_to(&revision));
+    }
+
+    #[test]
+    fn a_snapshot_survives_the_wire() {
+        let (revision, resources) = (
+            signed(&LEAVES),
+            LEAVES.map(|(name, _)| resource(name, &LEAVES)).to_vec(),
+        );
+        let wire = v1::WatchResponse {
+            message: Some(v1::watch_response::Message::Snapshot(v1::Snapshot {
+                revision: Some(revision.clone().into()),
+                resources: resources.iter().cloned().map(Into::into).collect(),
+            })),
+        };
+        let wire = v1::WatchResponse::decode(wire.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(
+            WatchResponse::try_from(wire),
+            Ok(WatchResponse::Snapshot(Snapshot {
+                revision,
+                resources
+            }))
+        );
+    }
+
+    #[test]
+    fn the_signed_bytes_change_with_every_field() {
+        let whole = signed(&LEAVES);
+        let tbs = whole.tbs();
+        let changes: [fn(&mut SignedRevision); 5] = [
+            |signed| signed.revision.epoch += 1,
+            |signed| signed.revision.sequence += 1,
+            |signed| signed.root[31] ^= 1,
+            |signed| signed.resources += 1,
+            |signed| signed.time += Duration::from_millis(1),
+        ];
+        for change in changes {
+            let mut other = whole.clone();
+            change(&mut other);
+            assert_ne!(other.tbs(), tbs);
+        }
+    }
+
+    #[test]
+    fn names_of_resources_are_read_strictly() {
+        for name in [
+            "trust-bundle",
+            "endpoints/a/b",
+            "policy/Workload/a/b",
+            "policy/Mesh//factory",
+        ] {
+            assert_eq!(name.parse::<ResourceName>().unwrap().to_string(), name);
+        }
+        for name in [
+            "",
+            "trust-bundle/",
+            "endpoints/a",
+            "endpoints/A/b",
+            "policy/Workload/a",
+            "policy//a/b",
+            "policy/Workload/a/b/c",
+            "policy/Workload/../b",
+        ] {
+            assert!(name.parse::<ResourceName>().is_err(), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(wire) = v1::WatchResponse::decode(bytes.as_slice()) {
+                let _ = WatchResponse::try_from(wire);
+            }
+            if let Ok(wire) = v1::WatchRequest::decode(bytes.as_slice()) {
+                let _ = WatchRequest::try_from(wire);
+            }
+        }
+    }
+}

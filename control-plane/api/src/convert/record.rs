@@ -1,0 +1,556 @@
+//! The leaf encoding of the record: what the control plane writes down for ever.
+//!
+//! A leaf is `vouchsafe/v1/record\0`, then the kind of event, then its fields in a fixed order, each field as its name
+//! and its value, everything framed by length (u64 big-endian). There is one encoding of an event, so a leaf's hash
+//! stands for it, and a leaf that this build did not write is refused rather than half understood. Numbers are u64
+//! big-endian, times are Unix milliseconds, lists are one field per entry under the same name.
+//!
+//! The leaf hash is [`vouchsafe_attestation::merkle::leaf_hash`] (RFC 6962 §2.1), so that the tiles of a transparency
+//! log can hold the same leaves. A leaf has at most [`MAX_LEAF_BYTES`], which fits the u16 of C2SP tlog-tiles.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use vouchsafe_attestation::merkle::{Hash, leaf_hash};
+use vouchsafe_attestation::revision::Revision;
+
+use super::{ConvertError, frame, time, unix_ms};
+
+/// Largest leaf.
+pub const MAX_LEAF_BYTES: usize = 32 * 1024;
+
+/// One entry of the record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecordEntry {
+    /// When, by the control plane's clock; milliseconds are kept.
+    pub time: SystemTime,
+    /// What.
+    pub event: Event,
+}
+
+/// What is worth recording.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A certificate was issued.
+    Issued(Box<Issuance>),
+    /// An attestation was refused.
+    Refused(Box<Refused>),
+    /// Another policy is in force.
+    PolicyChanged {
+        /// From this revision on.
+        revision: Revision,
+        /// Merkle root over the resources of the mesh.
+        root: Hash,
+        /// Number of documents.
+        documents: u64,
+    },
+    /// An authority, or the holder of a role of the mesh itself, came to be.
+    AuthorityCreated {
+        /// `root`, `issuing`, `control-plane`, `mesh-state`.
+        role: String,
+        /// SHA-256 of its SubjectPublicKeyInfo.
+        spki_sha256: [u8; 32],
+        /// End of its certificate.
+        not_after: SystemTime,
+    },
+}
+
+/// A certificate that was issued.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Issuance {
+    /// `enroll` or `renew`.
+    pub purpose: String,
+    /// Whose.
+    pub spiffe_id: String,
+    /// Which instance.
+    pub instance: [u8; 16],
+    /// Serial number, big-endian.
+    pub serial: Vec<u8>,
+    /// SHA-256 of the certified SubjectPublicKeyInfo.
+    pub spki_sha256: [u8; 32],
+    /// SHA-256 of the issuing authority's SubjectPublicKeyInfo.
+    pub authority_spki_sha256: [u8; 32],
+    /// Start of the certificate.
+    pub not_before: SystemTime,
+    /// End of the certificate.
+    pub not_after: SystemTime,
+    /// Class of the evidence.
+    pub class: String,
+    /// Kinds of the evidence, the binding root last.
+    pub kinds: Vec<String>,
+    /// Hardware identities that the evidence proved, `<kind>:<hex>`.
+    pub hardware: Vec<String>,
+    /// How the instance is a member: `node <namespace>/<name>`, `join_token <hash>`.
+    pub member: String,
+    /// Policy that the evidence was appraised by.
+    pub policy_revision: Revision,
+    /// SHA-256 over the evidence.
+    pub evidence_sha256: [u8; 32],
+    /// SHA-256 of the full attestation result.
+    pub result_sha256: [u8; 32],
+}
+
+/// An attestation that was refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// The name that was asked for; empty when it could not be read.
+    pub workload: String,
+    /// Stable word.
+    pub reason: String,
+    /// What was expected and found: for operators, never sent to the peer.
+    pub detail: String,
+    /// Address of the peer.
+    pub peer: String,
+    /// SHA-256 over the evidence; zeros when none came.
+    pub evidence_sha256: [u8; 32],
+    /// Policy in force.
+    pub policy_revision: Revision,
+}
+
+impl RecordEntry {
+    /// The canonical leaf. Texts too long for a leaf are cut at a character: the record never refuses to record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = LABEL.to_vec();
+        let (kind, fields) = self.fields();
+        frame(&mut out, kind.as_bytes());
+        for (name, value) in fields {
+            frame(&mut out, name.as_bytes());
+            frame(&mut out, &value.encode());
+        }
+        out
+    }
+
+    /// Reads a leaf.
+    ///
+    /// # Errors
+    /// [`ConvertError`] for anything that [`Self::encode`] does not write.
+    pub fn decode(leaf: &[u8]) -> Result<Self, ConvertError> {
+        super::bounded("leaf", MAX_LEAF_BYTES, leaf.len())?;
+        let mut fields = Fields(leaf.strip_prefix(LABEL).ok_or(MALFORMED)?);
+        let entry = match fields.framed()? {
+            b"issued" => fields.issued()?,
+            b"refused" => fields.refused()?,
+            b"policy_changed" => Self {
+                time: fields.time("time")?,
+                event: Event::PolicyChanged {
+                    revision: fields.revision()?,
+                    root: fields.array("root")?,
+                    documents: fields.number("documents")?,
+                },
+            },
+            b"authority_created" => Self {
+                time: fields.time("time")?,
+                event: Event::AuthorityCreated {
+                    role: fields.text("role")?,
+                    spki_sha256: fields.array("spki_sha256")?,
+                    not_after: fields.time("not_after")?,
+                },
+            },
+            _ => return Err(MALFORMED),
+        };
+        // What is left over, or was written in another way, is not ours.
+        if entry.encode() != leaf {
+            return Err(MALFORMED);
+        }
+        Ok(entry)
+    }
+
+    /// The leaf's hash.
+    pub fn hash(&self) -> Hash {
+        leaf_hash(&self.encode())
+    }
+
+    /// One line of JSON for people and programs: `kind`, then the fields of the leaf, binary ones in hex.
+    pub fn to_json(&self) -> String {
+        let (kind, fields) = self.fields();
+        let mut out = format!("{{\"kind\":\"{kind}\"");
+        let mut fields = fields.into_iter().peekable();
+        while let Some((name, value)) = fields.next() {
+            if !value.is_entry() {
+                let _ = write!(out, ",\"{name}\":{}", value.json());
+                continue;
+            }
+            let mut entries = vec![value.json()];
+            while let Some((_, more)) = fields.next_if(|(next, _)| *next == name) {
+                entries.push(more.json());
+            }
+            let _ = write!(out, ",\"{name}\":[{}]", entries.join(","));
+        }
+        out.push('}');
+        out
+    }
+
+    fn fields(&self) -> (&'static str, Vec<(&'static str, Value<'_>)>) {
+        let mut fields = vec![("time", Value::Time(self.time))];
+        let kind = match &self.event {
+            Event::Issued(issued) => {
+                fields.extend(issued.fields());
+                "issued"
+            }
+            Event::Refused(refused) => {
+                fields.extend(refused.fields());
+                "refused"
+            }
+            Event::PolicyChanged {
+                revision,
+                root,
+                documents,
+            } => {
+                fields.extend(revision_fields(*revision));
+                fields.push(("root", Value::Bytes(root)));
+                fields.push(("documents", Value::Number(*documents)));
+                "policy_changed"
+            }
+            Event::AuthorityCreated {
+                role,
+                spki_sha256,
+                not_after,
+            } => {
+                fields.push(("role", Value::Text(role)));
+                fields.push(("spki_sha256", Value::Bytes(spki_sha256)));
+                fields.push(("not_after", Value::Time(*not_after)));
+                "authority_created"
+            }
+        };
+        (kind, fields)
+    }
+}
+
+impl Issuance {
+    fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
+        let mut fields = vec![
+            ("purpose", Value::Text(&self.purpose)),
+            ("spiffe_id", Value::Text(&self.spiffe_id)),
+            ("instance", Value::Bytes(&self.instance)),
+            ("serial", Value::Bytes(&self.serial)),
+            ("spki_sha256", Value::Bytes(&self.spki_sha256)),
+            (
+                "authority_spki_sha256",
+                Value::Bytes(&self.authority_spki_sha256),
+            ),
+            ("not_before", Value::Time(self.not_before)),
+            ("not_after", Value::Time(self.not_after)),
+            ("class", Value::Text(&self.class)),
+        ];
+        let entries = |list: &'static str| move |entry| (list, Value::Entry(entry));
+        fields.extend(self.kinds.iter().map(String::as_str).map(entries("kinds")));
+        fields.extend(
+            self.hardware
+                .iter()
+                .map(String::as_str)
+                .map(entries("hardware")),
+        );
+        fields.push(("member", Value::Text(&self.member)));
+        fields.extend(revision_fields(self.policy_revision));
+        fields.push(("evidence_sha256", Value::Bytes(&self.evidence_sha256)));
+        fields.push(("result_sha256", Value::Bytes(&self.result_sha256)));
+        fields
+    }
+}
+
+impl Refused {
+    fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
+        let mut fields = vec![
+            ("workload", Value::Text(&self.workload)),
+            ("reason", Value::Text(&self.reason)),
+            ("detail", Value::Text(&self.detail)),
+            ("peer", Value::Text(&self.peer)),
+            ("evidence_sha256", Value::Bytes(&self.evidence_sha256)),
+        ];
+        fields.extend(revision_fields(self.policy_revision));
+        fields
+    }
+}
+
+fn revision_fields(revision: Revision) -> [(&'static str, Value<'static>); 2] {
+    [
+        ("policy_epoch", Value::Number(revision.epoch)),
+        ("policy_sequence", Value::Number(revision.sequence)),
+    ]
+}
+
+enum Value<'a> {
+    Text(&'a str),
+    Entry(&'a str),
+    Bytes(&'a [u8]),
+    Number(u64),
+    Time(SystemTime),
+}
+
+impl Value<'_> {
+    fn is_entry(&self) -> bool {
+        matches!(self, Self::Entry(_))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Text(text) | Self::Entry(text) => cut(text).as_bytes().to_vec(),
+            Self::Bytes(bytes) => bytes.to_vec(),
+            Self::Number(number) => number.to_be_bytes().to_vec(),
+            Self::Time(time) => unix_ms(*time).to_be_bytes().to_vec(),
+        }
+    }
+
+    fn json(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Entry(text) => json_string(cut(text)),
+            Self::Bytes(bytes) => {
+                let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+                    let _ = write!(hex, "{byte:02x}");
+                    hex
+                });
+                format!("\"{hex}\"")
+            }
+            Self::Number(number) => number.to_string(),
+            Self::Time(time) => unix_ms(*time).to_string(),
+        }
+    }
+}
+
+/// A JSON string (RFC 8259 §7): quotes, backslashes and control characters escaped.
+fn json_string(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The longest prefix of whole characters within [`MAX_TEXT_BYTES`].
+fn cut(text: &str) -> &str {
+    let end = text.floor_char_boundary(MAX_TEXT_BYTES);
+    text.get(..end).unwrap_or_default()
+}
+
+/// The unread rest of a leaf.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn framed(&mut self) -> Result<&'a [u8], ConvertError> {
+        let (length, rest) = self.0.split_first_chunk::<8>().ok_or(MALFORMED)?;
+        let length = usize::try_from(u64::from_be_bytes(*length)).map_err(|_| MALFORMED)?;
+        let (value, rest) = rest.split_at_checked(length).ok_or(MALFORMED)?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn value(&mut self, name: &'static str) -> Result<&'a [u8], ConvertError> {
+        if self.framed()? != name.as_bytes() {
+            return Err(MALFORMED);
+        }
+        self.framed()
+    }
+
+    fn text(&mut self, name: &'static str) -> Result<String, ConvertError> {
+        let value = self.value(name)?.to_vec();
+        String::from_utf8(value).map_err(|_| MALFORMED)
+    }
+
+    fn entries(&mut self, name: &'static str) -> Result<Vec<String>, ConvertError> {
+        let mut entries = Vec::new();
+        loop {
+            let mut ahead = Fields(self.0);
+            if ahead.framed()? != name.as_bytes() {
+                return Ok(entries);
+            }
+            entries.push(self.text(name)?);
+        }
+    }
+
+    fn array<const N: usize>(&mut self, name: &'static str) -> Result<[u8; N], ConvertError> {
+        self.value(name)?.try_into().map_err(|_| MALFORMED)
+    }
+
+    fn number(&mut self, name: &'static str) -> Result<u64, ConvertError> {
+        Ok(u64::from_be_bytes(self.array(name)?))
+    }
+
+    fn time(&mut self, name: &'static str) -> Result<SystemTime, ConvertError> {
+        time(name, self.number(name)?)
+    }
+
+    fn revision(&mut self) -> Result<Revision, ConvertError> {
+        Ok(Revision {
+            epoch: self.number("policy_epoch")?,
+            sequence: self.number("policy_sequence")?,
+        })
+    }
+
+    fn issued(&mut self) -> Result<RecordEntry, ConvertError> {
+        Ok(RecordEntry {
+            time: self.time("time")?,
+            event: Event::Issued(Box::new(Issuance {
+                purpose: self.text("purpose")?,
+                spiffe_id: self.text("spiffe_id")?,
+                instance: self.array("instance")?,
+                serial: self.value("serial")?.to_vec(),
+                spki_sha256: self.array("spki_sha256")?,
+                authority_spki_sha256: self.array("authority_spki_sha256")?,
+                not_before: self.time("not_before")?,
+                not_after: self.time("not_after")?,
+                class: self.text("class")?,
+                kinds: self.entries("kinds")?,
+                hardware: self.entries("hardware")?,
+                member: self.text("member")?,
+                policy_revision: self.revision()?,
+                evidence_sha256: self.array("evidence_sha256")?,
+                result_sha256: self.array("result_sha256")?,
+            })),
+        })
+    }
+
+    fn refused(&mut self) -> Result<RecordEntry, ConvertError> {
+        Ok(RecordEntry {
+            time: self.time("time")?,
+            event: Event::Refused(Box::new(Refused {
+                workload: self.text("workload")?,
+                reason: self.text("reason")?,
+                detail: self.text("detail")?,
+                peer: self.text("peer")?,
+                evidence_sha256: self.array("evidence_sha256")?,
+                policy_revision: self.revision()?,
+            })),
+        })
+    }
+}
+
+const MALFORMED: ConvertError = ConvertError::Malformed {
+    field: "leaf",
+    expected: "a record entry of version 1",
+};
+/// Versioned, NUL-terminated.
+const LABEL: &[u8] = b"vouchsafe/v1/record\0";
+/// Longest text of a leaf: a refusal's detail, which quotes expected and found values, is the longest of them.
+const MAX_TEXT_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(1_800_000_000_000 + ms)
+    }
+
+    const REVISION: Revision = Revision {
+        epoch: 1,
+        sequence: 7,
+    };
+
+    fn entries() -> Vec<RecordEntry> {
+        let issued = Issuance {
+            purpose: "enroll".into(),
+            spiffe_id: "spiffe://factory.example/ns/inference/workload/llm".into(),
+            instance: [1; 16],
+            serial: vec![2; 16],
+            spki_sha256: [3; 32],
+            authority_spki_sha256: [4; 32],
+            not_before: at(0),
+            not_after: at(3_600_000),
+            class: "software".into(),
+            kinds: vec!["tpm".into()],
+            hardware: vec!["tpm_ek_sha256:aa".into(), "snp_chip_id:bb".into()],
+            member: "node inference/gpu-07".into(),
+            policy_revision: REVISION,
+            evidence_sha256: [5; 32],
+            result_sha256: [6; 32],
+        };
+        let refused = Refused {
+            workload: "inference/llm".into(),
+            reason: "pcr_mismatch".into(),
+            detail: "PCR 7: expected \"aa\", found\n\"bb\"".into(),
+            peer: "127.0.0.1:4711".into(),
+            evidence_sha256: [0; 32],
+            policy_revision: REVISION,
+        };
+        let without_lists = Issuance {
+            kinds: vec![],
+            hardware: vec![],
+            ..issued.clone()
+        };
+        [
+            Event::Issued(Box::new(issued)),
+            Event::Issued(Box::new(without_lists)),
+            Event::Refused(Box::new(refused)),
+            Event::PolicyChanged {
+                revision: REVISION,
+                root: [7; 32],
+                documents: 12,
+            },
+            Event::AuthorityCreated {
+                role: "root".into(),
+                spki_sha256: [8; 32],
+                not_after: at(9),
+            },
+        ]
+        .into_iter()
+        .map(|event| RecordEntry { time: at(1), event })
+        .collect()
+    }
+
+    #[test]
+    fn every_entry_has_one_encoding_and_comes_back() {
+        for entry in entries() {
+            assert_eq!(RecordEntry::decode(&entry.encode()).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn no_prefix_no_trailing_byte_and_no_flipped_bit_is_the_same_entry() {
+        for entry in entries() {
+            let leaf = entry.encode();
+            for end in 0..leaf.len() {
+                assert!(RecordEntry::decode(&leaf[..end]).is_err(), "{end}");
+            }
+            assert!(RecordEntry::decode(&[leaf.as_slice(), &[0]].concat()).is_err());
+            for at in 0..leaf.len() {
+                let mut flipped = leaf.clone();
+                flipped[at] ^= 1;
+                if let Ok(other) = RecordEntry::decode(&flipped) {
+                    assert_ne!(other, entry);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_escaped_and_shows_lists_as_lists() {
+        let json: Vec<String> = entries().iter().map(RecordEntry::to_json).collect();
+        assert!(json[0].contains(r#""hardware":["tpm_ek_sha256:aa","snp_chip_id:bb"]"#));
+        assert!(json[0].contains(r#""kinds":["tpm"]"#));
+        assert!(json[2].contains(r#"expected \"aa\", found\u000a\"bb\""#));
+    }
+
+    #[test]
+    fn a_long_detail_is_cut_not_lost() {
+        let mut entry = entries().remove(2);
+        let Event::Refused(refused) = &mut entry.event else {
+            unreachable!("the third entry is a refusal");
+        };
+        refused.detail = "ä".repeat(5000);
+        let read = RecordEntry::decode(&entry.encode()).unwrap();
+        let Event::Refused(read) = read.event else {
+            unreachable!("a refusal stays one");
+        };
+        assert_eq!(read.detail, "ä".repeat(2048));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = RecordEntry::decode(&[LABEL, &bytes].concat());
+            let _ = RecordEntry::decode(&bytes);
+        }
+    }
+}
