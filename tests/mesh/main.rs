@@ -1,0 +1,1 @@
+//! Promises of the system, kept by real processes and seen through public doors: one file per promise.
