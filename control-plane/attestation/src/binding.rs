@@ -185,6 +185,17 @@ impl EvidenceDigest {
     }
 }
 
+/// Fields as one string of bytes, framed as in the transcript: how a piece of evidence of several fields enters
+/// [`EvidenceDigest::after`]. Attester and verifier frame the same fields in the same order.
+pub fn framed(fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in fields {
+        out.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        out.extend_from_slice(field);
+    }
+    out
+}
+
 /// Appends `u64be(len) || field`; a length of 64 bits cannot wrap.
 fn frame(context: &mut digest::Context, field: &[u8]) {
     context.update(&(field.len() as u64).to_be_bytes());
