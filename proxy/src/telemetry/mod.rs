@@ -3,6 +3,8 @@
 //! The process log is JSON on standard error, one line per event, so that it never mixes with an access log on standard
 //! output. Its level can be changed while the sidecar runs.
 
+pub mod control;
+
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
