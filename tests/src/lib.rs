@@ -1,1 +1,15 @@
 //! The harness: real processes of both binaries, real sockets, real software TPMs, and nothing left behind.
+//!
+//! Everything is plain blocking code on threads: a test reads from top to bottom, and a hang is a deadline that names
+//! what was waited for. Nothing sleeps to synchronise; [`wait::until`] polls.
+//!
+//! # Why processes
+//! The promises are about what runs in production, so the tests start the two binaries as an operator would, with files
+//! that an operator could have written, and look only through doors that an operator or a peer has.
+
+pub mod backend;
+pub mod binaries;
+pub mod client;
+pub mod port;
+pub mod process;
+pub mod wait;
