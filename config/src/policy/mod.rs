@@ -1,9 +1,22 @@
 //! Compiled policy and the one function that decides.
+//!
+//! [`authorize`] is pure and is used by the sidecar for every connection and request, and by the command line to
+//! explain; an explanation can't differ from enforcement because it is the same walk over the same rules, watched.
 
 use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::peer::Peer;
+
+mod authorize;
+mod compile;
+mod explain;
+mod path;
+
+pub use authorize::{Failure, authorize};
+pub use compile::Policy;
+pub use explain::{Explanation, ExplainedRule};
+pub use path::{ParsePatternError, PathError, PathPattern, normalize_path};
 
 /// Which way a connection goes, seen from the sidecar that asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +71,13 @@ pub enum OnBehalfOf {}
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RuleId(u32);
 
+impl RuleId {
+    /// Its place, from 0: stable within one [`Policy`].
+    pub fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// What [`authorize`] decided. Copying it costs nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Decision {
@@ -70,7 +90,9 @@ pub enum Decision {
 }
 
 /// Why something is denied: the same word in log, metric and documentation.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+///
+/// In the order in which a rule is judged: the reason of a denial is the furthest that any rule of the door came.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum DenyReason {
     /// The workload or port is not in the policy.
     UnknownDoor,
@@ -78,6 +100,8 @@ pub enum DenyReason {
     NoRule,
     /// A rule names the peer, which has no attestation result.
     Unattested,
+    /// A rule names the peer, whose attestation result is of a class that the rule does not accept.
+    Class,
     /// The peer's evidence is older than `attested_within`.
     EvidenceTooOld,
     /// The peer's claims don't satisfy `require`.
@@ -87,12 +111,24 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::UnknownDoor,
+        Self::NoRule,
+        Self::Unattested,
+        Self::Class,
+        Self::EvidenceTooOld,
+        Self::Claims,
+        Self::Request,
+    ];
+
     /// The bounded word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnknownDoor => "unknown_door",
             Self::NoRule => "no_rule",
             Self::Unattested => "unattested",
+            Self::Class => "class",
             Self::EvidenceTooOld => "evidence_too_old",
             Self::Claims => "claims",
             Self::Request => "request",
@@ -156,50 +192,4 @@ pub struct RuleSource {
     pub file: String,
     /// Line of the rule, from 1.
     pub line: u32,
-}
-
-/// A compiled policy: immutable, shared, replaced as a whole.
-#[derive(Debug, Default)]
-pub struct Policy {}
-
-impl Policy {
-    /// The declaration of a workload's port.
-    pub fn port(&self, _workload: &WorkloadName, _port: &Name) -> Option<&Port> {
-        None
-    }
-
-    /// Where a rule was written.
-    pub fn source(&self, _rule: RuleId) -> Option<&RuleSource> {
-        None
-    }
-}
-
-/// Decides. Pure; does not allocate; costs what the rules of one door cost.
-pub fn authorize(_policy: &Policy, _context: &Context<'_>) -> Decision {
-    Decision::Deny(DenyReason::UnknownDoor)
-}
-
-/// Why a path can't be judged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PathError {
-    /// Not starting with a slash.
-    #[error("a path starts with `/`")]
-    NotAbsolute,
-    /// `%2f`, `%5c`, `%00`, a backslash, a control character or a broken escape.
-    #[error("the path has an encoded slash, a backslash, a control character or a broken escape")]
-    Encoding,
-    /// `.` or `..`, plain or encoded, or an empty segment.
-    #[error("the path has a dot segment or an empty segment")]
-    Segment,
-}
-
-/// The one normalisation by which paths are judged; borrows when nothing changes.
-///
-/// # Errors
-/// [`PathError`]: what could be read in two ways is refused, not mended.
-pub fn normalize_path(path: &str) -> Result<std::borrow::Cow<'_, str>, PathError> {
-    if !path.starts_with('/') {
-        return Err(PathError::NotAbsolute);
-    }
-    Ok(path.into())
 }

@@ -1,0 +1,375 @@
+//! Comparisons with claims: one form everywhere, a map whose leaves are a value, a list of alternatives, or a text
+//! with `>=`, `<=`, `<`, `>`. Types come from the catalog, so numbers compare as numbers and versions as versions.
+
+use vouchsafe_attestation::claims::{
+    CATALOG, ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, Version, definition,
+};
+use vouchsafe_attestation::result::AttestationResult;
+
+use crate::problem::{Reporter, list, nearest};
+use crate::shape::{Field, MapShape, Place, Shape, not_built, optional, parse_number, wrong_type};
+use crate::yaml::{Node, Scalar, Value};
+
+/// `require`: what one kind of device must have proven.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Requirement {
+    /// The kind of device: at least one must be there, and each must satisfy all conditions.
+    pub kind: EvidenceKind,
+    /// Conditions, by claim.
+    pub conditions: Vec<Condition>,
+}
+
+/// One claim and what it may be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Condition {
+    /// Name of the claim, from the catalog.
+    pub claim: &'static str,
+    /// Alternatives: one of them must hold.
+    pub any_of: Vec<Comparison>,
+}
+
+/// One comparison.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Comparison {
+    /// How.
+    pub operator: Operator,
+    /// With what; of the claim's type, a `Text` for a set.
+    pub value: ClaimValue,
+}
+
+/// How a claim compares.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Operator {
+    /// Equal; for a set: contains.
+    Equal,
+    /// `>=`.
+    AtLeast,
+    /// `<=`.
+    AtMost,
+    /// `>`.
+    MoreThan,
+    /// `<`.
+    LessThan,
+}
+
+impl Operator {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "",
+            Self::AtLeast => ">=",
+            Self::AtMost => "<=",
+            Self::MoreThan => ">",
+            Self::LessThan => "<",
+        }
+    }
+
+    fn holds(self, ordering: std::cmp::Ordering) -> bool {
+        match self {
+            Self::Equal => ordering.is_eq(),
+            Self::AtLeast => ordering.is_ge(),
+            Self::AtMost => ordering.is_le(),
+            Self::MoreThan => ordering.is_gt(),
+            Self::LessThan => ordering.is_lt(),
+        }
+    }
+}
+
+impl Requirement {
+    /// Whether a result satisfies it; otherwise the claim that does not, or `None` where the device itself is missing.
+    ///
+    /// # Errors
+    /// The name of the first claim that fails.
+    pub fn check(&self, result: &AttestationResult) -> Result<(), Option<&'static str>> {
+        let mut seen = false;
+        for device in result.devices_of(self.kind) {
+            seen = true;
+            for condition in &self.conditions {
+                if !condition.holds(device.claims.get(condition.claim)) {
+                    return Err(Some(condition.claim));
+                }
+            }
+        }
+        if seen { Ok(()) } else { Err(None) }
+    }
+}
+
+impl Condition {
+    /// Whether a claim's value satisfies it; a claim that is not there does not.
+    pub fn holds(&self, found: Option<&ClaimValue>) -> bool {
+        found.is_some_and(|found| self.any_of.iter().any(|wanted| wanted.holds(found)))
+    }
+
+    /// As a person would write it.
+    pub fn describe(&self) -> String {
+        let alternatives: Vec<_> = self
+            .any_of
+            .iter()
+            .map(|one| format!("{}{}", one.operator.as_str(), one.value))
+            .collect();
+        match alternatives.as_slice() {
+            [one] => format!("{}: {one}", self.claim),
+            many => format!("{}: [{}]", self.claim, many.join(", ")),
+        }
+    }
+}
+
+impl Comparison {
+    fn holds(&self, found: &ClaimValue) -> bool {
+        match (found, &self.value) {
+            (ClaimValue::Bool(found), ClaimValue::Bool(wanted)) => found == wanted,
+            (ClaimValue::Text(found), ClaimValue::Text(wanted)) => found == wanted,
+            (ClaimValue::Set(found), ClaimValue::Text(wanted)) => found.contains(wanted),
+            (ClaimValue::Number(found), ClaimValue::Number(wanted)) => {
+                self.operator.holds(found.cmp(wanted))
+            }
+            (ClaimValue::Version(found), ClaimValue::Version(wanted)) => {
+                self.operator.holds(found.cmp(wanted))
+            }
+            // Types are those of the catalog on both sides; whatever else this is, it satisfies nothing.
+            (
+                ClaimValue::Bool(_)
+                | ClaimValue::Text(_)
+                | ClaimValue::Set(_)
+                | ClaimValue::Number(_)
+                | ClaimValue::Version(_),
+                _,
+            ) => false,
+        }
+    }
+}
+
+/// `require`, by kind of device.
+pub(crate) static REQUIRE: MapShape = MapShape {
+    fields: &REQUIRE_FIELDS,
+    exactly_one: &[],
+};
+
+static REQUIRE_FIELDS: [Field; 6] = [
+    optional(
+        "tpm",
+        Shape::Claims(EvidenceKind::Tpm),
+        "",
+        "Claims of a TPM.",
+    ),
+    optional(
+        "simulated",
+        Shape::Claims(EvidenceKind::Simulated),
+        "",
+        "Claims of a simulation.",
+    ),
+    not_built("sev_snp"),
+    not_built("tdx"),
+    not_built("nvidia_gpu"),
+    not_built("nitro"),
+];
+
+/// Reports what is wrong with the claims of one kind.
+pub(crate) fn conform(
+    node: &Node,
+    kind: EvidenceKind,
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
+    let names = || {
+        CATALOG
+            .iter()
+            .filter(move |claim| claim.kind == kind)
+            .map(|claim| claim.name)
+    };
+    if !matches!(node.value, Value::Map(_)) {
+        let allowed = format!("a map of {}", list(names()));
+        return wrong_type(node, &allowed, place, reporter);
+    }
+    for entry in node.entries() {
+        let inner = place.key(&entry.key, entry.key_span);
+        match definition(kind, &entry.key) {
+            None => {
+                let message = format!("`{kind}` has no claim `{}`", entry.key);
+                let mut problem = reporter
+                    .at(entry.key_span, message)
+                    .path(inner.path)
+                    .allowed(list(names()));
+                if let Some(meant) = nearest(&entry.key, names()) {
+                    problem = problem.hint(format!("did you mean `{meant}`?"));
+                }
+                reporter.report(problem);
+            }
+            Some(claim) => conform_value(&entry.value, claim, &inner, reporter),
+        }
+    }
+}
+
+fn conform_value(
+    node: &Node,
+    claim: &ClaimDefinition,
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
+    match &node.value {
+        Value::List(items) if !items.is_empty() => {
+            for (index, item) in items.iter().enumerate() {
+                if comparison(item, claim.value).is_none() {
+                    let place = place.index(index, item);
+                    wrong_type(item, allowed(claim.value), &place, reporter);
+                }
+            }
+        }
+        Value::Broken => {}
+        Value::List(_) | Value::Null | Value::Scalar(_) | Value::Map(_) => {
+            if comparison(node, claim.value).is_none() {
+                wrong_type(node, allowed(claim.value), place, reporter);
+            }
+        }
+    }
+}
+
+/// What may be compared with a claim of this type, for messages and the schema.
+pub(crate) fn allowed(claim: ClaimType) -> &'static str {
+    match claim {
+        ClaimType::Bool => "`true` or `false`",
+        ClaimType::Number => "a number, a comparison in quotes (`\">=3\"`), or a list of them",
+        ClaimType::Text => "a text, or a list of them",
+        ClaimType::Version => {
+            "a version, a comparison (`\">=570.86\"`), or a list of them; a version in quotes"
+        }
+        ClaimType::Set => "a text that the set must contain, or a list of them",
+    }
+}
+
+fn comparison(node: &Node, claim: ClaimType) -> Option<Comparison> {
+    let Value::Scalar(Scalar { text, plain }) = &node.value else {
+        return None;
+    };
+    let equal = |value| Comparison {
+        operator: Operator::Equal,
+        value,
+    };
+    match claim {
+        ClaimType::Bool => node.as_bool().map(|value| equal(ClaimValue::Bool(value))),
+        ClaimType::Text | ClaimType::Set => {
+            let ambiguous = *plain && text.parse::<bool>().is_ok();
+            let operator = [">", "<", "="].iter().any(|sign| text.starts_with(sign));
+            (!ambiguous && !operator && !text.is_empty())
+                .then(|| equal(ClaimValue::Text(text.clone())))
+        }
+        ClaimType::Number => {
+            let (operator, rest) = operator(text);
+            let quoted_number = !plain && operator == Operator::Equal;
+            let number = parse_number(rest).filter(|_| !quoted_number)?;
+            let value = ClaimValue::Number(number);
+            Some(Comparison { operator, value })
+        }
+        ClaimType::Version => {
+            let (operator, rest) = operator(text);
+            // `570.10` without quotes is the number 570.1 to other readers.
+            let float = *plain && operator == Operator::Equal && rest.matches('.').count() == 1;
+            let version: Version = rest.parse().ok().filter(|_| !float)?;
+            let value = ClaimValue::Version(version);
+            Some(Comparison { operator, value })
+        }
+    }
+}
+
+fn operator(text: &str) -> (Operator, &str) {
+    for operator in [
+        Operator::AtLeast,
+        Operator::AtMost,
+        Operator::MoreThan,
+        Operator::LessThan,
+    ] {
+        if let Some(rest) = text.strip_prefix(operator.as_str()) {
+            return (operator, rest.trim_start_matches(' '));
+        }
+    }
+    (Operator::Equal, text)
+}
+
+/// Reads `require`; parts that do not conform are left out.
+pub(crate) fn read(node: Option<&Node>) -> Vec<Requirement> {
+    let entries = node.map_or(&[][..], Node::entries);
+    entries
+        .iter()
+        .filter_map(|entry| {
+            let kind: EvidenceKind = entry.key.parse().ok()?;
+            let conditions = entry.value.entries().iter().filter_map(|entry| {
+                let claim = definition(kind, &entry.key)?;
+                let alternatives = match &entry.value.value {
+                    Value::List(items) => items.as_slice(),
+                    Value::Null | Value::Scalar(_) | Value::Map(_) | Value::Broken => {
+                        std::slice::from_ref(&entry.value)
+                    }
+                };
+                Some(Condition {
+                    claim: claim.name,
+                    any_of: alternatives
+                        .iter()
+                        .filter_map(|node| comparison(node, claim.value))
+                        .collect(),
+                })
+            });
+            Some(Requirement {
+                kind,
+                conditions: conditions.collect(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vouchsafe_attestation::claims::Claims;
+
+    fn number(text: &str, plain: bool) -> Option<Comparison> {
+        comparison(&scalar(text, plain), ClaimType::Number)
+    }
+
+    fn scalar(text: &str, plain: bool) -> Node {
+        let text = text.to_owned();
+        Node {
+            span: crate::source::Span::default(),
+            value: Value::Scalar(Scalar { text, plain }),
+        }
+    }
+
+    #[test]
+    fn numbers_compare_as_numbers() {
+        let at_least = number(">=9", false).unwrap();
+        assert!(at_least.holds(&ClaimValue::Number(10)));
+        assert!(at_least.holds(&ClaimValue::Number(9)));
+        assert!(!at_least.holds(&ClaimValue::Number(8)));
+        assert!(number("<3", true).unwrap().holds(&ClaimValue::Number(2)));
+        assert!(!number(">3", true).unwrap().holds(&ClaimValue::Number(3)));
+        assert!(number("<= 3", true).unwrap().holds(&ClaimValue::Number(3)));
+        for text in ["", ">=", "=>3", "-3", "+3", "3.0", "0x3", "03", "==3", ">= -1"] {
+            assert_eq!(number(text, true), None, "{text}");
+        }
+        assert_eq!(number("3", false), None, "a quoted number is a text");
+    }
+
+    #[test]
+    fn versions_compare_as_versions_and_need_quotes_where_yaml_sees_a_number() {
+        let read = |text, plain| comparison(&scalar(text, plain), ClaimType::Version);
+        let at_least = read(">=570.86", true).unwrap();
+        assert!(at_least.holds(&ClaimValue::Version("570.124".parse().unwrap())));
+        assert!(!at_least.holds(&ClaimValue::Version("570.9".parse().unwrap())));
+        assert_eq!(read("570.10", true), None);
+        assert!(read("570.10", false).is_some());
+        assert!(read("570.10.1", true).is_some());
+    }
+
+    #[test]
+    fn a_claim_that_is_missing_fails() {
+        let requirement = Requirement {
+            kind: EvidenceKind::Tpm,
+            conditions: vec![Condition {
+                claim: "secure_boot",
+                any_of: vec![Comparison {
+                    operator: Operator::Equal,
+                    value: ClaimValue::Bool(false),
+                }],
+            }],
+        };
+        assert!(!requirement.conditions[0].holds(Claims::default().get("secure_boot")));
+    }
+}

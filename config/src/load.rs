@@ -1,0 +1,164 @@
+//! Files and folders: the only place of this crate that does IO.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::control_plane::ControlPlaneConfig;
+use crate::mesh::EkRoots;
+use crate::problem::{Problem, Problems};
+use crate::proxy::ProxyConfig;
+use crate::set::{Options, PolicySet};
+use crate::source::Source;
+use crate::yaml::MAX_BYTES;
+
+/// Reads policy documents from files and folders.
+///
+/// Of a folder and its folders, files named `*.yaml` and `*.yml` are read in the order of their names; names that begin
+/// with a dot are left out, which keeps the moves of editors and of Kubernetes' volumes unseen.
+///
+/// # Errors
+/// All mistakes of all files at once.
+pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems> {
+    let mut files = Vec::new();
+    let mut problems = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            list(path, 0, &mut files, &mut problems);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    let mut sources = Vec::new();
+    let mut total = 0;
+    for file in files {
+        match read(&file, MAX_BYTES) {
+            Ok(text) => {
+                total += text.len();
+                sources.push(Source::new(file.display().to_string(), text));
+            }
+            Err(problem) => problems.push(problem),
+        }
+        if total > MAX_TOTAL_BYTES {
+            let message = format!("the files have more than the {MAX_TOTAL_BYTES} bytes that are read");
+            problems.push(Problem::of_file(file.display().to_string(), message));
+            break;
+        }
+    }
+    let parsed = PolicySet::parse(sources, options);
+    if !problems.is_empty() {
+        if let Err(more) = parsed {
+            problems.extend(more.iter().cloned());
+        }
+        return Err(Problems::from_errors(problems));
+    }
+    let mut set = parsed?;
+    read_ek_roots(&mut set)?;
+    Ok(set)
+}
+
+/// Reads a `proxy.yaml`; warnings come beside it.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn proxy(file: &Path) -> Result<(ProxyConfig, Vec<Problem>), Problems> {
+    let text = read(file, MAX_BYTES).map_err(Problems::one)?;
+    ProxyConfig::parse(Source::new(file.display().to_string(), text), folder(file))
+}
+
+/// Reads a `control-plane.yaml`; warnings come beside it.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn control_plane(file: &Path) -> Result<(ControlPlaneConfig, Vec<Problem>), Problems> {
+    let text = read(file, MAX_BYTES).map_err(Problems::one)?;
+    ControlPlaneConfig::parse(Source::new(file.display().to_string(), text), folder(file))
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
+    let failed = |error: &std::io::Error| {
+        Problem::of_file(folder.display().to_string(), format!("the folder can't be read: {error}"))
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return problems.push(failed(&error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => paths.push(entry.path()),
+            Err(error) => problems.push(failed(&error)),
+        }
+    }
+    paths.sort();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        if hidden {
+            continue;
+        }
+        if path.is_dir() && depth < MAX_DEPTH {
+            list(&path, depth + 1, files, problems);
+        } else if is_yaml && files.len() < MAX_FILES {
+            files.push(path);
+        } else if is_yaml {
+            let message = format!("the folder has more than the {MAX_FILES} files that are read");
+            return problems.push(Problem::of_file(folder.display().to_string(), message));
+        }
+    }
+}
+
+fn read(file: &Path, most: usize) -> Result<String, Problem> {
+    let name = file.display().to_string();
+    let failed = |error: std::io::Error| {
+        Problem::of_file(name.clone(), format!("the file can't be read: {error}"))
+    };
+    let opened = fs::File::open(file).map_err(failed)?;
+    if opened.metadata().map_err(failed)?.is_dir() {
+        return Err(Problem::of_file(name, "this is a folder, not a file"));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than is allowed tells a file at the limit from one beyond it; a growing file stays bounded.
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    opened.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > most {
+        let message = format!("the file has more than the {most} bytes that are read");
+        let problem = Problem::of_file(name, message);
+        return Err(problem.hint("spread the documents over several files"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = error.as_bytes().get(..at).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let message = format!("byte {at} on line {line} is not UTF-8");
+        Problem::of_file(name, message).hint("save the file as UTF-8")
+    })
+}
+
+fn read_ek_roots(set: &mut PolicySet) -> Result<(), Problems> {
+    let document = set.documents().iter().find(|d| d.kind == crate::document::Kind::Mesh);
+    let base = document.map(|d| folder(Path::new(&d.file)).to_owned());
+    let (Some(mesh), Some(base)) = (set.mesh_mut(), base) else {
+        return Ok(());
+    };
+    for roots in &mut mesh.ek_roots {
+        if let EkRoots::File(file) = roots {
+            let pem = read(&base.join(file), MAX_PEM_BYTES).map_err(Problems::one)?;
+            *roots = EkRoots::Pem(pem);
+        }
+    }
+    Ok(())
+}
+
+/// Most files of all folders together.
+const MAX_FILES: usize = 10_000;
+/// Deepest folder below the one that is named.
+const MAX_DEPTH: usize = 8;
+/// Most bytes of all files together.
+const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+/// Largest file of certificates: all manufacturers' roots take about 200 KiB.
+const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;

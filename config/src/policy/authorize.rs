@@ -1,0 +1,247 @@
+//! The decision, and the walk over a door's rules that makes it.
+
+use std::time::Duration;
+
+use vouchsafe_attestation::claims::{Class, EvidenceKind};
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+
+use super::compile::{Door, From, Policy, Rule};
+use super::{Context, Decision, DenyReason, Direction, Enforcement, Protocol, Request, RuleId};
+use crate::access::{Allow, RequestMatch};
+
+/// Decides. Pure; does not allocate; costs what the rules of one door cost.
+///
+/// Without a request it decides about the connection: it is allowed where some rule could admit a request of this peer.
+/// On a `tcp` port that is the whole decision.
+pub fn authorize(policy: &Policy, context: &Context<'_>) -> Decision {
+    judge(policy, context, &mut Unwatched)
+}
+
+/// Sees each rule as it is judged.
+pub(super) trait Watch {
+    /// Notes the verdict on a rule; `true` goes on after a rule that allows.
+    fn rule(&mut self, rule: RuleId, verdict: Result<(), Failure>) -> bool;
+}
+
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn rule(&mut self, _: RuleId, _: Result<(), Failure>) -> bool {
+        false
+    }
+}
+
+/// The first condition of a rule that did not hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// The rule is not for this client.
+    From,
+    /// The rule has expired.
+    Expired,
+    /// The peer has no attestation result.
+    Unattested,
+    /// The peer's class is not among the accepted ones.
+    Class(Class),
+    /// The peer's evidence has this age, which is more than the rule accepts.
+    TooOld {
+        /// Age of the evidence.
+        age: Duration,
+        /// Greatest accepted age.
+        within: Duration,
+    },
+    /// The peer proved no device of the kind, or one without the required claim.
+    Claims(EvidenceKind, Option<&'static str>),
+    /// The rule does not allow the request.
+    Request,
+}
+
+impl Failure {
+    /// What a denial says when no rule came further.
+    pub fn reason(self) -> DenyReason {
+        match self {
+            Self::From | Self::Expired => DenyReason::NoRule,
+            Self::Unattested => DenyReason::Unattested,
+            Self::Class(_) => DenyReason::Class,
+            Self::TooOld { .. } => DenyReason::EvidenceTooOld,
+            Self::Claims(..) => DenyReason::Claims,
+            Self::Request => DenyReason::Request,
+        }
+    }
+}
+
+/// The one walk: [`authorize`] makes it unwatched, an explanation watches it.
+pub(super) fn judge(policy: &Policy, context: &Context<'_>, watch: &mut impl Watch) -> Decision {
+    let Some((door, client)) = find_door(policy, context) else {
+        return Decision::Deny(DenyReason::UnknownDoor);
+    };
+    let mut furthest = DenyReason::NoRule;
+    let mut allowed = None;
+    let (first, end) = door.rules;
+    let rules = policy.rules.get(first as usize..end as usize);
+    for (index, rule) in (first..).zip(rules.unwrap_or_default()) {
+        let verdict = judge_rule(rule, door, &client, context);
+        let go_on = watch.rule(RuleId(index), verdict);
+        match verdict {
+            Ok(()) if !go_on => return Decision::Allow(RuleId(index)),
+            Ok(()) => allowed = allowed.or(Some(RuleId(index))),
+            Err(failure) => furthest = furthest.max(failure.reason()),
+        }
+    }
+    match allowed {
+        Some(rule) => Decision::Allow(rule),
+        None => deny(door.port.enforcement, furthest, context),
+    }
+}
+
+/// What `audit` may admit: it keeps identity and class mandatory.
+fn deny(enforcement: Enforcement, reason: DenyReason, context: &Context<'_>) -> Decision {
+    match (enforcement, reason) {
+        (Enforcement::Enforce, _)
+        | (_, DenyReason::UnknownDoor | DenyReason::Unattested | DenyReason::Class) => {
+            Decision::Deny(reason)
+        }
+        (Enforcement::Audit, DenyReason::NoRule) if context.peer.result().is_none() => {
+            Decision::Deny(DenyReason::Unattested)
+        }
+        (
+            Enforcement::Audit,
+            DenyReason::NoRule
+            | DenyReason::EvidenceTooOld
+            | DenyReason::Claims
+            | DenyReason::Request,
+        ) => Decision::Audit(reason),
+    }
+}
+
+/// Who comes through the door, as selectors see it.
+struct Client<'a> {
+    /// The path of its SPIFFE ID, where its trust domain is ours.
+    path: Option<&'a str>,
+    /// The whole ID, where it is a peer's.
+    id: Option<&'a SpiffeId>,
+}
+
+fn find_door<'p>(
+    policy: &'p Policy,
+    context: &Context<'p>,
+) -> Option<(&'p Door, Client<'p>)> {
+    let id = context.peer.id();
+    let path = (Some(id.trust_domain()) == policy.trust_domain.as_ref()).then(|| id.path());
+    let local = policy.doors(context.local)?;
+    match context.direction {
+        Direction::Inbound => {
+            let client = Client { path, id: Some(id) };
+            Some((local.door(context.port)?, client))
+        }
+        Direction::Outbound => {
+            let client = Client {
+                path: Some(&local.path),
+                id: None,
+            };
+            let peer = policy.doors_by_path(path?)?;
+            Some((peer.door(context.port)?, client))
+        }
+    }
+}
+
+fn judge_rule(
+    rule: &Rule,
+    door: &Door,
+    client: &Client<'_>,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    if !rule.from.iter().any(|from| from.admits(client)) {
+        return Err(Failure::From);
+    }
+    if rule.expires.is_some_and(|expires| context.now >= expires) {
+        return Err(Failure::Expired);
+    }
+    let demands = match context.direction {
+        Direction::Inbound => &rule.client,
+        Direction::Outbound => &rule.server,
+    };
+    match context.peer.result() {
+        None if !demands.danger_unattested => return Err(Failure::Unattested),
+        None => {}
+        Some(result) => {
+            if !demands.classes.is_empty() && !demands.classes.contains(&result.class) {
+                return Err(Failure::Class(result.class));
+            }
+            let age = result.age(context.now);
+            if let Some(within) = demands.attested_within
+                && age > within
+            {
+                return Err(Failure::TooOld { age, within });
+            }
+            for requirement in &demands.require {
+                let kind = requirement.kind;
+                let checked = requirement.check(result);
+                checked.map_err(|claim| Failure::Claims(kind, claim))?;
+            }
+        }
+    }
+    match (door.port.protocol, context.request) {
+        (Protocol::Tcp, _) | (Protocol::Http, None) => Ok(()),
+        (Protocol::Http, Some(request)) if allows(&rule.allow, request) => Ok(()),
+        (Protocol::Http, Some(_)) => Err(Failure::Request),
+    }
+}
+
+impl From {
+    fn admits(&self, client: &Client<'_>) -> bool {
+        let Some(path) = client.path else {
+            return match self {
+                Self::Id(wanted) => client.id.is_some_and(|id| id.as_str() == &**wanted),
+                Self::Path(_) | Self::Namespace(_) | Self::Labelled(_) => false,
+            };
+        };
+        match self {
+            Self::Path(wanted) => path == &**wanted,
+            Self::Namespace(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|name| !name.is_empty() && !name.contains('/')),
+            Self::Labelled(paths) => paths
+                .binary_search_by(|wanted| (**wanted).cmp(path))
+                .is_ok(),
+            // Of our own trust domain only the path can differ; a rule may still write the whole ID.
+            Self::Id(wanted) => client.id.is_some_and(|id| id.as_str() == &**wanted),
+        }
+    }
+}
+
+fn allows(allow: &Allow, request: &Request<'_>) -> bool {
+    match allow {
+        Allow::Any => true,
+        Allow::Connections => false,
+        Allow::Only(matches) => matches.iter().any(|one| one.matches(request)),
+    }
+}
+
+impl RequestMatch {
+    /// Whether a request is of this sort. Allocates nothing.
+    pub fn matches(&self, request: &Request<'_>) -> bool {
+        let listed = |list: &Option<Vec<String>>, found: &str| match list {
+            None => true,
+            Some(list) => list.iter().any(|one| one == found),
+        };
+        match self {
+            Self::Http { methods, paths } => {
+                let path_fits = match paths {
+                    None => true,
+                    Some(paths) => paths.iter().any(|path| path.matches(request.path)),
+                };
+                path_fits && listed(methods, request.method)
+            }
+            Self::Grpc { service, methods } => {
+                let called = request.path.strip_prefix('/');
+                let called = called.and_then(|path| path.split_once('/'));
+                // gRPC over HTTP/2 has no other method (gRPC PROTOCOL-HTTP2, Requests).
+                request.grpc
+                    && request.method == "POST"
+                    && called.is_some_and(|(found, method)| {
+                        found == service && !method.contains('/') && listed(methods, method)
+                    })
+            }
+        }
+    }
+}

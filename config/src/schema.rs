@@ -1,0 +1,1 @@
+//! JSON Schema of each kind, made from the tables of fields that the reader checks by.

@@ -1,0 +1,377 @@
+//! A set of policy documents: read together, checked together, used together or not at all (promise 6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::trust_domain::TrustDomain;
+
+use crate::access::{AccessPolicy, Selector};
+use crate::document::{Kind, Raw};
+use crate::mesh::Mesh;
+use crate::node::Node;
+use crate::policy::{Policy, RuleSource};
+use crate::problem::{Problem, Problems, Reporter};
+use crate::profile::AttestationProfile;
+use crate::source::{ORIGIN_PREFIX, Source};
+use crate::workload::Workload;
+use crate::{access, check, mesh, node, profile, workload, yaml};
+
+/// Documents that are right, each by itself and all together.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    mesh: Option<Mesh>,
+    profiles: BTreeMap<WorkloadName, AttestationProfile>,
+    nodes: BTreeMap<WorkloadName, Node>,
+    workloads: BTreeMap<WorkloadName, Workload>,
+    access: BTreeMap<WorkloadName, AccessPolicy>,
+    documents: Vec<Document>,
+    warnings: Vec<Problem>,
+}
+
+/// A document's text and where it was written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Document {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; a Mesh has none.
+    pub namespace: Option<Name>,
+    /// Its name.
+    pub name: Name,
+    /// Its lines, without comments before and after.
+    pub text: String,
+    /// File as it was given to the loader.
+    pub file: String,
+    /// First line, from 1.
+    pub line: u32,
+}
+
+impl Document {
+    /// `AccessPolicy inference/gateway-to-llm`.
+    pub fn title(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{} {namespace}/{}", self.kind.as_str(), self.name),
+            None => format!("{} {}", self.kind.as_str(), self.name),
+        }
+    }
+
+    /// The name as a resource: `policy/<Kind>/<namespace>/<name>`; `-` for the namespace of a Mesh.
+    pub fn resource_name(&self) -> String {
+        let namespace = self.namespace.as_ref().map_or("-", Name::as_str);
+        format!("policy/{}/{namespace}/{}", self.kind.as_str(), self.name)
+    }
+
+    /// The text as it is distributed: below a comment that says where it was written, which [`Source::new`] reads, so
+    /// that a sidecar's decisions name the operator's file and line.
+    pub fn distributable(&self) -> String {
+        let file: String = self.file.chars().filter(|c| !c.is_control()).collect();
+        format!("{ORIGIN_PREFIX}{file}:{}\n{}\n", self.line, self.text)
+    }
+}
+
+/// How a set is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The present, for break-glass rules and validity; without it they are not judged.
+    pub now: Option<SystemTime>,
+}
+
+impl PolicySet {
+    /// Reads texts that together are the whole of a mesh's policy.
+    ///
+    /// # Errors
+    /// All mistakes of all texts at once.
+    pub fn parse(sources: Vec<Source>, options: Options) -> Result<Self, Problems> {
+        Self::read(sources, options, true)
+    }
+
+    fn read(sources: Vec<Source>, options: Options, is_whole: bool) -> Result<Self, Problems> {
+        let mut found = Vec::new();
+        let (raws, lost) = read_all(sources, options.now, &mut found);
+        check::duplicates(&raws, &mut found);
+        if is_whole {
+            check::all(&raws, &lost, options.now, &mut found);
+        }
+        let mut set = Self {
+            warnings: Problems::split(found)?,
+            ..Self::default()
+        };
+        for raw in &raws {
+            if set.take(raw).is_none() {
+                // What passed every check has been read; if not, the two disagree, and nothing may be used.
+                let span = raw.tree.root.span;
+                let problem = Problem::at(&raw.source, span, "the document could not be read")
+                    .hint("this is a mistake of vouchsafe, please report it");
+                return Err(Problems::one(problem));
+            }
+        }
+        Ok(set)
+    }
+
+    fn take(&mut self, raw: &Raw) -> Option<()> {
+        let (head, spec) = (&raw.head, raw.spec()?);
+        let document = Document {
+            kind: raw.kind,
+            namespace: head.namespace.clone(),
+            name: head.name.clone()?,
+            text: raw.text().to_owned(),
+            file: raw.source.name().to_owned(),
+            line: raw.line(),
+        };
+        match raw.kind {
+            Kind::Mesh => self.mesh = Some(mesh::read(head, spec)?),
+            Kind::AttestationProfile => {
+                self.profiles
+                    .insert(head.full_name()?, profile::read(head, spec)?);
+            }
+            Kind::Node => {
+                self.nodes.insert(head.full_name()?, node::read(head, spec)?);
+            }
+            Kind::Workload => {
+                self.workloads
+                    .insert(head.full_name()?, workload::read(head, spec)?);
+            }
+            Kind::AccessPolicy => {
+                let source = RuleSource {
+                    document: document.title(),
+                    file: document.file.clone(),
+                    line: document.line,
+                };
+                self.access
+                    .insert(head.full_name()?, access::read(head, spec, source)?);
+            }
+            Kind::Proxy | Kind::ControlPlane => return None,
+        }
+        self.documents.push(document);
+        Some(())
+    }
+
+    /// Settings of the mesh, where there is a Mesh document.
+    pub fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.as_ref()
+    }
+
+    /// For [`crate::load`], which alone reads files that documents name.
+    pub(crate) fn mesh_mut(&mut self) -> Option<&mut Mesh> {
+        self.mesh.as_mut()
+    }
+
+    /// A profile.
+    pub fn profile(&self, name: &WorkloadName) -> Option<&AttestationProfile> {
+        self.profiles.get(name)
+    }
+
+    /// All profiles, by name.
+    pub fn profiles(&self) -> impl Iterator<Item = &AttestationProfile> {
+        self.profiles.values()
+    }
+
+    /// A machine.
+    pub fn node(&self, name: &WorkloadName) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// All machines, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// A workload.
+    pub fn workload(&self, name: &WorkloadName) -> Option<&Workload> {
+        self.workloads.get(name)
+    }
+
+    /// All workloads, by name.
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> + Clone {
+        self.workloads.values()
+    }
+
+    /// All rules, by name.
+    pub fn access_policies(&self) -> impl Iterator<Item = &AccessPolicy> {
+        self.access.values()
+    }
+
+    /// All documents, in the order of files and lines.
+    pub fn documents(&self) -> &[Document] {
+        &self.documents
+    }
+
+    /// What likely was not meant.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    /// Compiles for a trust domain: the Mesh's, or the sidecar's where a folder has no Mesh.
+    pub fn policy(&self, trust_domain: &TrustDomain) -> Policy {
+        Policy::compile(trust_domain, self.workloads(), self.access_policies())
+    }
+
+    /// Compiles the documents that a sidecar was sent, which lack most others: only what each says by itself is checked.
+    ///
+    /// `documents` are (resource name, text as of [`Document::distributable`]).
+    ///
+    /// # Errors
+    /// All mistakes at once; the caller keeps the policy that it has.
+    pub fn compile_slice<'d>(
+        trust_domain: &TrustDomain,
+        documents: impl IntoIterator<Item = (&'d str, &'d str)>,
+    ) -> Result<Policy, Problems> {
+        let sources = documents
+            .into_iter()
+            .map(|(name, text)| Source::new(name, text))
+            .collect();
+        let set = Self::read(sources, Options::default(), false)?;
+        Ok(set.policy(trust_domain))
+    }
+
+    /// The documents that the sidecar of a workload needs to decide about all its doors and all doors that it may call.
+    ///
+    /// Its own Workload; the rules of its ports, with the Workloads that their labels may select; the rules that may
+    /// admit it elsewhere, with the Workloads whose doors they open. In the order of [`PolicySet::documents`].
+    pub fn slice_for(&self, workload: &WorkloadName) -> Vec<&Document> {
+        let Some(own) = self.workloads.get(workload) else {
+            return Vec::new();
+        };
+        let mut workloads = vec![workload];
+        let mut rules = Vec::new();
+        for rule in self.access.values() {
+            if rule.to == *workload {
+                rules.push(&rule.name);
+                workloads.extend(self.labelled(rule));
+            } else if rule.from.iter().any(|from| from.admits(own)) {
+                rules.push(&rule.name);
+                workloads.push(&rule.to);
+            }
+        }
+        workloads.sort_unstable();
+        rules.sort_unstable();
+        let is_wanted = |document: &&Document| {
+            let Some(namespace) = &document.namespace else {
+                return false;
+            };
+            let is_it = |name: &&WorkloadName| {
+                (&name.namespace, &name.name).cmp(&(namespace, &document.name))
+            };
+            match document.kind {
+                Kind::Workload => workloads.binary_search_by(is_it).is_ok(),
+                Kind::AccessPolicy => rules.binary_search_by(is_it).is_ok(),
+                Kind::Mesh
+                | Kind::AttestationProfile
+                | Kind::Node
+                | Kind::Proxy
+                | Kind::ControlPlane => false,
+            }
+        };
+        self.documents.iter().filter(is_wanted).collect()
+    }
+
+    /// Workloads that a rule selects by labels: without their documents a sidecar can't tell.
+    fn labelled<'s>(&'s self, rule: &'s AccessPolicy) -> impl Iterator<Item = &'s WorkloadName> {
+        let selectors = rule.from.iter().filter(
+            |from| matches!(from, Selector::Namespace { labels, .. } if !labels.is_empty()),
+        );
+        selectors.flat_map(|from| {
+            let workloads = self.workloads.values();
+            workloads.filter(|workload| from.admits(workload)).map(|workload| &workload.name)
+        })
+    }
+}
+
+impl Selector {
+    /// Whether a workload of this mesh is selected.
+    pub fn admits(&self, workload: &Workload) -> bool {
+        match self {
+            Self::Workload(name) => *name == workload.name,
+            Self::Namespace { namespace, labels } => {
+                *namespace == workload.name.namespace
+                    && labels
+                        .iter()
+                        .all(|(key, value)| workload.labels.get(key) == Some(value))
+            }
+            Self::SpiffeId(_) => false,
+        }
+    }
+}
+
+/// Texts of documents whose kind or name can't be read: what they define is unknown, so nobody who refers to them is
+/// blamed.
+pub(crate) struct Lost(Vec<String>);
+
+impl Lost {
+    pub(crate) fn may_define(&self, name: &str) -> bool {
+        self.0.iter().any(|text| text.contains(name))
+    }
+}
+
+fn read_all(
+    sources: Vec<Source>,
+    now: Option<SystemTime>,
+    found: &mut Vec<Problem>,
+) -> (Vec<Raw>, Lost) {
+    let mut raws = Vec::new();
+    let mut lost = Vec::new();
+    for source in sources {
+        let source = Arc::new(source);
+        let mut reporter = Reporter::new(&source, found);
+        let before = reporter.count();
+        let trees = yaml::parse(&mut reporter);
+        if reporter.count() > before {
+            lost.push(source.text().to_lowercase());
+        }
+        for tree in trees {
+            let text = tree.text.range();
+            match Raw::read(tree, &source, &POLICY_KINDS, now, &mut reporter) {
+                Some(raw) => {
+                    let is_named = raw.head.name.is_some()
+                        && (raw.head.namespace.is_some() || raw.kind == Kind::Mesh);
+                    if !is_named {
+                        lost.push(raw.text().to_lowercase());
+                    }
+                    raws.push(raw);
+                }
+                None => lost.push(source.text().get(text).unwrap_or_default().to_lowercase()),
+            }
+        }
+    }
+    (raws, Lost(lost))
+}
+
+/// Kinds that make a policy.
+const POLICY_KINDS: [Kind; 5] = [
+    Kind::Mesh,
+    Kind::AttestationProfile,
+    Kind::Node,
+    Kind::Workload,
+    Kind::AccessPolicy,
+];
+
+/// Reads a file that is one document of one kind.
+pub(crate) fn parse_single<T>(
+    source: Source,
+    kind: Kind,
+    read: impl Fn(&yaml::Node) -> Option<T>,
+) -> Result<(T, Vec<Problem>), Problems> {
+    let source = Arc::new(source);
+    let mut found = Vec::new();
+    let mut reporter = Reporter::new(&source, &mut found);
+    let mut raws = Vec::new();
+    for tree in yaml::parse(&mut reporter) {
+        let span = tree.root.span;
+        if !raws.is_empty() {
+            reporter.report(reporter.at(span, "the file has more than one document"));
+        }
+        raws.extend(Raw::read(tree, &source, &[kind], None, &mut reporter));
+    }
+    if raws.is_empty() && reporter.count() == 0 {
+        let problem = Problem::of_file(source.name(), "the file has no document")
+            .hint(format!("begin with `kind: {}`", kind.as_str()));
+        reporter.report(problem);
+    }
+    let warnings = Problems::split(found)?;
+    let value = raws.first().and_then(Raw::spec).and_then(read);
+    value.map(|value| (value, warnings)).ok_or_else(|| {
+        let problem = Problem::of_file(source.name(), "the file could not be read");
+        Problems::one(problem.hint("this is a mistake of vouchsafe, please report it"))
+    })
+}
