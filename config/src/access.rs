@@ -119,8 +119,16 @@ static FIELDS: [Field; 7] = [
         "to",
         Shape::Map(&MapShape {
             fields: &[
-                required("workload", Shape::Text(&scalar::REFERENCE), "A workload of this namespace."),
-                required("port", Shape::Text(&scalar::NAME), "Name of one of its ports."),
+                required(
+                    "workload",
+                    Shape::Text(&scalar::REFERENCE),
+                    "A workload of this namespace.",
+                ),
+                required(
+                    "port",
+                    Shape::Text(&scalar::NAME),
+                    "Name of one of its ports.",
+                ),
             ],
             exactly_one: &[],
         }),
@@ -130,7 +138,12 @@ static FIELDS: [Field; 7] = [
         "from",
         Shape::List(&Shape::Map(&MapShape {
             fields: &[
-                optional("workload", Shape::Text(&scalar::REFERENCE), "", "One workload."),
+                optional(
+                    "workload",
+                    Shape::Text(&scalar::REFERENCE),
+                    "",
+                    "One workload.",
+                ),
                 optional(
                     "namespace",
                     Shape::Text(&scalar::NAME),
@@ -241,7 +254,11 @@ static ALLOW: MapShape = MapShape {
             "grpc",
             Shape::Map(&MapShape {
                 fields: &[
-                    required("service", Shape::Text(&scalar::GRPC_NAME), "Full name of the gRPC service."),
+                    required(
+                        "service",
+                        Shape::Text(&scalar::GRPC_NAME),
+                        "Full name of the gRPC service.",
+                    ),
                     required(
                         "methods",
                         Shape::AnyOr(&Shape::List(&Shape::Text(&scalar::GRPC_NAME))),
@@ -260,10 +277,21 @@ static ALLOW: MapShape = MapShape {
 };
 
 /// Reports what the shape can't say.
-pub(crate) fn check(head: &Head, spec: &Node, place: &Place, now: Option<SystemTime>, reporter: &mut Reporter<'_>) {
+pub(crate) fn check(
+    head: &Head,
+    spec: &Node,
+    place: &Place,
+    now: Option<SystemTime>,
+    reporter: &mut Reporter<'_>,
+) {
     check_to(head, spec, place, reporter);
     let from = place.key("from", place.owner);
-    for (index, node) in spec.get("from").map_or(&[][..], Node::items).iter().enumerate() {
+    for (index, node) in spec
+        .get("from")
+        .map_or(&[][..], Node::items)
+        .iter()
+        .enumerate()
+    {
         if let (Some(labels), None) = (node.entry("labels"), node.entry("namespace")) {
             let problem = reporter
                 .at(labels.key_span, "`labels` needs `namespace`")
@@ -277,7 +305,12 @@ pub(crate) fn check(head: &Head, spec: &Node, place: &Place, now: Option<SystemT
         }
     }
     let allow = place.key("allow", place.owner);
-    for (index, node) in spec.get("allow").map_or(&[][..], Node::items).iter().enumerate() {
+    for (index, node) in spec
+        .get("allow")
+        .map_or(&[][..], Node::items)
+        .iter()
+        .enumerate()
+    {
         check_allow(node, &allow.index(index, node), reporter);
     }
     check_break_glass(spec, place, now, reporter);
@@ -297,7 +330,10 @@ fn check_to(head: &Head, spec: &Node, place: &Place, reporter: &mut Reporter<'_>
         let problem = reporter
             .at(node.span, message)
             .path(place.key("to.workload", node.span).path)
-            .hint(format!("write the rule in namespace `{}`", workload.namespace));
+            .hint(format!(
+                "write the rule in namespace `{}`",
+                workload.namespace
+            ));
         reporter.report(problem);
     }
 }
@@ -307,8 +343,14 @@ fn check_demands(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         return;
     }
     for entry in node.entries() {
-        if matches!(entry.key.as_str(), "attested_within" | "classes" | "require") {
-            let message = format!("`{}` can't stand beside `danger_unattested: true`", entry.key);
+        if matches!(
+            entry.key.as_str(),
+            "attested_within" | "classes" | "require"
+        ) {
+            let message = format!(
+                "`{}` can't stand beside `danger_unattested: true`",
+                entry.key
+            );
             let problem = reporter
                 .at(entry.key_span, message)
                 .path(place.key(&entry.key, entry.key_span).path)
@@ -326,7 +368,10 @@ fn check_allow(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     if let Some(grpc) = node.entry("grpc") {
         if has("methods") || has("paths") {
             let problem = reporter
-                .at(grpc.key_span, "`grpc` can't stand beside `methods` or `paths`")
+                .at(
+                    grpc.key_span,
+                    "`grpc` can't stand beside `methods` or `paths`",
+                )
                 .path(place.key("grpc", grpc.key_span).path)
                 .hint("make two items of it");
             reporter.report(problem);
@@ -339,7 +384,12 @@ fn check_allow(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         (true, false) => &["paths"],
         (false, false) => &["methods", "paths"],
     };
-    if !missing.is_empty() && node.entries().iter().all(|e| ALLOW.fields.iter().any(|f| f.key == e.key)) {
+    if !missing.is_empty()
+        && node
+            .entries()
+            .iter()
+            .all(|e| ALLOW.fields.iter().any(|f| f.key == e.key))
+    {
         let names = crate::problem::list(missing.iter().copied());
         let problem = reporter
             .at(place.owner, format!("missing {names}"))
@@ -366,7 +416,9 @@ fn check_break_glass(
     let (Some(node), Some(now)) = (spec.get("expires"), now) else {
         return;
     };
-    let Some(expires) = node.as_time() else { return };
+    let Some(expires) = node.as_time() else {
+        return;
+    };
     let path = place.key("expires", node.span).path;
     if expires <= now {
         let problem = reporter.at(node.span, "the rule has expired and matches nothing");
@@ -375,7 +427,10 @@ fn check_break_glass(
         let problem = reporter
             .at(node.span, "a break-glass rule ends within 4 hours")
             .path(path)
-            .allowed(format!("at most `{}`", scalar::show_time(now + MAX_BREAK_GLASS)))
+            .allowed(format!(
+                "at most `{}`",
+                scalar::show_time(now + MAX_BREAK_GLASS)
+            ))
             .hint("a rule that stays has no `expires`");
         reporter.report(problem);
     }
@@ -432,7 +487,11 @@ pub(crate) fn read_demands(node: Option<&Node>) -> Option<Demands> {
             None => None,
         },
         classes: match node.get("classes") {
-            Some(list) => list.items().iter().map(Node::parse).collect::<Option<_>>()?,
+            Some(list) => list
+                .items()
+                .iter()
+                .map(Node::parse)
+                .collect::<Option<_>>()?,
             None => BTreeSet::new(),
         },
         require: claim::read(node.get("require")),

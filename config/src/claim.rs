@@ -164,12 +164,7 @@ static REQUIRE_FIELDS: [Field; 6] = [
 ];
 
 /// Reports what is wrong with the claims of one kind.
-pub(crate) fn conform(
-    node: &Node,
-    kind: EvidenceKind,
-    place: &Place,
-    reporter: &mut Reporter<'_>,
-) {
+pub(crate) fn conform(node: &Node, kind: EvidenceKind, place: &Place, reporter: &mut Reporter<'_>) {
     let names = || {
         CATALOG
             .iter()
@@ -199,12 +194,7 @@ pub(crate) fn conform(
     }
 }
 
-fn conform_value(
-    node: &Node,
-    claim: &ClaimDefinition,
-    place: &Place,
-    reporter: &mut Reporter<'_>,
-) {
+fn conform_value(node: &Node, claim: &ClaimDefinition, place: &Place, reporter: &mut Reporter<'_>) {
     match &node.value {
         Value::List(items) if !items.is_empty() => {
             for (index, item) in items.iter().enumerate() {
@@ -341,7 +331,9 @@ mod tests {
         assert!(number("<3", true).unwrap().holds(&ClaimValue::Number(2)));
         assert!(!number(">3", true).unwrap().holds(&ClaimValue::Number(3)));
         assert!(number("<= 3", true).unwrap().holds(&ClaimValue::Number(3)));
-        for text in ["", ">=", "=>3", "-3", "+3", "3.0", "0x3", "03", "==3", ">= -1"] {
+        for text in [
+            "", ">=", "=>3", "-3", "+3", "3.0", "0x3", "03", "==3", ">= -1",
+        ] {
             assert_eq!(number(text, true), None, "{text}");
         }
         assert_eq!(number("3", false), None, "a quoted number is a text");

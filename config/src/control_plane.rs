@@ -70,8 +70,18 @@ pub(crate) static SPEC: MapShape = MapShape {
 };
 
 static FIELDS: [Field; 5] = [
-    optional("data", Shape::Text(&scalar::FILE), "/var/lib/vouchsafe", "Folder of its state."),
-    optional("listen", Shape::Text(&scalar::SOCKET_ADDRESS), "127.0.0.1:15480", "Where sidecars connect."),
+    optional(
+        "data",
+        Shape::Text(&scalar::FILE),
+        "/var/lib/vouchsafe",
+        "Folder of its state.",
+    ),
+    optional(
+        "listen",
+        Shape::Text(&scalar::SOCKET_ADDRESS),
+        "127.0.0.1:15480",
+        "Where sidecars connect.",
+    ),
     optional(
         "policy",
         Shape::Text(&scalar::FILE),

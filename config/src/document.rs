@@ -99,13 +99,53 @@ macro_rules! document {
     };
 }
 
-document!(MESH, "Mesh", "What holds for the whole trust domain.", &mesh::SPEC, &NAME_ONLY);
-document!(ATTESTATION_PROFILE, "AttestationProfile", "What must be proven before a name is given.", &profile::SPEC, &NAMESPACED);
-document!(NODE, "Node", "A machine, by a hardware identity that evidence proves.", &node::SPEC, &NAMESPACED);
-document!(WORKLOAD, "Workload", "A name, who may bear it, and its doors.", &workload::SPEC, &LABELLED);
-document!(ACCESS_POLICY, "AccessPolicy", "Who may come through one door, and for what.", &access::SPEC, &NAMESPACED);
-document!(PROXY, "Proxy", "What a sidecar is told before it knows any policy.", &proxy::SPEC);
-document!(CONTROL_PLANE, "ControlPlane", "What the control plane is told before it has any state.", &control_plane::SPEC);
+document!(
+    MESH,
+    "Mesh",
+    "What holds for the whole trust domain.",
+    &mesh::SPEC,
+    &NAME_ONLY
+);
+document!(
+    ATTESTATION_PROFILE,
+    "AttestationProfile",
+    "What must be proven before a name is given.",
+    &profile::SPEC,
+    &NAMESPACED
+);
+document!(
+    NODE,
+    "Node",
+    "A machine, by a hardware identity that evidence proves.",
+    &node::SPEC,
+    &NAMESPACED
+);
+document!(
+    WORKLOAD,
+    "Workload",
+    "A name, who may bear it, and its doors.",
+    &workload::SPEC,
+    &LABELLED
+);
+document!(
+    ACCESS_POLICY,
+    "AccessPolicy",
+    "Who may come through one door, and for what.",
+    &access::SPEC,
+    &NAMESPACED
+);
+document!(
+    PROXY,
+    "Proxy",
+    "What a sidecar is told before it knows any policy.",
+    &proxy::SPEC
+);
+document!(
+    CONTROL_PLANE,
+    "ControlPlane",
+    "What the control plane is told before it has any state.",
+    &control_plane::SPEC
+);
 
 const NAME: Field = required("name", Shape::Text(&scalar::NAME), "Name of the document.");
 const NAMESPACE: Field = required(
@@ -234,7 +274,10 @@ fn read_kind(
 ) -> Option<Kind> {
     if !matches!(root.value, Value::Map(_)) {
         if !matches!(root.value, Value::Null | Value::Broken) {
-            let problem = reporter.at(root.span, format!("a document is a map, found {}", root.describe()));
+            let problem = reporter.at(
+                root.span,
+                format!("a document is a map, found {}", root.describe()),
+            );
             reporter.report(problem.allowed("`apiVersion`, `kind`, `metadata`, `spec`"));
         }
         return None;

@@ -40,7 +40,8 @@ pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems
             Err(problem) => problems.push(problem),
         }
         if total > MAX_TOTAL_BYTES {
-            let message = format!("the files have more than the {MAX_TOTAL_BYTES} bytes that are read");
+            let message =
+                format!("the files have more than the {MAX_TOTAL_BYTES} bytes that are read");
             problems.push(Problem::of_file(file.display().to_string(), message));
             break;
         }
@@ -81,7 +82,10 @@ fn folder(file: &Path) -> &Path {
 
 fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
     let failed = |error: &std::io::Error| {
-        Problem::of_file(folder.display().to_string(), format!("the folder can't be read: {error}"))
+        Problem::of_file(
+            folder.display().to_string(),
+            format!("the folder can't be read: {error}"),
+        )
     };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -96,8 +100,12 @@ fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, problems: &mut Ve
     }
     paths.sort();
     for path in paths {
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let is_yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_yaml = path
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml");
         if hidden {
             continue;
         }
@@ -140,7 +148,10 @@ fn read(file: &Path, most: usize) -> Result<String, Problem> {
 }
 
 fn read_ek_roots(set: &mut PolicySet) -> Result<(), Problems> {
-    let document = set.documents().iter().find(|d| d.kind == crate::document::Kind::Mesh);
+    let document = set
+        .documents()
+        .iter()
+        .find(|d| d.kind == crate::document::Kind::Mesh);
     let base = document.map(|d| folder(Path::new(&d.file)).to_owned());
     let (Some(mesh), Some(base)) = (set.mesh_mut(), base) else {
         return Ok(());

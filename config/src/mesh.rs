@@ -30,8 +30,7 @@ pub struct Mesh {
 impl Mesh {
     /// How long the control plane can be gone before an instance that renewed on time loses its certificate.
     pub fn outage_budget(&self) -> Duration {
-        self.certificate_lifetime
-            .saturating_sub(self.reattest_root)
+        self.certificate_lifetime.saturating_sub(self.reattest_root)
     }
 }
 
@@ -153,7 +152,9 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         None => Some(DEFAULT_REATTEST_ROOT),
     };
     let lifetime_is_broken = matches!(length, Some((_, None)));
-    let found = length.and_then(|(_, found)| found).unwrap_or(DEFAULT_LIFETIME);
+    let found = length
+        .and_then(|(_, found)| found)
+        .unwrap_or(DEFAULT_LIFETIME);
     // Blamed is what was written: the lifetime, or the interval where the lifetime is the default.
     let blamed = lifetime
         .map(|node| (node, "certificates.lifetime"))

@@ -176,8 +176,18 @@ static TPM: MapShape = MapShape {
             "pcrs",
             Shape::Map(&MapShape {
                 fields: &[
-                    optional("sha256", Shape::List(&Shape::Number(0, 23)), "", "PCRs of the SHA-256 bank."),
-                    optional("sha384", Shape::List(&Shape::Number(0, 23)), "", "PCRs of the SHA-384 bank."),
+                    optional(
+                        "sha256",
+                        Shape::List(&Shape::Number(0, 23)),
+                        "",
+                        "PCRs of the SHA-256 bank.",
+                    ),
+                    optional(
+                        "sha384",
+                        Shape::List(&Shape::Number(0, 23)),
+                        "",
+                        "PCRs of the SHA-384 bank.",
+                    ),
                 ],
                 exactly_one: &[],
             }),
@@ -202,7 +212,11 @@ static TPM: MapShape = MapShape {
 
 static TPM_IMAGE: MapShape = MapShape {
     fields: &[
-        required("name", Shape::Text(&scalar::WORDS), "Name of the image: becomes the claim `image`."),
+        required(
+            "name",
+            Shape::Text(&scalar::WORDS),
+            "Name of the image: becomes the claim `image`.",
+        ),
         required(
             "pcrs",
             Shape::Map(&MapShape {
@@ -224,7 +238,12 @@ static TPM_IMAGE: MapShape = MapShape {
             }),
             "PCR values by bank.",
         ),
-        optional("until", Shape::Text(&scalar::TIMESTAMP), "", "End of the image's validity."),
+        optional(
+            "until",
+            Shape::Text(&scalar::TIMESTAMP),
+            "",
+            "End of the image's validity.",
+        ),
         optional(
             "max_instances",
             Shape::Number(1, 1_000_000),
@@ -240,8 +259,17 @@ static SIMULATED: MapShape = MapShape {
         "images",
         Shape::List(&Shape::Map(&MapShape {
             fields: &[
-                required("name", Shape::Text(&scalar::WORDS), "Name of the image: becomes the claim `image`."),
-                optional("until", Shape::Text(&scalar::TIMESTAMP), "", "End of the image's validity."),
+                required(
+                    "name",
+                    Shape::Text(&scalar::WORDS),
+                    "Name of the image: becomes the claim `image`.",
+                ),
+                optional(
+                    "until",
+                    Shape::Text(&scalar::TIMESTAMP),
+                    "",
+                    "End of the image's validity.",
+                ),
                 optional(
                     "max_instances",
                     Shape::Number(1, 1_000_000),
@@ -264,7 +292,9 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         let place = any_of.index(index, node);
         check_roots(node, &place, reporter);
         for kind in ["tpm", "simulated"] {
-            let Some(images) = node.find(&[kind, "images"]) else { continue };
+            let Some(images) = node.find(&[kind, "images"]) else {
+                continue;
+            };
             let place = place.key(kind, place.owner).key("images", place.owner);
             check_images(images, &place, reporter);
         }
@@ -274,7 +304,11 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
 fn check_roots(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     if node.entries().is_empty() && matches!(node.value, crate::yaml::Value::Map(_)) {
         let problem = reporter.at(node.span, "the alternative demands nothing");
-        return reporter.report(problem.path(place.path.clone()).allowed("`tpm`, `simulated`"));
+        return reporter.report(
+            problem
+                .path(place.path.clone())
+                .allowed("`tpm`, `simulated`"),
+        );
     }
     if let (Some(_), Some(second)) = (node.entry("tpm"), node.entry("simulated")) {
         let problem = reporter
@@ -296,13 +330,26 @@ fn check_images(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
             let problem = reporter.at(name.span, format!("two images are called `{text}`"));
             reporter.report(problem.path(place.key("name", name.span).path));
         }
-        let Some(pcrs) = image.entry("pcrs") else { continue };
+        let Some(pcrs) = image.entry("pcrs") else {
+            continue;
+        };
         let banks = pcrs.value.entries();
         let empty = banks.iter().all(|bank| bank.value.entries().is_empty());
-        let is_map = matches!(pcrs.value.value, crate::yaml::Value::Map(_) | crate::yaml::Value::Null);
-        if empty && is_map && banks.iter().all(|bank| matches!(bank.value.value, crate::yaml::Value::Map(_))) {
+        let is_map = matches!(
+            pcrs.value.value,
+            crate::yaml::Value::Map(_) | crate::yaml::Value::Null
+        );
+        if empty
+            && is_map
+            && banks
+                .iter()
+                .all(|bank| matches!(bank.value.value, crate::yaml::Value::Map(_)))
+        {
             let problem = reporter
-                .at(pcrs.key_span, "an image without PCR values matches every machine")
+                .at(
+                    pcrs.key_span,
+                    "an image without PCR values matches every machine",
+                )
                 .path(place.key("pcrs", pcrs.key_span).path)
                 .hint("`vouchsafe attest collect` prints the values of a machine");
             reporter.report(problem);
@@ -342,7 +389,11 @@ fn read_alternative(node: &Node) -> Option<Alternative> {
 
 fn read_tpm(node: &Node) -> Option<TpmReference> {
     let classes = match node.get("classes") {
-        Some(list) => list.items().iter().map(Node::parse).collect::<Option<_>>()?,
+        Some(list) => list
+            .items()
+            .iter()
+            .map(Node::parse)
+            .collect::<Option<_>>()?,
         None => BTreeSet::from([Class::Hardware]),
     };
     let images = node.get("images")?.items().iter().map(|image| {
@@ -356,7 +407,10 @@ fn read_tpm(node: &Node) -> Option<TpmReference> {
     let mut pcrs = BTreeMap::new();
     for hash in PcrHash::ALL {
         if let Some(list) = node.find(&["pcrs", hash.as_str()]) {
-            let numbers = list.items().iter().map(|n| u8::try_from(n.as_number()?).ok());
+            let numbers = list
+                .items()
+                .iter()
+                .map(|n| u8::try_from(n.as_number()?).ok());
             pcrs.insert(hash, numbers.collect::<Option<_>>()?);
         }
     }
@@ -379,7 +433,9 @@ fn read_tpm(node: &Node) -> Option<TpmReference> {
 fn read_pcrs(node: &Node) -> Option<BTreeMap<PcrHash, BTreeMap<u8, Vec<u8>>>> {
     let mut banks = BTreeMap::new();
     for hash in PcrHash::ALL {
-        let Some(bank) = node.get(hash.as_str()) else { continue };
+        let Some(bank) = node.get(hash.as_str()) else {
+            continue;
+        };
         let values = bank.entries().iter().map(|entry| {
             let digest = hex::decode(entry.value.text()?).ok()?;
             Some((scalar::pcr(&entry.key)?, digest))

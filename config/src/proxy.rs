@@ -270,9 +270,21 @@ pub(crate) static SPEC: MapShape = MapShape {
 };
 
 static FIELDS: [Field; 13] = [
-    required("trust_domain", Shape::Text(&scalar::TRUST_DOMAIN), "The trust domain that the sidecar belongs to."),
-    required("workload", Shape::Text(&scalar::WORKLOAD), "The workload that it serves."),
-    required("identity", Shape::Map(&IDENTITY), "Where its identity and its policy come from."),
+    required(
+        "trust_domain",
+        Shape::Text(&scalar::TRUST_DOMAIN),
+        "The trust domain that the sidecar belongs to.",
+    ),
+    required(
+        "workload",
+        Shape::Text(&scalar::WORKLOAD),
+        "The workload that it serves.",
+    ),
+    required(
+        "identity",
+        Shape::Map(&IDENTITY),
+        "Where its identity and its policy come from.",
+    ),
     optional(
         "inbound",
         Shape::ListOrEmpty(&Shape::Map(&INBOUND)),
@@ -285,7 +297,12 @@ static FIELDS: [Field; 13] = [
         "[]",
         "Plaintext listeners for the local application: doors of others.",
     ),
-    optional("health", Shape::Text(&scalar::SOCKET_ADDRESS), "", "Where probes are answered, in plain HTTP."),
+    optional(
+        "health",
+        Shape::Text(&scalar::SOCKET_ADDRESS),
+        "",
+        "Where probes are answered, in plain HTTP.",
+    ),
     optional(
         "metrics",
         Shape::Text(&scalar::SOCKET_ADDRESS),
@@ -316,7 +333,12 @@ static FIELDS: [Field; 13] = [
         "auto",
         "Forces a lane for all ports; `auto` follows each port.",
     ),
-    optional("drain", Shape::Text(&scalar::DURATION), "30s", "How long a drain waits for open connections."),
+    optional(
+        "drain",
+        Shape::Text(&scalar::DURATION),
+        "30s",
+        "How long a drain waits for open connections.",
+    ),
     optional("limits", Shape::Map(&LIMITS), "", "Bounds."),
 ];
 
@@ -326,14 +348,27 @@ static ACCESS_LOG: crate::shape::Text = crate::shape::Text {
     pattern: "^(stdout|denials_only|file:.+)$",
     check: |text| match text {
         "stdout" | "denials_only" => Ok(()),
-        _ if text.strip_prefix("file:").is_some_and(|path| !path.is_empty()) => Ok(()),
-        _ => Err(format!("`{}` is no place to log to", crate::shape::shorten(text))),
+        _ if text
+            .strip_prefix("file:")
+            .is_some_and(|path| !path.is_empty()) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "`{}` is no place to log to",
+            crate::shape::shorten(text)
+        )),
     },
 };
 
 static IDENTITY: MapShape = MapShape {
     fields: &[
-        optional("control_plane", Shape::Map(&CONTROL_PLANE), "", "Attested: from a Vouchsafe control plane."),
+        optional(
+            "control_plane",
+            Shape::Map(&CONTROL_PLANE),
+            "",
+            "Attested: from a Vouchsafe control plane.",
+        ),
         optional(
             "files",
             Shape::Map(&FILES),
@@ -346,14 +381,27 @@ static IDENTITY: MapShape = MapShape {
 
 static CONTROL_PLANE: MapShape = MapShape {
     fields: &[
-        required("addresses", Shape::List(&Shape::Text(&scalar::HOST_PORT)), "Where it listens; tried in order."),
+        required(
+            "addresses",
+            Shape::List(&Shape::Text(&scalar::HOST_PORT)),
+            "Where it listens; tried in order.",
+        ),
         required(
             "root_pins",
             Shape::List(&Shape::Text(&scalar::SHA256)),
             "SHA-256 of its root's public key, as `vouchsafe status` prints it.",
         ),
-        optional("join_token", Shape::Text(&scalar::FILE), "", "File with the join token, where members join by token."),
-        required("attester", Shape::Map(&ATTESTER), "What collects evidence here."),
+        optional(
+            "join_token",
+            Shape::Text(&scalar::FILE),
+            "",
+            "File with the join token, where members join by token.",
+        ),
+        required(
+            "attester",
+            Shape::Map(&ATTESTER),
+            "What collects evidence here.",
+        ),
     ],
     exactly_one: &[],
 };
@@ -365,8 +413,16 @@ static ATTESTER: MapShape = MapShape {
             "simulated",
             Shape::Map(&MapShape {
                 fields: &[
-                    required("machine", Shape::Text(&scalar::WORDS), "Name of the made-up machine."),
-                    required("image", Shape::Text(&scalar::WORDS), "Name of the made-up image."),
+                    required(
+                        "machine",
+                        Shape::Text(&scalar::WORDS),
+                        "Name of the made-up machine.",
+                    ),
+                    required(
+                        "image",
+                        Shape::Text(&scalar::WORDS),
+                        "Name of the made-up image.",
+                    ),
                 ],
                 exactly_one: &[],
             }),
@@ -379,8 +435,18 @@ static ATTESTER: MapShape = MapShape {
 
 static TPM: MapShape = MapShape {
     fields: &[
-        optional("device", Shape::Text(&scalar::FILE), DEFAULT_TPM_DEVICE, "Character device with a resource manager."),
-        optional("swtpm", Shape::Text(&scalar::LISTEN), "", "Socket of a software TPM, instead of a device."),
+        optional(
+            "device",
+            Shape::Text(&scalar::FILE),
+            DEFAULT_TPM_DEVICE,
+            "Character device with a resource manager.",
+        ),
+        optional(
+            "swtpm",
+            Shape::Text(&scalar::LISTEN),
+            "",
+            "Socket of a software TPM, instead of a device.",
+        ),
         optional(
             "ek_chain",
             Shape::Text(&scalar::FILE),
@@ -399,7 +465,11 @@ static TPM: MapShape = MapShape {
 
 static FILES: MapShape = MapShape {
     fields: &[
-        required("chain", Shape::Text(&scalar::FILE), "PEM chain, leaf first."),
+        required(
+            "chain",
+            Shape::Text(&scalar::FILE),
+            "PEM chain, leaf first.",
+        ),
         required("key", Shape::Text(&scalar::FILE), "PEM private key."),
         required(
             "bundle",
@@ -411,20 +481,32 @@ static FILES: MapShape = MapShape {
                         "",
                         "Trust domain that the authorities speak for; without it the sidecar's own.",
                     ),
-                    required("file", Shape::Text(&scalar::FILE), "PEM file of authorities."),
+                    required(
+                        "file",
+                        Shape::Text(&scalar::FILE),
+                        "PEM file of authorities.",
+                    ),
                 ],
                 exactly_one: &[],
             })),
             "Authorities that vouch for peers.",
         ),
-        required("policy", Shape::Text(&scalar::FILE), "Folder of policy documents."),
+        required(
+            "policy",
+            Shape::Text(&scalar::FILE),
+            "Folder of policy documents.",
+        ),
     ],
     exactly_one: &[],
 };
 
 static INBOUND: MapShape = MapShape {
     fields: &[
-        required("listen", Shape::Text(&scalar::SOCKET_ADDRESS), "Where it listens."),
+        required(
+            "listen",
+            Shape::Text(&scalar::SOCKET_ADDRESS),
+            "Where it listens.",
+        ),
         optional(
             "advertise",
             Shape::Text(&scalar::HOST_PORT),
@@ -435,8 +517,16 @@ static INBOUND: MapShape = MapShape {
             "ports",
             Shape::List(&Shape::Map(&MapShape {
                 fields: &[
-                    required("name", Shape::Text(&scalar::NAME), "Name of the port in the Workload document."),
-                    required("upstream", Shape::Text(&scalar::UPSTREAM), "Where the application listens."),
+                    required(
+                        "name",
+                        Shape::Text(&scalar::NAME),
+                        "Name of the port in the Workload document.",
+                    ),
+                    required(
+                        "upstream",
+                        Shape::Text(&scalar::UPSTREAM),
+                        "Where the application listens.",
+                    ),
                     optional(
                         "upstream_http",
                         Shape::Word(&["auto", "http1", "http2"]),
@@ -454,14 +544,22 @@ static INBOUND: MapShape = MapShape {
 
 static OUTBOUND: MapShape = MapShape {
     fields: &[
-        required("listen", Shape::Text(&scalar::LISTEN), "Where the application connects: loopback, or a Unix socket."),
+        required(
+            "listen",
+            Shape::Text(&scalar::LISTEN),
+            "Where the application connects: loopback, or a Unix socket.",
+        ),
         optional(
             "allow_uids",
             Shape::ListOrEmpty(&Shape::Number(0, 4_294_967_294)),
             "[]",
             "User IDs that may connect over a Unix socket; without it anyone who can open it.",
         ),
-        required("to", Shape::Text(&scalar::WORKLOAD), "The workload that is called."),
+        required(
+            "to",
+            Shape::Text(&scalar::WORKLOAD),
+            "The workload that is called.",
+        ),
         required("port", Shape::Text(&scalar::NAME), "Its port."),
         optional(
             "endpoints",
@@ -475,18 +573,48 @@ static OUTBOUND: MapShape = MapShape {
 
 static LIMITS: MapShape = MapShape {
     fields: &[
-        optional("connections", Shape::Number(1, 10_000_000), "20000", "Open connections of all listeners."),
-        optional("handshakes", Shape::Number(1, 1_000_000), "1024", "TLS handshakes at once."),
-        optional("handshake", Shape::Text(&scalar::DURATION), "10s", "Deadline of a handshake and of a request head."),
-        optional("connect", Shape::Text(&scalar::DURATION), "1s", "Deadline of connecting to the application."),
+        optional(
+            "connections",
+            Shape::Number(1, 10_000_000),
+            "20000",
+            "Open connections of all listeners.",
+        ),
+        optional(
+            "handshakes",
+            Shape::Number(1, 1_000_000),
+            "1024",
+            "TLS handshakes at once.",
+        ),
+        optional(
+            "handshake",
+            Shape::Text(&scalar::DURATION),
+            "10s",
+            "Deadline of a handshake and of a request head.",
+        ),
+        optional(
+            "connect",
+            Shape::Text(&scalar::DURATION),
+            "1s",
+            "Deadline of connecting to the application.",
+        ),
         optional(
             "idle",
             Shape::Text(&scalar::DURATION),
             "",
             "Longest silence of a request or stream; none by default, because sessions may live for days.",
         ),
-        optional("head_bytes", Shape::Number(1024, 16_777_216), "65536", "Largest request head in bytes."),
-        optional("streams", Shape::Number(1, 100_000), "256", "Streams of one shared connection."),
+        optional(
+            "head_bytes",
+            Shape::Number(1024, 16_777_216),
+            "65536",
+            "Largest request head in bytes.",
+        ),
+        optional(
+            "streams",
+            Shape::Number(1, 100_000),
+            "256",
+            "Streams of one shared connection.",
+        ),
     ],
     exactly_one: &[],
 };
@@ -504,9 +632,12 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         for (index, port) in items(listener, "ports").iter().enumerate() {
             let place = ports.index(index, port);
             check_upstream(port, &place, reporter);
-            let Some((node, name)) = port.get("name").and_then(|n| Some((n, n.text()?))) else { continue };
+            let Some((node, name)) = port.get("name").and_then(|n| Some((n, n.text()?))) else {
+                continue;
+            };
             if names.contains(&name) {
-                let problem = reporter.at(node.span, format!("port `{name}` is behind two listeners"));
+                let problem =
+                    reporter.at(node.span, format!("port `{name}` is behind two listeners"));
                 reporter.report(problem.path(place.key("name", node.span).path));
             }
             names.push(name);
@@ -518,19 +649,28 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     {
         let problem = reporter
             .at(swtpm.key_span, "`swtpm` can't stand beside `device`")
-            .path(place.key("identity.control_plane.attester.tpm.swtpm", swtpm.key_span).path);
+            .path(
+                place
+                    .key("identity.control_plane.attester.tpm.swtpm", swtpm.key_span)
+                    .path,
+            );
         reporter.report(problem);
     }
 }
 
 fn check_outbound(listener: &Node, place: &Place, reporter: &mut Reporter<'_>) {
-    let Some(listen) = listener.get("listen") else { return };
+    let Some(listen) = listener.get("listen") else {
+        return;
+    };
     let address = listen.parse::<SocketAddr>();
     if let Some(address) = address
         && !address.ip().is_loopback()
     {
         let problem = reporter
-            .at(listen.span, format!("`{address}` would take plaintext from other machines"))
+            .at(
+                listen.span,
+                format!("`{address}` would take plaintext from other machines"),
+            )
             .path(place.key("listen", listen.span).path)
             .allowed("a loopback address, or `unix:/path`");
         reporter.report(problem);
@@ -539,7 +679,10 @@ fn check_outbound(listener: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         && !uids.value.items().is_empty()
     {
         let problem = reporter
-            .at(uids.key_span, "`allow_uids` needs a Unix socket: a TCP peer has no user ID")
+            .at(
+                uids.key_span,
+                "`allow_uids` needs a Unix socket: a TCP peer has no user ID",
+            )
             .path(place.key("allow_uids", uids.key_span).path)
             .hint("listen on `unix:/path`");
         reporter.report(problem);
@@ -547,13 +690,18 @@ fn check_outbound(listener: &Node, place: &Place, reporter: &mut Reporter<'_>) {
 }
 
 fn check_upstream(port: &Node, place: &Place, reporter: &mut Reporter<'_>) {
-    let Some(node) = port.get("upstream") else { return };
+    let Some(node) = port.get("upstream") else {
+        return;
+    };
     let address = node.parse::<SocketAddr>().map(|address| address.ip());
     if let Some(ip) = address.or_else(|| node.parse::<IpAddr>())
         && !ip.is_loopback()
     {
         let problem = reporter
-            .at(node.span, format!("plaintext to `{ip}` leaves this machine"))
+            .at(
+                node.span,
+                format!("plaintext to `{ip}` leaves this machine"),
+            )
             .path(place.key("upstream", node.span).path)
             .hint("put the sidecar beside its application");
         reporter.report(problem.warning());
@@ -571,8 +719,12 @@ fn read(spec: &Node, folder: &Path) -> Option<ProxyConfig> {
     Some(ProxyConfig {
         workload: spec.get("workload")?.parse()?,
         identity: read_identity(spec.get("identity")?, &trust_domain, folder)?,
-        inbound: inbound.map(|node| read_inbound(node, folder)).collect::<Option<_>>()?,
-        outbound: outbound.map(|node| read_outbound(node, folder)).collect::<Option<_>>()?,
+        inbound: inbound
+            .map(|node| read_inbound(node, folder))
+            .collect::<Option<_>>()?,
+        outbound: outbound
+            .map(|node| read_outbound(node, folder))
+            .collect::<Option<_>>()?,
         health: optional_value(spec, "health", Node::parse)?,
         metrics: optional_value(spec, "metrics", Node::parse)?,
         admin: path(spec, "admin", folder)?.unwrap_or_else(|| DEFAULT_ADMIN.into()),
@@ -616,7 +768,9 @@ fn read_identity(node: &Node, own: &TrustDomain, folder: &Path) -> Option<Identi
         let addresses = items(node, "addresses").iter();
         let pins = items(node, "root_pins").iter();
         return Some(IdentitySource::ControlPlane(ControlPlaneClient {
-            addresses: addresses.map(|node| node.text().map(str::to_owned)).collect::<Option<_>>()?,
+            addresses: addresses
+                .map(|node| node.text().map(str::to_owned))
+                .collect::<Option<_>>()?,
             root_pins: pins
                 .map(|node| scalar::digest(node.text()?).ok())
                 .collect::<Option<_>>()?,
@@ -627,7 +781,8 @@ fn read_identity(node: &Node, own: &TrustDomain, folder: &Path) -> Option<Identi
     let node = node.get("files")?;
     let bundle = items(node, "bundle").iter().map(|node| {
         Some(BundleFile {
-            trust_domain: optional_value(node, "trust_domain", Node::parse)?.unwrap_or_else(|| own.clone()),
+            trust_domain: optional_value(node, "trust_domain", Node::parse)?
+                .unwrap_or_else(|| own.clone()),
             file: path(node, "file", folder)??,
         })
     });
@@ -656,7 +811,8 @@ fn read_attester(node: &Node, folder: &Path) -> Option<Attester> {
             path(node, "device", folder)?.unwrap_or_else(|| DEFAULT_TPM_DEVICE.into()),
         ),
     };
-    let default_log = matches!(transport, TpmTransport::Device(_)).then(|| DEFAULT_EVENT_LOG.into());
+    let default_log =
+        matches!(transport, TpmTransport::Device(_)).then(|| DEFAULT_EVENT_LOG.into());
     Some(Attester::Tpm(Tpm {
         ek_chain: path(node, "ek_chain", folder)?,
         event_log: path(node, "event_log", folder)?.or(default_log),
@@ -715,7 +871,8 @@ fn read_limits(node: &Node) -> Option<Limits> {
         Some(found) => usize::try_from(found).ok(),
         None => Some(default),
     };
-    let duration = |key, default| Some(optional_value(node, key, Node::as_duration)?.unwrap_or(default));
+    let duration =
+        |key, default| Some(optional_value(node, key, Node::as_duration)?.unwrap_or(default));
     Some(Limits {
         connections: number("connections", default.connections)?,
         handshakes: number("handshakes", default.handshakes)?,

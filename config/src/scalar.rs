@@ -115,7 +115,9 @@ pub(crate) static PEM: Text = Text {
     allowed: "certificates in PEM, from `-----BEGIN CERTIFICATE-----` on",
     pattern: "-----BEGIN CERTIFICATE-----",
     check: |text| {
-        if text.contains("-----BEGIN CERTIFICATE-----") && text.contains("-----END CERTIFICATE-----") {
+        if text.contains("-----BEGIN CERTIFICATE-----")
+            && text.contains("-----END CERTIFICATE-----")
+        {
             Ok(())
         } else {
             Err("no certificate in the text".to_owned())
@@ -168,7 +170,11 @@ pub(crate) static PATH_PATTERN: Text = Text {
     what: "a path pattern",
     allowed: "a path: `*` stands for one segment, `**` for the rest and only at the end",
     pattern: "^/",
-    check: |text| PathPattern::parse(text).map(drop).map_err(|e| e.to_string()),
+    check: |text| {
+        PathPattern::parse(text)
+            .map(drop)
+            .map_err(|e| e.to_string())
+    },
 };
 
 /// A path without wildcards, as probes name it.
@@ -296,7 +302,10 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, after) = rest.split_at_checked(digits)?;
         let number: u64 = number.parse().ok()?;
-        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        let letters = after.len()
+            - after
+                .trim_start_matches(|c: char| c.is_ascii_lowercase())
+                .len();
         let (unit, after) = after.split_at_checked(letters)?;
         let milliseconds: u64 = match unit {
             "ms" => 1,
@@ -320,14 +329,24 @@ const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 86_400);
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     let mut text = String::new();
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+    for (unit, size) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+        ("ms", 1),
+    ] {
         let number = rest / size;
         rest %= size;
         if number > 0 {
             text.push_str(&format!("{number}{unit}"));
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 pub(crate) fn timestamp(text: &str) -> Option<SystemTime> {
@@ -338,7 +357,8 @@ pub(crate) fn timestamp(text: &str) -> Option<SystemTime> {
 }
 
 pub(crate) fn show_time(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| "an unknown time".to_owned(), |time| time.to_string())
+    jiff::Timestamp::try_from(time)
+        .map_or_else(|_| "an unknown time".to_owned(), |time| time.to_string())
 }
 
 pub(crate) fn digest<const N: usize>(text: &str) -> Result<[u8; N], String> {

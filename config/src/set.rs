@@ -126,7 +126,8 @@ impl PolicySet {
                     .insert(head.full_name()?, profile::read(head, spec)?);
             }
             Kind::Node => {
-                self.nodes.insert(head.full_name()?, node::read(head, spec)?);
+                self.nodes
+                    .insert(head.full_name()?, node::read(head, spec)?);
             }
             Kind::Workload => {
                 self.workloads
@@ -273,7 +274,9 @@ impl PolicySet {
         );
         selectors.flat_map(|from| {
             let workloads = self.workloads.values();
-            workloads.filter(|workload| from.admits(workload)).map(|workload| &workload.name)
+            workloads
+                .filter(|workload| from.admits(workload))
+                .map(|workload| &workload.name)
         })
     }
 }

@@ -70,7 +70,11 @@ static FIELDS: [Field; 3] = [
                     "join_tokens",
                     Shape::List(&Shape::Map(&MapShape {
                         fields: &[
-                            required("sha256", Shape::Text(&scalar::SHA256), "SHA-256 of the token's text."),
+                            required(
+                                "sha256",
+                                Shape::Text(&scalar::SHA256),
+                                "SHA-256 of the token's text.",
+                            ),
                             required(
                                 "expires",
                                 Shape::Text(&scalar::TIMESTAMP),
@@ -98,7 +102,11 @@ static FIELDS: [Field; 3] = [
 
 static PORT: MapShape = MapShape {
     fields: &[
-        required("name", Shape::Text(&scalar::NAME), "Name of the port, by which policies open it."),
+        required(
+            "name",
+            Shape::Text(&scalar::NAME),
+            "Name of the port, by which policies open it.",
+        ),
         optional("port", Shape::Number(1, 65535), "", "Port number."),
         optional(
             "ports",
@@ -151,7 +159,9 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
             names.push(name);
         }
         if let Some((node, first, last)) = numbers(port) {
-            let overlap = ranges.iter().find(|(from, to, _)| first <= *to && *from <= last);
+            let overlap = ranges
+                .iter()
+                .find(|(from, to, _)| first <= *to && *from <= last);
             if let Some((_, _, other)) = overlap {
                 let message = format!("the port number is also that of port `{other}`");
                 let key = if first == last { "port" } else { "ports" };

@@ -121,10 +121,7 @@ struct Client<'a> {
     id: Option<&'a SpiffeId>,
 }
 
-fn find_door<'p>(
-    policy: &'p Policy,
-    context: &Context<'p>,
-) -> Option<(&'p Door, Client<'p>)> {
+fn find_door<'p>(policy: &'p Policy, context: &Context<'p>) -> Option<(&'p Door, Client<'p>)> {
     let id = context.peer.id();
     let path = (Some(id.trust_domain()) == policy.trust_domain.as_ref()).then(|| id.path());
     let local = policy.doors(context.local)?;

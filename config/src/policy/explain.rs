@@ -60,7 +60,10 @@ impl fmt::Display for Failure {
                 crate::scalar::show_duration(*age),
             ),
             Self::Claims(kind, None) => {
-                write!(f, "demands claims of `{kind}`, and the peer has proven no such device")
+                write!(
+                    f,
+                    "demands claims of `{kind}`, and the peer has proven no such device"
+                )
             }
             Self::Claims(kind, Some(claim)) => {
                 write!(f, "demands another `{claim}` of `{kind}`")

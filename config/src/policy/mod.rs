@@ -15,7 +15,7 @@ mod path;
 
 pub use authorize::{Failure, authorize};
 pub use compile::Policy;
-pub use explain::{Explanation, ExplainedRule};
+pub use explain::{ExplainedRule, Explanation};
 pub use path::{ParsePatternError, PathError, PathPattern, normalize_path};
 
 /// Which way a connection goes, seen from the sidecar that asks.
@@ -193,3 +193,6 @@ pub struct RuleSource {
     /// Line of the rule, from 1.
     pub line: u32,
 }
+
+#[cfg(test)]
+mod tests;

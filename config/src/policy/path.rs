@@ -44,7 +44,11 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathError> {
 
 /// Characters of a path that mean themselves; `?` and `#` would end it.
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'?' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
+    byte.is_ascii_graphic()
+        && !matches!(
+            byte,
+            b'\\' | b'?' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}'
+        )
 }
 
 fn check_segments(path: &str) -> Result<(), PathError> {
@@ -139,7 +143,9 @@ pub enum ParsePatternError {
     #[error(transparent)]
     Path(#[from] PathError),
     /// It would never match, because paths are normalised first.
-    #[error("the path is not in normal form: write unreserved characters as they are, and escapes in upper case")]
+    #[error(
+        "the path is not in normal form: write unreserved characters as they are, and escapes in upper case"
+    )]
     NotNormal,
     /// A `*` beside other characters.
     #[error("`*` stands for a whole segment")]
@@ -205,17 +211,22 @@ impl PathPattern {
     /// Whether every path that `other` matches is matched by this pattern too.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let enough = if self.open {
-            other.segments.len() > self.segments.len() || (other.open && other.segments.len() == self.segments.len())
+            other.segments.len() > self.segments.len()
+                || (other.open && other.segments.len() == self.segments.len())
         } else {
             !other.open && other.segments.len() == self.segments.len()
         };
         enough
-            && self.segments.iter().zip(&other.segments).all(|(mine, theirs)| match (mine, theirs) {
-                (Segment::Any, Segment::Literal(text)) => !text.is_empty(),
-                (Segment::Any, Segment::Any) => true,
-                (Segment::Literal(mine), Segment::Literal(theirs)) => mine == theirs,
-                (Segment::Literal(_), Segment::Any) => false,
-            })
+            && self
+                .segments
+                .iter()
+                .zip(&other.segments)
+                .all(|(mine, theirs)| match (mine, theirs) {
+                    (Segment::Any, Segment::Literal(text)) => !text.is_empty(),
+                    (Segment::Any, Segment::Any) => true,
+                    (Segment::Literal(mine), Segment::Literal(theirs)) => mine == theirs,
+                    (Segment::Literal(_), Segment::Any) => false,
+                })
     }
 }
 
@@ -251,9 +262,16 @@ mod tests {
             ("/...", "/..."),
         ] {
             assert_eq!(normalize_path(path).as_deref(), Ok(normal), "{path}");
-            assert_eq!(normalize_path(normal).as_deref(), Ok(normal), "stable: {normal}");
+            assert_eq!(
+                normalize_path(normal).as_deref(),
+                Ok(normal),
+                "stable: {normal}"
+            );
         }
-        assert!(matches!(normalize_path("/v1/chat%20x"), Ok(Cow::Borrowed(_))));
+        assert!(matches!(
+            normalize_path("/v1/chat%20x"),
+            Ok(Cow::Borrowed(_))
+        ));
     }
 
     #[test]
@@ -310,10 +328,22 @@ mod tests {
 
     #[test]
     fn one_star_is_one_segment_and_two_are_the_rest() {
-        check("/v1/chat", &["/v1/chat"], &["/v1", "/v1/chat/", "/v1/chat/x", "/v1/cha"]);
-        check("/v1/models/*", &["/v1/models/a"], &["/v1/models", "/v1/models/", "/v1/models/a/b"]);
+        check(
+            "/v1/chat",
+            &["/v1/chat"],
+            &["/v1", "/v1/chat/", "/v1/chat/x", "/v1/cha"],
+        );
+        check(
+            "/v1/models/*",
+            &["/v1/models/a"],
+            &["/v1/models", "/v1/models/", "/v1/models/a/b"],
+        );
         check("/*/x", &["/a/x"], &["/x", "//x", "/a/b/x"]);
-        check("/v1/**", &["/v1/a", "/v1/a/b", "/v1/"], &["/v1", "/v2/a", "/v10/a"]);
+        check(
+            "/v1/**",
+            &["/v1/a", "/v1/a/b", "/v1/"],
+            &["/v1", "/v2/a", "/v10/a"],
+        );
         check("/**", &["/", "/a", "/a/b"], &[]);
         check("/", &["/"], &["/a"]);
     }
@@ -337,10 +367,22 @@ mod tests {
     #[test]
     fn a_wider_pattern_covers_a_narrower_one() {
         let parse = |text| PathPattern::parse(text).unwrap();
-        for (wide, narrow) in [("/**", "/a"), ("/**", "/**"), ("/a/*", "/a/b"), ("/a/**", "/a/b/**"), ("/a/**", "/a/")] {
+        for (wide, narrow) in [
+            ("/**", "/a"),
+            ("/**", "/**"),
+            ("/a/*", "/a/b"),
+            ("/a/**", "/a/b/**"),
+            ("/a/**", "/a/"),
+        ] {
             assert!(parse(wide).covers(&parse(narrow)), "{wide} {narrow}");
         }
-        for (wide, narrow) in [("/a", "/**"), ("/a/**", "/a"), ("/a/*", "/a/**"), ("/a/*", "/a/"), ("/a/b", "/a/*")] {
+        for (wide, narrow) in [
+            ("/a", "/**"),
+            ("/a/**", "/a"),
+            ("/a/*", "/a/**"),
+            ("/a/*", "/a/"),
+            ("/a/b", "/a/*"),
+        ] {
             assert!(!parse(wide).covers(&parse(narrow)), "{wide} {narrow}");
         }
     }

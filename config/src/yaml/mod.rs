@@ -222,12 +222,7 @@ impl<'r, 's> Reading<'r, 's> {
     }
 
     /// Takes one event; `false` when a bound was passed.
-    fn event(
-        &mut self,
-        event: Event<'_>,
-        span: Span,
-        tag: Option<std::ops::Range<usize>>,
-    ) -> bool {
+    fn event(&mut self, event: Event<'_>, span: Span, tag: Option<std::ops::Range<usize>>) -> bool {
         if event.is_node() {
             self.nodes += 1;
             if self.nodes > MAX_NODES || self.trees.len() >= MAX_DOCUMENTS {
@@ -301,7 +296,9 @@ impl<'r, 's> Reading<'r, 's> {
                 self.node(span, Value::List(items));
             }
             Open::Map { span, entries, .. } => {
-                let last = entries.last().map(|entry| entry.value.span.to(entry.key_span));
+                let last = entries
+                    .last()
+                    .map(|entry| entry.value.span.to(entry.key_span));
                 self.node(close(span, last), Value::Map(entries));
             }
         }
@@ -410,7 +407,10 @@ fn key_of(node: &Node, seen: &mut HashMap<String, Span>) -> Result<String, (Stri
         return Err((message, "write `key: value`".into()));
     };
     if scalar.plain && scalar.text == "<<" {
-        return Err(("merge keys are not read".into(), "write the keys out".into()));
+        return Err((
+            "merge keys are not read".into(),
+            "write the keys out".into(),
+        ));
     }
     if seen.insert(scalar.text.clone(), node.span).is_some() {
         let message = format!("the key `{}` is written twice", scalar.text);

@@ -1,1 +1,0 @@
-//! JSON Schema of each kind, made from the tables of fields that the reader checks by.
