@@ -1,1 +1,3 @@
 //! Promises of the system, kept by real processes and seen through public doors: one file per promise.
+
+mod peers;

@@ -10,6 +10,13 @@
 pub mod backend;
 pub mod binaries;
 pub mod client;
+pub mod documents;
+pub mod files;
+pub mod mesh;
+pub mod metrics;
+pub mod pki;
 pub mod port;
 pub mod process;
+pub mod sidecar;
+pub mod tls;
 pub mod wait;
