@@ -171,7 +171,7 @@ class Machine:
     def attester(self, image):
         if self.tpm is None:
             return f"simulated: {{machine: {self.name}, image: {image}}}"
-        return f"tpm: {{swtpm_unix: {self.tpm.socket}}}"
+        return f"tpm: {{swtpm: 'unix:{self.tpm.socket}'}}"
 
 
 class Sidecar:
@@ -186,23 +186,27 @@ class Sidecar:
         self.calls = {to: f"127.0.0.1:{free_port()}" for to, _ in outbound}
         self.config = self.folder / "proxy.yaml"
         lines = [
-            f"trust_domain: {factory.trust_domain}",
-            f"workload: {workload}",
-            "control_plane:",
-            f"  addresses: [{factory.address}]",
-            f"  root_pins: [{factory.root_pin}]",
-            f"  attester: {{{machine.attester(image)}}}",
-            f"admin: {self.admin}",
-            f"metrics: {self.metrics}",
-            "workers: 1",
+            "apiVersion: vouchsafe.dev/v1alpha1",
+            "kind: Proxy",
+            "spec:",
+            f"  trust_domain: {factory.trust_domain}",
+            f"  workload: {workload}",
+            "  identity:",
+            "    control_plane:",
+            f"      addresses: ['{factory.address}']",
+            f"      root_pins: [\"{factory.root_pin}\"]",
+            f"      attester: {{{machine.attester(image)}}}",
+            f"  admin: {self.admin}",
+            f"  metrics: {self.metrics}",
+            "  workers: 1",
         ]
         if inbound:
             port, upstream = inbound
-            lines += ["inbound:", f"  - listen: 127.0.0.1:{free_port()}",
-                      f"    ports: [{{name: {port}, upstream: '{upstream}'}}]"]
+            lines += ["  inbound:", f"    - listen: 127.0.0.1:{free_port()}",
+                      f"      ports: [{{name: {port}, upstream: '{upstream}'}}]"]
         if outbound:
-            lines += ["outbound:"]
-            lines += [f"  - {{listen: '{self.calls[to]}', to: {to}, port: {port}}}" for to, port in outbound]
+            lines += ["  outbound:"]
+            lines += [f"    - {{listen: '{self.calls[to]}', to: {to}, port: {port}}}" for to, port in outbound]
         self.config.write_text("\n".join(lines) + "\n")
         self.process = factory.processes.spawn(f"sidecar-{name}", [factory.proxy, "--config", self.config])
 
@@ -281,9 +285,11 @@ class Factory:
         self.data = data
         self.control_metrics = f"127.0.0.1:{free_port()}"
         config = self.folder / "control-plane.yaml"
-        config.write_text(f"listen: {self.address}\nmetrics: {self.control_metrics}\npolicy: {self.policy}\n")
+        config.write_text(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: ControlPlane\nspec:\n"
+            f"  listen: {self.address}\n  metrics: {self.control_metrics}\n  data: {data}\n  policy: {self.policy}\n")
         self.control = self.processes.spawn(
-            "control-plane", [self.vouchsafe, "serve", "--data", data, "--config", config])
+            "control-plane", [self.vouchsafe, "serve", "--config", config])
         wait_for("the control plane", lambda: request(f"http://{self.control_metrics}/readyz")[0] == 200,
                  self.processes, self.control.log)
         status = json.loads(self.cli("status", "-o", "json"))

@@ -1,3 +1,4 @@
 //! Promises of the system, kept by real processes and seen through public doors: one file per promise.
 
+mod example;
 mod peers;
