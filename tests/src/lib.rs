@@ -19,4 +19,5 @@ pub mod port;
 pub mod process;
 pub mod sidecar;
 pub mod tls;
+pub mod swtpm;
 pub mod wait;

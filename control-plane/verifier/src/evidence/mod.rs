@@ -33,10 +33,24 @@ impl Evidence {
         }
     }
 
-    /// What enters the digest of evidence that later devices sign over: the same fields that the attester frames.
+    /// What enters the digest of evidence that later devices sign over: every field, framed, in the order of the
+    /// protocol file, as the attester frames it too.
     pub(crate) fn transcript(&self) -> Vec<u8> {
         match self {
-            Self::Tpm(tpm) => framed(&[&tpm.quote, &tpm.signature]),
+            Self::Tpm(tpm) => {
+                let mut fields: Vec<Vec<u8>> = vec![tpm.quote.clone(), tpm.signature.clone()];
+                let mut bank = None;
+                for (hash, pcr, value) in tpm.pcrs.iter() {
+                    if bank.replace(hash) != Some(hash) {
+                        fields.push(hash.as_str().into());
+                    }
+                    fields.extend([vec![pcr], value.to_vec()]);
+                }
+                fields.push(tpm.event_log.clone());
+                fields.push(tpm.activated_credential.clone());
+                let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+                framed(&fields)
+            }
             Self::Simulated(made_up) => framed(&[
                 made_up.machine.as_bytes(),
                 made_up.image.as_bytes(),
