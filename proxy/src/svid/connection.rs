@@ -105,6 +105,14 @@ impl ControlPlane {
         Err(failure)
     }
 
+    /// A session that has not shaken hands yet.
+    #[cfg(test)]
+    pub(super) fn session_before_handshake(&self) -> rustls::ClientConnection {
+        let config = Arc::new(self.tls_config(None).unwrap());
+        let name = ServerName::try_from("control-plane").unwrap();
+        rustls::ClientConnection::new(config, name).unwrap()
+    }
+
     async fn connect_to(
         address: &str,
         config: Arc<ClientConfig>,
@@ -241,7 +249,7 @@ fn origin() -> Uri {
 }
 
 /// Takes the exporter of an established session.
-fn exporter(session: &rustls::ClientConnection) -> Result<[u8; 32], ConnectError> {
+pub(super) fn exporter(session: &rustls::ClientConnection) -> Result<[u8; 32], ConnectError> {
     session
         .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]))
         .map_err(ConnectError::Exporter)

@@ -16,6 +16,11 @@ pub mod connection;
 pub mod files;
 pub mod rotation;
 
+#[cfg(test)]
+pub(crate) mod test_control_plane;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 

@@ -74,6 +74,57 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
+/// What the current thread logs, for tests.
+#[cfg(test)]
+pub(crate) mod capture {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::DefaultGuard;
+
+    /// Captures until it is dropped.
+    pub(crate) struct Log {
+        lines: Lines,
+        _guard: DefaultGuard,
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn start() -> Log {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || writer.clone())
+            .finish();
+        Log {
+            lines,
+            _guard: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    impl Log {
+        /// How many lines contain a text.
+        pub(crate) fn count(&self, text: &str) -> usize {
+            let bytes = self.lines.0.lock().unwrap();
+            let all = String::from_utf8_lossy(&bytes);
+            all.lines().filter(|line| line.contains(text)).count()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

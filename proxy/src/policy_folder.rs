@@ -1,0 +1,142 @@
+//! Policy from a folder, for sidecars whose identity comes from files.
+//!
+//! A changed folder is read as a whole; one that has a mistake leaves the last good policy in force and is named in log
+//! and metric until it is repaired (promise 6).
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::svid::sha256;
+use vouchsafe_attestation::trust_domain::TrustDomain;
+use vouchsafe_config::load;
+use vouchsafe_config::problem::Problems;
+use vouchsafe_config::set::{Options, PolicySet};
+
+use crate::clock::MeshClock;
+use crate::health::Readiness;
+use crate::state::{PolicyEpoch, State};
+use crate::telemetry::control::ControlMetrics;
+
+/// Follows a folder of policy documents.
+#[derive(Debug)]
+pub struct PolicyFolder {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Where it has no Mesh document.
+    pub trust_domain: TrustDomain,
+    /// For break-glass rules.
+    pub clock: Arc<MeshClock>,
+    /// The policy is published here.
+    pub state: Arc<State>,
+    /// Told of the first policy.
+    pub readiness: Arc<Readiness>,
+    /// Counts reloads.
+    pub metrics: Arc<ControlMetrics>,
+}
+
+impl PolicyFolder {
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        let (mut seen, mut look_again) = (None, false);
+        loop {
+            let folder = self.folder.clone();
+            let print = tokio::task::spawn_blocking(move || fingerprint(&folder)).await;
+            let changed = print.ok().filter(|print| seen != Some(*print));
+            if changed.is_some() || look_again {
+                // A file that is written twice within one tick of the file system looks unchanged the second time.
+                look_again = changed.is_some();
+                seen = changed.or(seen);
+                self.reload(look_again).await;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn reload(&self, is_news: bool) {
+        let (folder, options) = (
+            self.folder.clone(),
+            Options {
+                now: Some(self.clock.now()),
+            },
+        );
+        match tokio::task::spawn_blocking(move || load::policy(&[folder], options)).await {
+            Ok(Ok(set)) => self.publish(&set, is_news),
+            Ok(Err(problems)) if is_news => self.report(&problems),
+            // Said already; or the process ends.
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+
+    fn publish(&self, set: &PolicySet, is_news: bool) {
+        self.state.policy.store(Arc::new(PolicyEpoch {
+            revision: Revision::default(),
+            policy: set.policy(&self.trust_domain),
+            endpoints: Vec::new(),
+        }));
+        self.readiness.policy_is_there();
+        self.count("applied", false);
+        if is_news {
+            tracing::info!(documents = set.documents().len(), "policy folder applied");
+        }
+    }
+
+    fn report(&self, problems: &Problems) {
+        self.count("refused", true);
+        let (errors, error) = (problems.errors(), problems.to_string());
+        tracing::error!(
+            errors,
+            error,
+            "policy folder can't be used: the last good policy stays"
+        );
+    }
+
+    fn count(&self, outcome: &str, broken: bool) {
+        let labels = ["policy", outcome];
+        self.metrics.file_reloads.with_label_values(&labels).inc();
+        self.metrics
+            .files_broken
+            .with_label_values(&["policy"])
+            .set(broken.into());
+    }
+}
+
+/// A digest of which files there are and when each changed, links followed: cheap enough to take twice a second.
+fn fingerprint(folder: &Path) -> [u8; 32] {
+    let mut seen = Vec::new();
+    walk(folder, 0, &mut seen);
+    sha256(&seen)
+}
+
+fn walk(folder: &Path, depth: usize, seen: &mut Vec<u8>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return seen.extend_from_slice(b"unreadable");
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        seen.extend_from_slice(path.as_os_str().as_encoded_bytes());
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            continue;
+        };
+        for number in [
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            metadata.ctime().cast_unsigned(),
+            metadata.ctime_nsec().cast_unsigned(),
+        ] {
+            seen.extend_from_slice(&number.to_be_bytes());
+        }
+        if metadata.is_dir() && depth < MAX_DEPTH {
+            walk(&path, depth + 1, seen);
+        }
+    }
+}
+
+/// How soon a change is noticed.
+const POLL: Duration = Duration::from_millis(400);
+/// As deep as the loader reads.
+const MAX_DEPTH: usize = 8;
