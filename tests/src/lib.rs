@@ -18,6 +18,6 @@ pub mod pki;
 pub mod port;
 pub mod process;
 pub mod sidecar;
-pub mod tls;
 pub mod swtpm;
+pub mod tls;
 pub mod wait;

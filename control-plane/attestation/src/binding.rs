@@ -206,3 +206,173 @@ fn frame(context: &mut digest::Context, field: &[u8]) {
 const BASE_LABEL: &[u8] = b"vouchsafe/v1/attest\0";
 const DEVICE_LABEL: &[u8] = b"vouchsafe/v1/device\0";
 const EVIDENCE_LABEL: &[u8] = b"vouchsafe/v1/evidence\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fields {
+        purpose: Purpose,
+        role: Role,
+        trust_domain: TrustDomain,
+        workload: WorkloadName,
+        client_nonce: [u8; 32],
+        server_nonce: [u8; 32],
+        spki_sha256: [u8; 32],
+        server_leaf_sha256: [u8; 32],
+        exporter: [u8; 32],
+        ek_name: Vec<u8>,
+        ak_name: Vec<u8>,
+        revision: Revision,
+    }
+
+    fn fields() -> Fields {
+        Fields {
+            purpose: Purpose::Enroll,
+            role: Role::Attester,
+            trust_domain: "factory.example".parse().unwrap(),
+            workload: "inference/llm".parse().unwrap(),
+            client_nonce: [1; 32],
+            server_nonce: [2; 32],
+            spki_sha256: [3; 32],
+            server_leaf_sha256: [4; 32],
+            exporter: [5; 32],
+            ek_name: vec![6; 34],
+            ak_name: vec![7; 34],
+            revision: Revision {
+                epoch: 1,
+                sequence: 2,
+            },
+        }
+    }
+
+    fn base(change: impl FnOnce(&mut Fields)) -> Base {
+        let mut fields = fields();
+        change(&mut fields);
+        Transcript {
+            purpose: fields.purpose,
+            role: fields.role,
+            trust_domain: &fields.trust_domain,
+            workload: &fields.workload,
+            client_nonce: Nonce(fields.client_nonce),
+            server_nonce: Nonce(fields.server_nonce),
+            spki_sha256: fields.spki_sha256,
+            server_leaf_sha256: fields.server_leaf_sha256,
+            exporter: fields.exporter,
+            ek_name: &fields.ek_name,
+            ak_name: &fields.ak_name,
+            policy_revision: fields.revision,
+        }
+        .base()
+    }
+
+    #[test]
+    fn every_field_of_the_transcript_changes_the_base() {
+        let bases = [
+            base(|_| ()),
+            base(|fields| fields.purpose = Purpose::Renew),
+            base(|fields| fields.purpose = Purpose::Reattest),
+            base(|fields| fields.role = Role::ControlPlane),
+            base(|fields| fields.trust_domain = "factory.exampla".parse().unwrap()),
+            base(|fields| fields.workload = "inference/lln".parse().unwrap()),
+            base(|fields| fields.client_nonce[31] ^= 1),
+            base(|fields| fields.server_nonce[31] ^= 1),
+            base(|fields| fields.spki_sha256[31] ^= 1),
+            base(|fields| fields.server_leaf_sha256[31] ^= 1),
+            base(|fields| fields.exporter[31] ^= 1),
+            base(|fields| fields.ek_name[33] ^= 1),
+            base(|fields| fields.ak_name[33] ^= 1),
+            base(|fields| fields.revision.epoch += 1),
+            base(|fields| fields.revision.sequence += 1),
+            // Two fields that trade places, and bytes that move over a border between fields.
+            base(|fields| std::mem::swap(&mut fields.client_nonce, &mut fields.server_nonce)),
+            base(|fields| std::mem::swap(&mut fields.ek_name, &mut fields.ak_name)),
+            base(|fields| {
+                let moved = fields.ek_name.pop().unwrap();
+                fields.ak_name.insert(0, moved);
+            }),
+            base(|fields| {
+                fields.revision = Revision {
+                    epoch: 2,
+                    sequence: 1,
+                };
+            }),
+        ];
+        for (index, one) in bases.iter().enumerate() {
+            for other in &bases[index + 1..] {
+                assert_ne!(one, other, "case {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_device_binding_changes_it() {
+        let (one, other) = (base(|_| ()), base(|fields| fields.exporter = [9; 32]));
+        let before = EvidenceDigest::empty();
+        let after = before.after(EvidenceKind::Tpm, 0, b"quote");
+        let binding = one.device(EvidenceKind::Tpm, 0, &before);
+        for changed in [
+            other.device(EvidenceKind::Tpm, 0, &before),
+            one.device(EvidenceKind::Simulated, 0, &before),
+            one.device(EvidenceKind::Tpm, 1, &before),
+            one.device(EvidenceKind::Tpm, 0, &after),
+        ] {
+            assert!(!binding.matches(changed.as_bytes()));
+        }
+        assert!(binding.matches(one.device(EvidenceKind::Tpm, 0, &before).as_bytes()));
+    }
+
+    #[test]
+    fn a_binding_matches_no_prefix_and_no_longer_value() {
+        let binding = base(|_| ()).device(EvidenceKind::Tpm, 0, &EvidenceDigest::empty());
+        let bytes = binding.as_bytes();
+        assert!(!binding.matches(&[]));
+        assert!(!binding.matches(&bytes[..31]));
+        assert!(!binding.matches(&[bytes.as_slice(), &[0]].concat()));
+        assert!(!binding.matches(&[0; 32]));
+    }
+
+    #[test]
+    fn evidence_is_digested_with_its_kind_number_and_order() {
+        let empty = EvidenceDigest::empty();
+        let (a, b) = (
+            empty.after(EvidenceKind::Tpm, 0, b"a"),
+            empty.after(EvidenceKind::Tpm, 0, b"b"),
+        );
+        let digests = [
+            empty,
+            a,
+            b,
+            empty.after(EvidenceKind::Simulated, 0, b"a"),
+            empty.after(EvidenceKind::Tpm, 1, b"a"),
+            empty.after(EvidenceKind::Tpm, 0, b""),
+            a.after(EvidenceKind::Tpm, 1, b"b"),
+            b.after(EvidenceKind::Tpm, 1, b"a"),
+            empty.after(EvidenceKind::Tpm, 0, b"ab"),
+        ];
+        for (index, one) in digests.iter().enumerate() {
+            for other in &digests[index + 1..] {
+                assert_ne!(one, other, "case {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_label_begins_another() {
+        let labels = [BASE_LABEL, DEVICE_LABEL, EVIDENCE_LABEL];
+        for (index, one) in labels.iter().enumerate() {
+            assert_eq!(one.last(), Some(&0), "a label ends in NUL and has no other");
+            assert_eq!(one.iter().filter(|byte| **byte == 0).count(), 1);
+            for (other_index, other) in labels.iter().enumerate() {
+                assert!(index == other_index || !other.starts_with(one));
+            }
+        }
+    }
+
+    #[test]
+    fn fields_are_framed_without_ambiguity() {
+        assert_ne!(framed(&[b"ab", b"c"]), framed(&[b"a", b"bc"]));
+        assert_ne!(framed(&[b"a"]), framed(&[b"a", b""]));
+        assert_eq!(framed(&[b"a"]), [0, 0, 0, 0, 0, 0, 0, 1, b'a']);
+    }
+}

@@ -130,34 +130,7 @@ pub fn verify_peer(
     if authorities.is_empty() {
         return Err(VerifyPeerError::TrustDomain(leaf.id.trust_domain().clone()));
     }
-    let anchors: Vec<TrustAnchor<'_>> = authorities
-        .iter()
-        .map(|authority| authority.anchor.clone())
-        .collect();
-    let end_entity = EndEntityCert::try_from(leaf_der).map_err(VerifyPeerError::Path)?;
-    let usage = match role {
-        PeerRole::Client => KeyUsage::client_auth(),
-        PeerRole::Server => KeyUsage::server_auth(),
-    };
-    let path = end_entity
-        .verify_for_usage(
-            SIGNATURE_ALGORITHMS,
-            &anchors,
-            intermediates,
-            unix_time(now),
-            usage,
-            None,
-            None,
-        )
-        .map_err(VerifyPeerError::from_path)?;
-    let used = path.anchor();
-    let authority = authorities
-        .into_iter()
-        .find(|held| {
-            held.anchor.subject_public_key_info == used.subject_public_key_info
-                && held.anchor.subject == used.subject
-        })
-        .ok_or(VerifyPeerError::Untrusted)?;
+    let authority = verify_path(leaf_der, intermediates, &authorities, role, now)?;
     let svid = VerifiedSvid::new(&leaf, authority);
     match (authority.is_attested(), leaf.result) {
         (true, Some(result)) => Ok(Peer::Attested(AttestedPeer { svid, result })),
@@ -212,26 +185,56 @@ pub fn verify_role(
     if !root.is_valid_at(crate::svid::unix_seconds(now)) {
         return Err(VerifyPeerError::Expired);
     }
-    let anchors = [root.anchor.clone()];
-    let end_entity = EndEntityCert::try_from(leaf_der).map_err(VerifyPeerError::Path)?;
-    end_entity
-        .verify_for_usage(
-            SIGNATURE_ALGORITHMS,
-            &anchors,
-            intermediates,
-            unix_time(now),
-            KeyUsage::server_auth(),
-            None,
-            None,
-        )
-        .map_err(VerifyPeerError::from_path)?;
+    verify_path(leaf_der, intermediates, &[&root], PeerRole::Server, now)?;
     Ok(RoleHolder {
         role,
         leaf_sha256: sha256(leaf_der),
         root: root_der.clone().into_owned(),
         not_after: leaf.not_after,
-        spki: end_entity.subject_public_key_info().to_vec(),
+        spki: EndEntityCert::try_from(leaf_der)
+            .map_err(VerifyPeerError::Path)?
+            .subject_public_key_info()
+            .to_vec(),
     })
+}
+
+/// Finds a path from a leaf to one of the authorities, and says which it ends in (RFC 5280 §6).
+fn verify_path<'a>(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    authorities: &[&'a Authority],
+    role: PeerRole,
+    now: SystemTime,
+) -> Result<&'a Authority, VerifyPeerError> {
+    let anchors: Vec<TrustAnchor<'_>> = authorities
+        .iter()
+        .map(|authority| authority.anchor.clone())
+        .collect();
+    let usage = match role {
+        PeerRole::Client => KeyUsage::client_auth(),
+        PeerRole::Server => KeyUsage::server_auth(),
+    };
+    let end_entity = EndEntityCert::try_from(leaf).map_err(VerifyPeerError::Path)?;
+    let path = end_entity
+        .verify_for_usage(
+            SIGNATURE_ALGORITHMS,
+            &anchors,
+            intermediates,
+            unix_time(now),
+            usage,
+            None,
+            None,
+        )
+        .map_err(VerifyPeerError::from_path)?;
+    let used = path.anchor();
+    authorities
+        .iter()
+        .find(|held| {
+            held.anchor.subject_public_key_info == used.subject_public_key_info
+                && held.anchor.subject == used.subject
+        })
+        .copied()
+        .ok_or(VerifyPeerError::Untrusted)
 }
 
 fn split<'c, 'd>(
@@ -293,7 +296,10 @@ impl VerifyPeerError {
         match error {
             webpki::Error::CertExpired { .. } => Self::Expired,
             webpki::Error::CertNotValidYet { .. } => Self::NotYetValid,
-            webpki::Error::UnknownIssuer => Self::Untrusted,
+            // An authority that only borrows a known one's name is no better known than one with another name.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                Self::Untrusted
+            }
             other => Self::Path(other),
         }
     }
@@ -333,3 +339,8 @@ const SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
 ];
+
+#[cfg(test)]
+mod limbo;
+#[cfg(test)]
+mod tests;

@@ -200,7 +200,8 @@ fn serial(raw: &[u8]) -> Result<Serial, ProfileError> {
         other => other,
     };
     let negative = raw.first().is_some_and(|byte| byte & 0x80 != 0);
-    if unsigned.is_empty() || raw.len() > MAX_SERIAL_BYTES || negative {
+    let zero = unsigned.iter().all(|byte| *byte == 0);
+    if zero || unsigned.len() > MAX_SERIAL_BYTES || negative {
         return Err(ProfileError::Serial);
     }
     Ok(Serial(unsigned.into()))
@@ -274,7 +275,7 @@ pub enum ProfileError {
     /// Key usage is missing, not critical, without `digitalSignature`, or signs certificates.
     #[error("key usage must be critical and `digitalSignature` without `keyCertSign` or `cRLSign`")]
     KeyUsage,
-    /// Serial number empty, negative, or longer than 20 bytes.
+    /// Serial number zero, negative, or longer than 20 bytes.
     #[error("the serial number is not 1 to 20 bytes of a positive number")]
     Serial,
     /// A date before 1970 or beyond the clock.
@@ -289,5 +290,38 @@ pub enum ProfileError {
 }
 
 const UTF8_STRING: u8 = 0x0c;
-/// RFC 5280 §4.1.2.2 allows 20 octets; DER may add one of sign.
-const MAX_SERIAL_BYTES: usize = 21;
+/// RFC 5280 §4.1.2.2 allows 20 octets, without DER's octet of sign.
+const MAX_SERIAL_BYTES: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_a_positive_number_of_at_most_twenty_bytes() {
+        let check = |raw: &[u8]| serial(raw).map(|serial| serial.to_string()).ok();
+        assert_eq!(check(&[1]).as_deref(), Some("01"));
+        assert_eq!(check(&[0, 0x80]).as_deref(), Some("80"));
+        assert!(check(&[0x7f; 20]).is_some());
+        assert!(check(&[&[0_u8][..], &[0xff; 20]].concat()).is_some());
+        for raw in [&[][..], &[0], &[0, 0], &[0x80], &[0x7f; 21]] {
+            assert_eq!(check(raw), None, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn our_object_identifiers_are_recognised_from_their_content() {
+        // 2.25.4928371059274810365.1, encoded by hand: 2·40+25 = 105, then base 128.
+        let mut content = vec![105];
+        content.extend(base128(OID_ARC[2]));
+        content.push(1);
+        assert!(oid_is(&content, &ATTESTATION_RESULT_OID));
+        assert!(!oid_is(&content, &ROLE_OID));
+        assert!(!oid_is(
+            &content[..content.len() - 1],
+            &ATTESTATION_RESULT_OID
+        ));
+        assert_eq!(base128(0x7f), [0x7f]);
+        assert_eq!(base128(0x80), [0x81, 0x00]);
+    }
+}
