@@ -3,7 +3,9 @@
 //! The process log is JSON on standard error, one line per event, so that it never mixes with an access log on standard
 //! output. Its level can be changed while the sidecar runs.
 
+pub mod access_log;
 pub mod control;
+pub mod metrics;
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;

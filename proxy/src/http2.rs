@@ -1,0 +1,105 @@
+//! HTTP/2 connections, both ends: bounded windows, bounded abuse, one task per stream.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{RecvStream, client, server};
+use http::Request;
+use tokio::task::JoinSet;
+use vouchsafe_config::proxy::Limits;
+
+use crate::io::Io;
+use crate::lane::budget::Budgeted;
+use crate::lane::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use crate::reason;
+use crate::registry::Live;
+use crate::telemetry::metrics::DataMetrics;
+
+/// The connection's own task, to be polled as long as streams live.
+pub(crate) type ClientConnection = client::Connection<Budgeted, Bytes>;
+
+/// Opens the client side of a connection.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn connect(
+    io: Io,
+    limits: &Limits,
+) -> Result<(client::SendRequest<Bytes>, ClientConnection), h2::Error> {
+    client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(head_bytes(limits))
+        .enable_push(false)
+        .handshake(Budgeted::new(io, false))
+        .await
+}
+
+/// Serves a connection until it ends; `serve` is called for each stream, and its task ends with the connection.
+///
+/// A live connection that is told to drain says GOAWAY, finishes its streams and ends.
+pub(crate) async fn serve<F>(
+    io: Io,
+    live: &Rc<Live>,
+    limits: &Limits,
+    metrics: &DataMetrics,
+    mut serve: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    let handshake = server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(head_bytes(limits))
+        .max_concurrent_streams(limits.streams)
+        // Streams that were reset and not yet looked at (CVE-2023-44487), and that we had to reset (CVE-2025-8671).
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        .handshake(Budgeted::new(io, true));
+    let Ok(Ok(mut connection)) = tokio::time::timeout(limits.handshake, handshake).await else {
+        metrics.failed(live.direction, reason::HTTP2);
+        return;
+    };
+    let mut streams = JoinSet::new();
+    let drained = live.drained();
+    tokio::pin!(drained);
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    streams.spawn_local(serve(request, respond));
+                }
+                Some(Err(error)) => {
+                    if !error.is_io() || error.get_io().is_some_and(is_flood) {
+                        metrics.failed(live.direction, reason::HTTP2);
+                    }
+                    return;
+                }
+                None => return,
+            },
+            // Tasks report for themselves; here they are only collected.
+            Some(_) = streams.join_next() => {}
+            () = &mut drained, if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn is_flood(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<crate::lane::budget::FloodError>())
+}
+
+fn head_bytes(limits: &Limits) -> u32 {
+    u32::try_from(limits.head_bytes).unwrap_or(u32::MAX)
+}
+
+const PENDING_RESETS: usize = 20;
+const LOCAL_RESETS: usize = 256;

@@ -1,0 +1,72 @@
+//! Opaque flows to the local application.
+
+use std::rc::Rc;
+
+use crate::inbound::{Door, PeerConnection};
+use crate::io::Io;
+use crate::reason::{DOWNSTREAM_CLOSED, Reason};
+use crate::record::Record;
+use crate::relay::relay;
+
+/// A flow that policy admitted and the application accepted.
+#[derive(Debug)]
+pub(crate) struct AdmittedFlow {
+    application: Io,
+    record: Record,
+}
+
+/// Why a flow is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FlowRefusal {
+    /// By policy.
+    Denied(Reason),
+    /// The application can't be reached.
+    Unavailable(Reason),
+}
+
+impl PeerConnection {
+    /// Asks policy, then connects to the application.
+    pub(crate) async fn admit_flow(
+        self: &Rc<Self>,
+        door: &Door,
+    ) -> Result<AdmittedFlow, FlowRefusal> {
+        let worker = &self.inbound.worker;
+        let mut record = Record::new(worker, &self.live, &door.port.name, None);
+        record
+            .judged(self.judge(&door.port.name, None))
+            .map_err(FlowRefusal::Denied)?;
+        match self.inbound.applications.connect(door).await {
+            Ok(application) => Ok(AdmittedFlow {
+                application,
+                record,
+            }),
+            Err(reason) => {
+                record.failed(reason);
+                Err(FlowRefusal::Unavailable(reason))
+            }
+        }
+    }
+
+    /// Serves an opaque flow that needs no answer of ours.
+    pub(crate) async fn relay(self: &Rc<Self>, io: Io, door: &Door) {
+        match self.admit_flow(door).await {
+            Ok(flow) => flow.run(io).await,
+            // The opener learns it by a reset: there is no place for words in its protocol.
+            Err(_) => io.abort(),
+        }
+    }
+}
+
+impl AdmittedFlow {
+    /// Copies until both ends are done.
+    pub(crate) async fn run(mut self, mut io: Io) {
+        match relay(&mut io, &mut self.application, &self.record.bytes).await {
+            Ok(()) => self.record.finish(),
+            Err(_) => {
+                self.record.failed(DOWNSTREAM_CLOSED);
+                io.abort();
+                self.application.abort();
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Connections to peers: warm shared lanes, kept by target, and connections of one flow's own.
+//!
+//! A lane is keyed by identity epoch, expected SPIFFE ID and endpoint. A new epoch opens new lanes; old ones are no longer
+//! found, and end when their last stream does or when their lease does.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tracing::info;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_config::policy::Direction;
+
+use crate::http2;
+use crate::io::{Io, Transport};
+use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
+use crate::outbound::Outbound;
+use crate::reason::{self, Reason};
+use crate::registry::{LaneKind, Live};
+use crate::telemetry::Chain;
+use crate::tls::acceptor::{HandshakeError, Secured};
+use crate::tls::peer_verifier::Verified;
+use crate::tls::{Offer, TlsEpoch, connector};
+use crate::worker::{Registered, Worker};
+
+/// All targets of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    targets: RefCell<Vec<Rc<Target>>>,
+}
+
+/// One workload at one endpoint.
+#[derive(Debug)]
+pub(crate) struct Target {
+    id: SpiffeId,
+    endpoint: Rc<str>,
+    lanes: RefCell<Vec<Rc<PeerLane>>>,
+    /// Held while a lane is opened, so that a burst opens one and not hundreds.
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// A warm connection that carries many streams.
+#[derive(Debug)]
+pub(crate) struct PeerLane {
+    pub(crate) send: SendRequest<Bytes>,
+    /// `Shared`, or `Interop` for a server without our sidecar that speaks HTTP/2.
+    pub(crate) kind: LaneKind,
+    pub(crate) peer: Rc<Verified>,
+    pub(crate) live: Rc<Live>,
+    epoch: u64,
+    closed: Rc<Cell<bool>>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for PeerLane {
+    fn drop(&mut self) {
+        // Nobody can use it any more: streams hold the lane as long as they run.
+        self.driver.abort();
+    }
+}
+
+impl PeerLane {
+    fn is_usable(&self, epoch: u64) -> bool {
+        !self.closed.get()
+            && self.epoch == epoch
+            && !self.live.is_draining()
+            && (self.live.streams.get() as usize) < self.send.current_max_send_streams()
+    }
+
+    /// Takes the lane out of use: it refused a stream.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+    }
+}
+
+/// What was opened to a peer.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// A lane for many streams.
+    Lane(Rc<PeerLane>),
+    /// A connection of one's own.
+    Direct(Box<Direct>),
+}
+
+/// A connection of one flow's own.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    pub(crate) io: Io,
+    pub(crate) peer: Rc<Verified>,
+    pub(crate) registered: Registered,
+    /// Whether the server waits for a preamble: it has our sidecar.
+    pub(crate) takes_preamble: bool,
+}
+
+impl Opened {
+    pub(crate) fn peer(&self) -> &Rc<Verified> {
+        match self {
+            Self::Lane(lane) => &lane.peer,
+            Self::Direct(direct) => &direct.peer,
+        }
+    }
+}
+
+impl Lanes {
+    fn target(&self, id: &SpiffeId, endpoint: &Rc<str>) -> Rc<Target> {
+        let mut targets = self.targets.borrow_mut();
+        let known = targets
+            .iter()
+            .find(|target| target.endpoint == *endpoint && target.id == *id);
+        if let Some(known) = known {
+            return Rc::clone(known);
+        }
+        let target = Rc::new(Target {
+            id: id.clone(),
+            endpoint: Rc::clone(endpoint),
+            lanes: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+        });
+        // Endpoints come and go with the mesh state; those that nobody uses have no lanes.
+        targets.retain(|target| Rc::strong_count(target) > 1 || target.has_lanes());
+        targets.push(Rc::clone(&target));
+        target
+    }
+}
+
+impl Outbound {
+    /// Takes or opens a connection to the workload, at the first endpoint that answers.
+    ///
+    /// # Errors
+    /// The reason of the last endpoint that was tried.
+    pub(crate) async fn acquire(&self, offer: Offer) -> Result<Opened, Reason> {
+        let epoch = self.worker.tls().ok_or(reason::NO_IDENTITY)?;
+        let mut last = reason::NO_ENDPOINT;
+        for endpoint in self.endpoints() {
+            let target = self.lanes.target(&self.expected, &endpoint);
+            match target.acquire(&self.worker, &epoch, offer).await {
+                Ok(opened) => return Ok(opened),
+                Err(reason) => last = reason,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Target {
+    fn has_lanes(&self) -> bool {
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.retain(|lane| !lane.closed.get());
+        !lanes.is_empty()
+    }
+
+    fn usable(&self, epoch: u64) -> Option<Rc<PeerLane>> {
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.retain(|lane| !lane.closed.get() && lane.epoch == epoch);
+        lanes
+            .iter()
+            .find(|lane| lane.is_usable(epoch))
+            .map(Rc::clone)
+    }
+
+    async fn acquire(
+        &self,
+        worker: &Rc<Worker>,
+        epoch: &Rc<TlsEpoch>,
+        offer: Offer,
+    ) -> Result<Opened, Reason> {
+        let shared = matches!(offer, Offer::SharedHttp | Offer::SharedTcp);
+        if !shared {
+            return self.open(worker, epoch, offer).await;
+        }
+        let number = epoch.identity.number;
+        if let Some(lane) = self.usable(number) {
+            return Ok(Opened::Lane(lane));
+        }
+        let opening = self.opening.lock().await;
+        if let Some(lane) = self.usable(number) {
+            return Ok(Opened::Lane(lane));
+        }
+        let opened = self.open(worker, epoch, offer).await?;
+        if let Opened::Lane(lane) = &opened {
+            self.lanes.borrow_mut().push(Rc::clone(lane));
+        }
+        drop(opening);
+        Ok(opened)
+    }
+
+    async fn open(
+        &self,
+        worker: &Rc<Worker>,
+        epoch: &Rc<TlsEpoch>,
+        offer: Offer,
+    ) -> Result<Opened, Reason> {
+        let limits = &worker.parts.config.limits;
+        let started = tokio::time::Instant::now();
+        let connect = self.connect(epoch, offer);
+        let secured = match tokio::time::timeout(limits.handshake, connect).await {
+            Ok(Ok(secured)) => secured,
+            Ok(Err(error)) => return Err(self.failed(worker, &error)),
+            Err(_) => {
+                return Err(self.failed(worker, &ConnectError::Handshake(HandshakeError::Timeout)));
+            }
+        };
+        let metrics = worker.parts.metrics.of(Direction::Outbound);
+        metrics.handshake.observe(started.elapsed().as_secs_f64());
+        let Secured { stream, peer, alpn } = secured;
+        let io = Io::new(Transport::Tls(stream));
+        let lane = match alpn.as_deref() {
+            Some(ALPN_SHARED) => LaneKind::Shared,
+            Some(ALPN_FLOW) => LaneKind::Dedicated,
+            _ => LaneKind::Interop,
+        };
+        let registered = worker.register_peer(Direction::Outbound, lane, &peer, epoch);
+        match alpn.as_deref() {
+            Some(ALPN_SHARED | ALPN_H2) => {
+                open_lane(worker, io, lane, peer, registered, epoch.identity.number).await
+            }
+            Some(ALPN_FLOW | ALPN_HTTP1) | None => Ok(Opened::Direct(Box::new(Direct {
+                io,
+                peer,
+                registered,
+                takes_preamble: lane == LaneKind::Dedicated,
+            }))),
+            // rustls only ever reports what we offered.
+            Some(_) => Err(reason::HTTP2),
+        }
+    }
+
+    async fn connect(&self, epoch: &TlsEpoch, offer: Offer) -> Result<Secured, ConnectError> {
+        let tcp = TcpStream::connect(&*self.endpoint)
+            .await
+            .map_err(ConnectError::Tcp)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let secured = connector::connect(tcp, epoch, offer)
+            .await
+            .map_err(ConnectError::Handshake)?;
+        if *secured.peer.peer.id() != self.id {
+            return Err(ConnectError::WrongPeer(secured.peer.peer.id().clone()));
+        }
+        Ok(secured)
+    }
+
+    fn failed(&self, worker: &Worker, error: &ConnectError) -> Reason {
+        let reason = error.reason();
+        let metrics = &worker.parts.metrics;
+        metrics.handshake_failed(Direction::Outbound, reason);
+        info!(
+            direction = "outbound",
+            reason = reason.as_str(),
+            peer_id = %self.id,
+            endpoint = &*self.endpoint,
+            error = %Chain(error),
+            "connection to a peer failed"
+        );
+        reason
+    }
+}
+
+async fn open_lane(
+    worker: &Rc<Worker>,
+    io: Io,
+    kind: LaneKind,
+    peer: Rc<Verified>,
+    registered: Registered,
+    epoch: u64,
+) -> Result<Opened, Reason> {
+    let limits = &worker.parts.config.limits;
+    let (send, connection) = http2::connect(io, limits)
+        .await
+        .map_err(|_| reason::HTTP2)?;
+    let live = Rc::clone(&registered.registration.live);
+    live.ends_when_idle();
+    let closed = Rc::new(Cell::new(false));
+    let driver = tokio::task::spawn_local({
+        let closed = Rc::clone(&closed);
+        let live = Rc::clone(&live);
+        let worker = Rc::clone(worker);
+        async move {
+            let _registered = registered;
+            tokio::select! {
+                // How the connection ended is seen by its streams.
+                _ = connection => {}
+                reason = live.cut() => worker.parts.metrics.cut(Direction::Outbound, reason),
+            }
+            closed.set(true);
+        }
+    });
+    Ok(Opened::Lane(Rc::new(PeerLane {
+        send,
+        kind,
+        peer,
+        live,
+        epoch,
+        closed,
+        driver,
+    })))
+}
+
+/// Why there is no connection to a peer.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("failed to connect")]
+    Tcp(#[source] std::io::Error),
+    #[error("failed to agree on TLS")]
+    Handshake(#[source] HandshakeError),
+    #[error("the server is `{0}`")]
+    WrongPeer(SpiffeId),
+}
+
+impl ConnectError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Tcp(_) => reason::UNREACHABLE,
+            Self::Handshake(error) => error.reason(),
+            Self::WrongPeer(_) => reason::WRONG_PEER,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The bounded words that say why something was refused or ended: the same in log, metric, header and documentation.
+
+use vouchsafe_attestation::peer::VerifyPeerError;
+use vouchsafe_config::policy::DenyReason;
+
+/// A word from a closed set. Only this module and the closed sets that it converts from can make one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Reason(&'static str);
+
+impl Reason {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    pub(crate) const fn new(word: &'static str) -> Self {
+        Self(word)
+    }
+}
+
+impl From<DenyReason> for Reason {
+    fn from(reason: DenyReason) -> Self {
+        Self(reason.as_str())
+    }
+}
+
+impl From<&VerifyPeerError> for Reason {
+    fn from(error: &VerifyPeerError) -> Self {
+        Self(error.reason())
+    }
+}
+
+/// The sidecar has no identity yet, or its last one has ended: everything is denied.
+pub(crate) const NO_IDENTITY: Reason = Reason("no_identity");
+/// The listener has no such port, or several and the peer said none.
+pub(crate) const UNKNOWN_PORT: Reason = Reason("unknown_port");
+/// The flow is of another protocol than the port.
+pub(crate) const PORT_PROTOCOL: Reason = Reason("port_protocol");
+/// Nobody has said where the workload is reached.
+pub(crate) const NO_ENDPOINT: Reason = Reason("no_endpoint");
+/// The TCP connection could not be opened.
+pub(crate) const UNREACHABLE: Reason = Reason("unreachable");
+/// The TCP connection was not opened in time.
+pub(crate) const CONNECT_TIMEOUT: Reason = Reason("connect_timeout");
+/// The server is a verified peer, but not the workload that was called.
+pub(crate) const WRONG_PEER: Reason = Reason("wrong_peer");
+/// The upstream closed before it had answered.
+pub(crate) const UPSTREAM_CLOSED: Reason = Reason("upstream_closed");
+/// The upstream's answer is not HTTP, or ambiguous.
+pub(crate) const UPSTREAM_MALFORMED: Reason = Reason("upstream_malformed");
+/// The downstream went away before it had its answer.
+pub(crate) const DOWNSTREAM_CLOSED: Reason = Reason("downstream_closed");
+/// The earlier end of both ends' certificates was reached.
+pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
+/// The sidecar is leaving and its deadline has passed.
+pub(crate) const DRAIN: Reason = Reason("drain");
+/// Nothing passed for as long as `limits.idle`.
+pub(crate) const IDLE: Reason = Reason("idle");
+/// The policy in force no longer admits a live flow.
+pub(crate) const POLICY_CHANGED: Reason = Reason("policy_changed");
+/// Too many connections are open.
+pub(crate) const CONNECTION_LIMIT: Reason = Reason("connection_limit");
+/// A Unix socket's client is not among `allow_uids`.
+pub(crate) const UID: Reason = Reason("uid_not_allowed");
+/// The preamble is broken or late.
+pub(crate) const PREAMBLE: Reason = Reason("preamble");
+/// The control stream is reserved, and not built yet.
+pub(crate) const CONTROL_STREAM: Reason = Reason("control_stream");
+/// The other side of the lane refused the flow.
+pub(crate) const REFUSED_BY_PEER: Reason = Reason("refused_by_peer");
+/// An upgrade where the way to the application can't carry one.
+pub(crate) const UPGRADE: Reason = Reason("upgrade");
+/// A peer that sends more control frames than the connection calls for, or breaks HTTP/2.
+pub(crate) const HTTP2: Reason = Reason("http2");

@@ -1,0 +1,148 @@
+//! The opaque copy between two byte streams.
+//!
+//! Both directions run in one task. A direction that ends is shut down on the other side (half-close); an error ends both
+//! and is passed on as a reset. A direction holds memory only while its receiver is slower than its sender.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use crate::io::{Io, SCRATCH_BYTES, poll_read_scratch};
+
+/// Bytes that passed, seen from the one who opened the flow.
+#[derive(Debug, Default)]
+pub(crate) struct RelayBytes {
+    /// From the opener.
+    pub(crate) sent: Cell<u64>,
+    /// To the opener.
+    pub(crate) received: Cell<u64>,
+}
+
+/// Copies until both directions have ended.
+///
+/// # Errors
+/// The first error of either side; the caller then aborts both.
+pub(crate) async fn relay(
+    opener: &mut Io,
+    acceptor: &mut Io,
+    bytes: &RelayBytes,
+) -> io::Result<()> {
+    let mut forth = Way::default();
+    let mut back = Way::default();
+    std::future::poll_fn(|cx| {
+        let forth = forth.poll(cx, opener, acceptor, &bytes.sent)?;
+        let back = back.poll(cx, acceptor, opener, &bytes.received)?;
+        match (forth, back) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// What the receiver would not take; freed when it has taken it.
+    backlog: Vec<u8>,
+    /// How much of the backlog was taken.
+    taken: usize,
+    /// Written since the last flush.
+    dirty: bool,
+    end: End,
+}
+
+#[derive(Debug, Default, Eq, PartialEq)]
+enum End {
+    #[default]
+    Open,
+    Ended,
+    ShutDown,
+}
+
+impl Way {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &mut Io,
+        bytes: &Cell<u64>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match self.end {
+                End::ShutDown => return Poll::Ready(Ok(())),
+                End::Ended => {
+                    ready!(self.poll_backlog(cx, to))?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.end = End::ShutDown;
+                }
+                End::Open => {
+                    ready!(self.poll_backlog(cx, to))?;
+                    match self.poll_pass(cx, from, to, bytes)? {
+                        Poll::Ready(()) => {}
+                        Poll::Pending => {
+                            if self.dirty {
+                                ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                                self.dirty = false;
+                            }
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_backlog(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<io::Result<()>> {
+        while let Some(rest) = self
+            .backlog
+            .get(self.taken..)
+            .filter(|rest| !rest.is_empty())
+        {
+            self.taken += ready!(poll_write_some(cx, to, rest))?;
+        }
+        self.backlog = Vec::new();
+        self.taken = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and writes what was read; what doesn't fit becomes the backlog.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &mut Io,
+        bytes: &Cell<u64>,
+    ) -> Poll<io::Result<()>> {
+        let mut waker = Context::from_waker(cx.waker());
+        let passed = ready!(poll_read_scratch(from, cx, SCRATCH_BYTES, |mut rest| {
+            if rest.is_empty() {
+                self.end = End::Ended;
+                return Ok(());
+            }
+            bytes.set(bytes.get() + rest.len() as u64);
+            self.dirty = true;
+            while !rest.is_empty() {
+                match poll_write_some(&mut waker, to, rest)? {
+                    Poll::Ready(written) => rest = rest.get(written..).unwrap_or_default(),
+                    Poll::Pending => {
+                        self.backlog = rest.to_vec();
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        }))?;
+        Poll::Ready(passed)
+    }
+}
+
+fn poll_write_some(cx: &mut Context<'_>, to: &mut Io, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}

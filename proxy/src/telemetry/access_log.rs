@@ -1,0 +1,428 @@
+//! The access log: one JSON object per request or flow, encoded by hand into the worker's own buffer.
+//!
+//! Each worker hands its buffer to one writer thread when it is full or at the next tick. When the writer can't keep up,
+//! lines are dropped and counted; denials never are: they wait in a buffer of their own, and when that is full the worker
+//! waits for the writer. Every field that a peer controls is escaped, so a line is one line.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use vouchsafe_config::policy::{Direction, RuleSource};
+use vouchsafe_config::proxy::AccessLog;
+
+use crate::reason::Reason;
+use crate::registry::{LaneKind, direction_word};
+use crate::telemetry::metrics::DataMetrics;
+use crate::tls::peer_verifier::Verified;
+
+/// What is logged of one request or flow.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) time: SystemTime,
+    pub(crate) direction: Direction,
+    pub(crate) lane: LaneKind,
+    /// Number of the connection with its worker.
+    pub(crate) connection: u64,
+    pub(crate) peer: Option<&'a Verified>,
+    pub(crate) local: &'a str,
+    pub(crate) port: &'a str,
+    /// `None` for a flow.
+    pub(crate) request: Option<RequestEntry<'a>>,
+    pub(crate) verdict: Verdict<'a>,
+    /// Why it was refused, failed or was cut.
+    pub(crate) reason: Option<Reason>,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) elapsed: Duration,
+}
+
+/// The HTTP part.
+#[derive(Debug)]
+pub(crate) struct RequestEntry<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    /// Zero where the downstream went away before there was one.
+    pub(crate) status: u16,
+}
+
+/// What policy said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verdict<'a> {
+    /// Refused before policy was asked.
+    Unjudged,
+    Allow(Option<&'a RuleSource>),
+    Audit(Reason),
+    Deny(Reason),
+}
+
+impl Verdict<'_> {
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unjudged => "none",
+            Self::Allow(_) => "allow",
+            Self::Audit(_) => "audit",
+            Self::Deny(_) => "deny",
+        }
+    }
+}
+
+/// The writer thread's end; ends when all workers are gone.
+#[derive(Debug)]
+pub struct AccessLogWriter {
+    batches: SyncSender<Batch>,
+    spent: Arc<std::sync::Mutex<Receiver<Vec<u8>>>>,
+    denials_only: bool,
+    thread: JoinHandle<()>,
+}
+
+type Batch = Vec<u8>;
+
+impl AccessLogWriter {
+    /// Opens the log and starts its thread.
+    ///
+    /// # Errors
+    /// The file can't be opened, or the thread not started.
+    pub fn start(log: &AccessLog) -> io::Result<Self> {
+        let mut output: Box<dyn Write + Send> = match log {
+            AccessLog::Stdout | AccessLog::DenialsOnly => Box::new(io::stdout()),
+            AccessLog::File(path) => {
+                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
+            }
+        };
+        let (batches, received) = sync_channel::<Batch>(BATCHES);
+        let (give_back, spent) = sync_channel(BATCHES);
+        let thread = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || {
+                for mut batch in received {
+                    // A log that can't be written must not stop the traffic; the operator sees its absence.
+                    let _ = output.write_all(&batch).and_then(|()| output.flush());
+                    batch.clear();
+                    let _ = give_back.try_send(batch);
+                }
+            })?;
+        Ok(Self {
+            batches,
+            spent: Arc::new(std::sync::Mutex::new(spent)),
+            denials_only: matches!(log, AccessLog::DenialsOnly),
+            thread,
+        })
+    }
+
+    /// A worker's end.
+    pub(crate) fn worker(&self, metrics: &Arc<DataMetrics>, number: usize) -> AccessLogBuffer {
+        AccessLogBuffer {
+            batches: self.batches.clone(),
+            spent: Arc::clone(&self.spent),
+            denials_only: self.denials_only,
+            metrics: Arc::clone(metrics),
+            number,
+            lines: RefCell::default(),
+        }
+    }
+
+    /// Waits until all lines of all workers, which must have ended, are written.
+    pub fn finish(self) {
+        drop(self.batches);
+        // The thread neither panics nor is anything lost with it that could still be written.
+        let _ = self.thread.join();
+    }
+}
+
+/// One worker's buffer.
+#[derive(Debug)]
+pub(crate) struct AccessLogBuffer {
+    batches: SyncSender<Batch>,
+    spent: Arc<std::sync::Mutex<Receiver<Vec<u8>>>>,
+    denials_only: bool,
+    metrics: Arc<DataMetrics>,
+    number: usize,
+    lines: RefCell<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    count: u64,
+    denials: Vec<u8>,
+    next_id: u64,
+    scratch: String,
+}
+
+impl AccessLogBuffer {
+    /// Encodes one entry.
+    pub(crate) fn write(&self, entry: &Entry<'_>) {
+        let denial = matches!(entry.verdict, Verdict::Deny(_));
+        if self.denials_only && !denial {
+            return;
+        }
+        let mut lines = self.lines.borrow_mut();
+        let lines = &mut *lines;
+        lines.next_id += 1;
+        let id = lines.next_id;
+        let into = if denial {
+            &mut lines.denials
+        } else {
+            lines.count += 1;
+            &mut lines.text
+        };
+        encode(into, &mut lines.scratch, self.number, id, entry);
+        if lines.text.len() >= BATCH_BYTES || lines.denials.len() >= BATCH_BYTES {
+            self.hand_over(lines);
+        }
+    }
+
+    /// Hands over what there is, if the writer has room.
+    pub(crate) fn flush(&self) {
+        self.hand_over(&mut self.lines.borrow_mut());
+    }
+
+    fn hand_over(&self, lines: &mut Lines) {
+        if !lines.denials.is_empty() {
+            match self.batches.try_send(std::mem::take(&mut lines.denials)) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(denials)) if denials.len() > MAX_DENIALS => {
+                    // Denials are never dropped: the worker waits. `Err` means that the log is gone for good.
+                    let _ = self.batches.send(denials);
+                }
+                Err(TrySendError::Full(denials)) => lines.denials = denials,
+            }
+        }
+        if !lines.text.is_empty() {
+            let fresh = self.spent_buffer();
+            let batch = std::mem::replace(&mut lines.text, fresh);
+            match self.batches.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(mut batch) | TrySendError::Disconnected(mut batch)) => {
+                    self.metrics.access_log_dropped.inc_by(lines.count);
+                    batch.clear();
+                    lines.text = batch;
+                }
+            }
+            lines.count = 0;
+        }
+    }
+
+    fn spent_buffer(&self) -> Vec<u8> {
+        // Another worker holds the lock for a moment only; a new buffer is as good.
+        let spent = self.spent.try_lock().ok();
+        spent
+            .and_then(|spent| spent.try_recv().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for AccessLogBuffer {
+    fn drop(&mut self) {
+        let lines = self.lines.get_mut();
+        for batch in [&mut lines.denials, &mut lines.text] {
+            if !batch.is_empty() {
+                // The worker is leaving, so it may wait; `Err` means that the log is gone for good.
+                let _ = self.batches.send(std::mem::take(batch));
+            }
+        }
+    }
+}
+
+fn encode(out: &mut Vec<u8>, scratch: &mut String, worker: usize, id: u64, entry: &Entry<'_>) {
+    let mut number = |out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>| {
+        scratch.clear();
+        // Writing to a String never fails.
+        let _ = scratch.write_fmt(arguments);
+        out.extend_from_slice(scratch.as_bytes());
+    };
+    out.extend_from_slice(b"{\"time\":\"");
+    let since = entry
+        .time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let (year, month, day) = civil(since.as_secs() / 86_400);
+    let second = since.as_secs() % 86_400;
+    number(
+        out,
+        format_args!(
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+            second / 3600,
+            second / 60 % 60,
+            second % 60,
+            since.subsec_millis()
+        ),
+    );
+    number(
+        out,
+        format_args!(
+            "\",\"id\":\"{worker}-{id}\",\"connection\":{}",
+            entry.connection
+        ),
+    );
+    field(out, "direction", direction_word(entry.direction));
+    field(out, "lane", entry.lane.as_str());
+    match entry.peer {
+        Some(verified) => {
+            field(out, "peer_id", verified.peer.id().as_str());
+            field(out, "class", verified.class());
+        }
+        None => out.extend_from_slice(b",\"peer_id\":null,\"class\":null"),
+    }
+    field(out, "local", entry.local);
+    field(out, "port", entry.port);
+    if let Some(request) = &entry.request {
+        field(out, "method", request.method);
+        field(out, "path", request.path);
+        number(out, format_args!(",\"status\":{}", request.status));
+    }
+    field(out, "decision", entry.verdict.as_str());
+    match entry.verdict {
+        Verdict::Allow(Some(rule)) => {
+            out.extend_from_slice(b",\"rule\":\"");
+            escape(out, &rule.document);
+            number(out, format_args!(":{}\"", rule.line));
+        }
+        Verdict::Allow(None) | Verdict::Unjudged | Verdict::Audit(_) | Verdict::Deny(_) => {
+            out.extend_from_slice(b",\"rule\":null");
+        }
+    }
+    let reason = match entry.verdict {
+        Verdict::Audit(reason) | Verdict::Deny(reason) => Some(reason),
+        Verdict::Allow(_) | Verdict::Unjudged => entry.reason,
+    };
+    match reason {
+        Some(reason) => field(out, "reason", reason.as_str()),
+        None => out.extend_from_slice(b",\"reason\":null"),
+    }
+    number(
+        out,
+        format_args!(
+            ",\"received_bytes\":{},\"sent_bytes\":{},\"elapsed_ms\":{}.{:03}}}\n",
+            entry.received_bytes,
+            entry.sent_bytes,
+            entry.elapsed.as_millis(),
+            entry.elapsed.subsec_micros() % 1000
+        ),
+    );
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    escape(out, value);
+    out.push(b'"');
+}
+
+/// Escapes what JSON demands (RFC 8259 §7), and bounds a field, because a path can be as long as a request head.
+fn escape(out: &mut Vec<u8>, value: &str) {
+    let cut = value.floor_char_boundary(MAX_FIELD.min(value.len()));
+    let value = value.get(..cut).unwrap_or_default();
+    for byte in value.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            0..=0x1f | 0x7f => {
+                let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
+                out.extend_from_slice(b"\\u00");
+                out.extend(digit(byte >> 4).into_iter().chain(digit(byte & 15)));
+            }
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// Batches that wait for the writer: 4 MiB in all, some seconds of a busy sidecar.
+const BATCHES: usize = 64;
+/// One write call for about 150 lines.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Denials that wait before the worker waits for the writer.
+const MAX_DENIALS: usize = 1024 * 1024;
+/// Longest field in bytes.
+const MAX_FIELD: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &str, verdict: Verdict<'_>) -> String {
+        let mut out = Vec::new();
+        let entry = Entry {
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_401_600_042),
+            direction: Direction::Inbound,
+            lane: LaneKind::Shared,
+            connection: 7,
+            peer: None,
+            local: "inference/llm",
+            port: "openai",
+            request: Some(RequestEntry {
+                method: "POST",
+                path,
+                status: 200,
+            }),
+            verdict,
+            reason: None,
+            received_bytes: 5,
+            sent_bytes: 6,
+            elapsed: Duration::from_micros(1_234),
+        };
+        encode(&mut out, &mut String::new(), 1, 2, &entry);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let rule = RuleSource {
+            document: "AccessPolicy inference/gateway".to_owned(),
+            file: "a.yaml".to_owned(),
+            line: 12,
+        };
+        let line = line("/v1/x", Verdict::Allow(Some(&rule)));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["time"], "2026-11-23T08:00:00.042Z");
+        assert_eq!(value["rule"], "AccessPolicy inference/gateway:12");
+        assert_eq!(value["elapsed_ms"], 1.234);
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn what_a_peer_wrote_stays_inside_its_field() {
+        let hostile = "/\"},{\"a\":\"\\\n\r\u{0}\u{7f}é";
+        let line = line(hostile, Verdict::Unjudged);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["path"], hostile);
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_long_field_is_cut_at_a_character() {
+        let line = line(&"é".repeat(5_000), Verdict::Unjudged);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["path"].as_str().unwrap().len(), MAX_FIELD);
+    }
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_780), (2026, 11, 23));
+    }
+}

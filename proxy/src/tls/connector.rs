@@ -1,0 +1,30 @@
+//! The outbound handshake.
+
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use crate::tls::acceptor::{HandshakeError, Secured, secured};
+use crate::tls::peer_verifier::Captured;
+use crate::tls::{Offer, TlsEpoch};
+
+/// Completes a client-side handshake. Who the server is is for the caller to compare; the deadline is the caller's.
+///
+/// # Errors
+/// [`HandshakeError`].
+pub(crate) async fn connect(
+    tcp: TcpStream,
+    epoch: &TlsEpoch,
+    offer: Offer,
+) -> Result<Secured, HandshakeError> {
+    let config = epoch
+        .client(offer)
+        .ok_or(HandshakeError::Tls(rustls::Error::HandshakeNotComplete))?;
+    // rustls wants a name; none is sent (`enable_sni` is off) and none is compared (the verifier reads SPIFFE IDs).
+    let name = ServerName::from(std::net::Ipv4Addr::UNSPECIFIED);
+    let connector = TlsConnector::from(Arc::clone(config));
+    let (result, outcome) = Captured::new(connector.connect(name, tcp)).await;
+    secured(result.map(TlsStream::Client), outcome)
+}

@@ -1,0 +1,197 @@
+//! rustls asks here whether a peer's chain is good; the answer is `attestation::peer::verify_peer`'s, and nothing else's.
+//!
+//! # Why the outcome is captured
+//! rustls keeps the chain but not what a verifier learnt from it, and verifying twice would cost a tenth of a handshake.
+//! Verification happens inside one poll of the handshake, on one thread. So the verifier leaves its outcome in a cell of
+//! the thread, and [`Captured`] takes it out at the end of that very poll: what it finds is of its own handshake. The
+//! alternative, a configuration per connection, costs allocations for each, and a cache by certificate could go stale.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::verify_tls13_signature;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use vouchsafe_attestation::peer::{Peer, PeerRole, VerifyPeerError, verify_peer};
+use vouchsafe_attestation::svid::sha256;
+
+use crate::clock::MeshClock;
+use crate::state::IdentityEpoch;
+use crate::tls::provider;
+
+/// A peer whose chain was verified in a handshake, and whose possession of the key that handshake proved.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    pub(crate) peer: Peer,
+    /// SHA-256 of the leaf's DER, as `x-forwarded-client-cert` shows it.
+    pub(crate) leaf_sha256: [u8; 32],
+}
+
+/// Verifies peers of one role against the bundle of one epoch.
+#[derive(Debug)]
+pub(crate) struct PeerVerifier {
+    identity: Arc<IdentityEpoch>,
+    clock: Arc<MeshClock>,
+    role: PeerRole,
+}
+
+impl PeerVerifier {
+    pub(crate) fn new(
+        identity: &Arc<IdentityEpoch>,
+        clock: &Arc<MeshClock>,
+        role: PeerRole,
+    ) -> Self {
+        Self {
+            identity: Arc::clone(identity),
+            clock: Arc::clone(clock),
+            role,
+        }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf)
+            .chain(intermediates)
+            .map(|certificate| CertificateDer::from(certificate.as_ref()))
+            .collect();
+        let outcome =
+            verify_peer(&chain, &self.identity.bundle, self.role, self.clock.now()).map(|peer| {
+                Verified {
+                    peer,
+                    leaf_sha256: sha256(leaf),
+                }
+            });
+        let verified = outcome.is_ok();
+        OUTCOME.with(|slot| *slot.borrow_mut() = Some(outcome));
+        if verified {
+            Ok(())
+        } else {
+            // The peer is told no more than that: the reason is ours to log.
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Which authorities we believe is nothing to tell to strangers.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, intermediates)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(end_entity, intermediates)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ClientCertVerifier::supported_verify_schemes(self)
+    }
+}
+
+/// A handshake together with what the verifier concluded in it.
+#[derive(Debug)]
+pub(crate) struct Captured<F> {
+    handshake: F,
+    outcome: Option<Outcome>,
+}
+
+type Outcome = Result<Verified, VerifyPeerError>;
+
+impl<F: Future + Unpin> Captured<F> {
+    pub(crate) fn new(handshake: F) -> Self {
+        Self {
+            handshake,
+            outcome: None,
+        }
+    }
+}
+
+impl<F: Future + Unpin> Future for Captured<F> {
+    type Output = (F::Output, Option<Outcome>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Nothing may be left of another handshake: each takes its own out below, in the poll that made it.
+        OUTCOME.with(|slot| slot.borrow_mut().take());
+        let polled = Pin::new(&mut self.handshake).poll(cx);
+        if let Some(outcome) = OUTCOME.with(|slot| slot.borrow_mut().take()) {
+            self.outcome = Some(outcome);
+        }
+        polled.map(|output| (output, self.outcome.take()))
+    }
+}
+
+thread_local! {
+    static OUTCOME: RefCell<Option<Outcome>> = const { RefCell::new(None) };
+}

@@ -1,0 +1,408 @@
+//! Workers: one thread, one runtime, one set of listeners, pools and lane connections each.
+//!
+//! # Why
+//! Nothing of a connection ever leaves its worker, so the request path takes no lock and wakes no other thread. The kernel
+//! spreads connections over the workers' listeners (SO_REUSEPORT). What the control side replaces (identity, policy) is
+//! read from [`State`], and what it asks (which connections are open) comes as a message.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::MissedTickBehavior;
+use tracing::error;
+use vouchsafe_config::policy::Direction;
+use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
+
+use crate::clock::MeshClock;
+use crate::drain::{DrainSignal, Phase};
+use crate::inbound::Inbound;
+use crate::listener::{Bound, bind_all};
+use crate::outbound::Outbound;
+use crate::registry::{ConnectionSnapshot, LaneKind, NewConnection, Registration, Registry, TICK};
+use crate::state::{IdentityEpoch, State};
+use crate::telemetry::Chain;
+use crate::telemetry::access_log::{AccessLogBuffer, AccessLogWriter};
+use crate::telemetry::metrics::{DataMetrics, OpenGauge};
+use crate::tls::TlsEpoch;
+use crate::tls::peer_verifier::Verified;
+
+/// What workers share with the control side.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Bootstrap.
+    pub config: Arc<ProxyConfig>,
+    /// Identity and policy in force.
+    pub state: Arc<State>,
+    /// Mesh time.
+    pub clock: Arc<MeshClock>,
+    /// Counters.
+    pub metrics: Arc<DataMetrics>,
+    /// When to leave.
+    pub drain: DrainSignal,
+}
+
+/// Running workers.
+#[derive(Debug)]
+pub struct Workers {
+    /// Where inbound listens, in the order of the configuration, with real port numbers.
+    pub inbound: Vec<SocketAddr>,
+    /// Where outbound listens, in the order of the configuration, with real port numbers.
+    pub outbound: Vec<ListenAddr>,
+    threads: Vec<JoinHandle<()>>,
+    connections: Connections,
+}
+
+/// Asks workers for their live connections. Cheap to clone; any thread, any runtime.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<[mpsc::Sender<Question>]>);
+
+type Question = oneshot::Sender<Vec<ConnectionSnapshot>>;
+
+/// Binds all listeners and starts the workers. They run until the drain has reached its end.
+///
+/// # Errors
+/// [`SpawnError`]: nothing is left running.
+pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers, SpawnError> {
+    let count = parts.config.workers.map_or_else(
+        || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        std::num::NonZeroUsize::get,
+    );
+    let (bound, addresses) = bind_all(&parts.config, count)?;
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut threads = Vec::with_capacity(count);
+    let mut askers = Vec::with_capacity(count);
+    for (number, bound) in bound.into_iter().enumerate() {
+        // Operators ask rarely; one waiting question each is plenty.
+        let (asker, questions) = mpsc::channel(4);
+        askers.push(asker);
+        let parts = parts.clone();
+        let log = access_log.worker(&parts.metrics, number);
+        let open = Arc::clone(&open);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(
+                move || match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => {
+                        let worker = Worker::new(number, parts, log, open);
+                        LocalSet::new().block_on(&runtime, worker.run(bound, questions));
+                    }
+                    Err(error) => {
+                        error!(error = %Chain(&error), "failed to start a worker's runtime")
+                    }
+                },
+            )
+            .map_err(SpawnError::Thread)?;
+        threads.push(thread);
+    }
+    Ok(Workers {
+        inbound: addresses.inbound,
+        outbound: addresses.outbound,
+        threads,
+        connections: Connections(askers.into()),
+    })
+}
+
+impl Workers {
+    /// The way to ask for live connections.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
+    }
+
+    /// Waits until all workers have ended, which they do when the drain is through. Blocks the thread.
+    ///
+    /// # Errors
+    /// The number of workers that panicked.
+    pub fn join(self) -> Result<(), usize> {
+        let panicked = self
+            .threads
+            .into_iter()
+            .map(JoinHandle::join)
+            .filter(Result::is_err)
+            .count();
+        if panicked == 0 { Ok(()) } else { Err(panicked) }
+    }
+}
+
+impl Connections {
+    /// All live connections; those of a worker that is too busy to answer within a second are missing.
+    pub async fn list(&self) -> Vec<ConnectionSnapshot> {
+        let mut all = Vec::new();
+        for worker in self.0.iter() {
+            let (answer, answered) = oneshot::channel();
+            if worker.try_send(answer).is_err() {
+                continue;
+            }
+            if let Ok(Ok(connections)) =
+                tokio::time::timeout(Duration::from_secs(1), answered).await
+            {
+                all.extend(connections);
+            }
+        }
+        all
+    }
+}
+
+/// Why workers could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A listener could not be bound.
+    #[error("failed to listen on `{address}`")]
+    Bind {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("failed to start a worker thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What all connections of one worker share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) parts: Parts,
+    pub(crate) log: AccessLogBuffer,
+    pub(crate) registry: Rc<Registry>,
+    pub(crate) handshakes: Handshakes,
+    /// `namespace/name` of the local workload, for logs.
+    pub(crate) local: String,
+    number: usize,
+    /// Open connections of all workers.
+    open: Arc<AtomicUsize>,
+    tls: RefCell<Option<Rc<TlsEpoch>>>,
+    /// The epoch whose configuration could not be built: said once.
+    broken_epoch: Cell<Option<u64>>,
+}
+
+impl Worker {
+    fn new(number: usize, parts: Parts, log: AccessLogBuffer, open: Arc<AtomicUsize>) -> Self {
+        let share = parts.config.limits.handshakes;
+        Self {
+            local: parts.config.workload.to_string(),
+            parts,
+            log,
+            registry: Rc::default(),
+            handshakes: Handshakes::new(share),
+            number,
+            open,
+            tls: RefCell::default(),
+            broken_epoch: Cell::default(),
+        }
+    }
+
+    async fn run(self, bound: Bound, mut questions: mpsc::Receiver<Question>) {
+        let worker = Rc::new(self);
+        let mut listeners = JoinSet::new();
+        let config = Arc::clone(&worker.parts.config);
+        for (index, listener) in bound.inbound.into_iter().enumerate() {
+            if let Some(declared) = config.inbound.get(index) {
+                let inbound = Inbound::new(Rc::clone(&worker), declared.clone());
+                listeners.spawn_local(inbound.run(listener));
+            }
+        }
+        let lanes = Rc::default();
+        for (index, listener) in bound.outbound.into_iter().enumerate() {
+            if let Some(declared) = config.outbound.get(index) {
+                let outbound = Outbound::new(Rc::clone(&worker), declared.clone(), &lanes);
+                listeners.spawn_local(outbound.run(listener));
+            }
+        }
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut left = worker.parts.drain.clone();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => worker.tick(),
+                Some(answer) = questions.recv() => {
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(worker.registry.snapshot(worker.number));
+                }
+                ended = listeners.join_next() => match ended {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => error!(error = %Chain(&error), "a listener's task broke"),
+                    // Without any listener a worker still waits for the end of the process.
+                    None => {
+                        left.reached(Phase::Outbound).await;
+                        break;
+                    }
+                },
+            }
+        }
+        worker.log.flush();
+    }
+
+    fn tick(&self) {
+        let idle = self.parts.config.limits.idle;
+        self.registry
+            .sweep(self.now(), idle, self.parts.drain.phase());
+        self.log.flush();
+    }
+
+    /// Mesh time.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.parts.clock.now()
+    }
+
+    /// What handshakes need now; `None` without a living identity, and then everything is denied.
+    pub(crate) fn tls(&self) -> Option<Rc<TlsEpoch>> {
+        let identity = self.parts.state.identity.load();
+        let identity = identity.as_ref()?;
+        if identity.svid.not_after <= self.now() {
+            return None;
+        }
+        if let Some(held) = self.tls.borrow().as_ref()
+            && Arc::ptr_eq(&held.identity, identity)
+        {
+            return Some(Rc::clone(held));
+        }
+        self.build_tls(identity)
+    }
+
+    fn build_tls(&self, identity: &Arc<IdentityEpoch>) -> Option<Rc<TlsEpoch>> {
+        if self.broken_epoch.get() == Some(identity.number) {
+            return None;
+        }
+        match TlsEpoch::new(Arc::clone(identity), &self.parts.clock) {
+            Ok(built) => {
+                let built = Rc::new(built);
+                *self.tls.borrow_mut() = Some(Rc::clone(&built));
+                Some(built)
+            }
+            Err(error) => {
+                self.broken_epoch.set(Some(identity.number));
+                error!(error = %Chain(&error), "the identity can't be used for TLS");
+                None
+            }
+        }
+    }
+
+    /// Room for one more connection, as long as the slot lives.
+    pub(crate) fn admit(&self) -> Option<Slot> {
+        let slot = Slot(Arc::clone(&self.open));
+        // Counted before it is compared, so that the bound holds over all workers; the slot's drop takes it back.
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        (before < self.parts.config.limits.connections).then_some(slot)
+    }
+
+    /// Registers a connection with a peer.
+    pub(crate) fn register_peer(
+        &self,
+        direction: Direction,
+        lane: LaneKind,
+        peer: &Rc<Verified>,
+        epoch: &TlsEpoch,
+    ) -> Registered {
+        // Promise 4: a connection never outlives the earlier end of both ends.
+        let lease_end = peer.peer.not_after().min(epoch.identity.svid.not_after);
+        self.register(NewConnection {
+            direction,
+            lane,
+            peer: Some(Rc::clone(peer)),
+            port: None,
+            lease_end: Some(lease_end),
+            now: self.now(),
+        })
+    }
+
+    /// Registers a connection.
+    pub(crate) fn register(&self, new: NewConnection) -> Registered {
+        let gauge = self.parts.metrics.of(new.direction).connection(new.lane);
+        let open = self.parts.drain.enter(new.direction);
+        Registered {
+            registration: self.registry.register(new, open),
+            _gauge: gauge,
+        }
+    }
+}
+
+/// A connection that is registered and counted.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) registration: Registration,
+    _gauge: Option<OpenGauge>,
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Handshakes under way. Beyond the limit the oldest is given up: those of a flood stand still, an honest one is done in
+/// milliseconds, so the oldest is never an honest one.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    limit: usize,
+    next: Cell<u64>,
+    pending: RefCell<VecDeque<(u64, Rc<Notify>)>>,
+}
+
+impl Handshakes {
+    fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            next: Cell::new(0),
+            pending: RefCell::default(),
+        }
+    }
+
+    /// Enters a handshake, and may evict the oldest.
+    pub(crate) fn enter(&self) -> Handshake<'_> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let evicted = Rc::new(Notify::new());
+        let mut pending = self.pending.borrow_mut();
+        pending.push_back((id, Rc::clone(&evicted)));
+        if pending.len() > self.limit
+            && let Some((_, oldest)) = pending.pop_front()
+        {
+            oldest.notify_one();
+        }
+        Handshake {
+            all: self,
+            id,
+            evicted,
+        }
+    }
+}
+
+/// A handshake under way.
+#[derive(Debug)]
+pub(crate) struct Handshake<'a> {
+    all: &'a Handshakes,
+    id: u64,
+    evicted: Rc<Notify>,
+}
+
+impl Handshake<'_> {
+    /// Waits until the handshake must be given up.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        let mut pending = self.all.pending.borrow_mut();
+        // Numbers grow from front to back.
+        if let Ok(index) = pending.binary_search_by_key(&self.id, |(id, _)| *id) {
+            pending.remove(index);
+        }
+    }
+}
