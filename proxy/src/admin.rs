@@ -11,8 +11,10 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::{Peer, PeerRole, verify_peer};
 use vouchsafe_attestation::result::AttestationResult;
+use vouchsafe_config::policy::{Enforcement, Port, Protocol};
 
 use crate::clock::MeshClock;
 use crate::drain::DrainSignal;
@@ -21,6 +23,7 @@ use crate::plain_http::{Answer, Request, json as json_answer, text};
 use crate::state::{IdentityEpoch, State};
 use crate::telemetry::LogLevel;
 use crate::telemetry::control::unix_seconds;
+use crate::worker::Connections;
 
 /// How an operator asks the sidecar to leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +39,8 @@ pub enum Leave {
 pub struct Admin {
     /// Configuration without secrets, with the addresses that were really bound.
     pub config: Arc<Value>,
+    /// Whose sidecar this is.
+    pub workload: WorkloadName,
     /// Identity and policy in force.
     pub state: Arc<State>,
     /// Mesh time.
@@ -48,6 +53,8 @@ pub struct Admin {
     pub log_level: LogLevel,
     /// Asks `app` to leave. One place: a second request finds it taken, and the first is under way.
     pub leave: mpsc::Sender<Leave>,
+    /// Live connections.
+    pub connections: Connections,
 }
 
 impl Admin {
@@ -57,7 +64,7 @@ impl Admin {
         match (request.method(), path) {
             (&Method::GET, "/config_dump") => json_answer(&self.config_dump()),
             (&Method::GET, "/certs") => json_answer(&self.certs()),
-            (&Method::GET, "/connections") => json_answer(&Value::Null),
+            (&Method::GET, "/connections") => json_answer(&json!(self.connections.list().await)),
             (&Method::GET, "/policy") => json_answer(&self.policy()),
             (&Method::POST, "/drain") => self.ask_to(Leave::Drain),
             (&Method::POST, "/quitquitquit") => self.ask_to(Leave::Quit),
@@ -110,8 +117,13 @@ impl Admin {
                 json!({"workload": known.workload.to_string(), "listeners": listeners})
             })
             .collect();
+        let ports: Vec<Value> = epoch.policy.ports(&self.workload).map(port).collect();
         json!({
             "revision": epoch.revision.to_string(),
+            "workload": self.workload.to_string(),
+            "is_known": epoch.policy.knows(&self.workload),
+            "ports": ports,
+            "rules": epoch.policy.rules(),
             "endpoints": endpoints,
         })
     }
@@ -130,6 +142,22 @@ impl Admin {
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
+}
+
+fn port(port: &Port) -> Value {
+    json!({
+        "name": port.name.as_str(),
+        "numbers": [port.numbers.0, port.numbers.1],
+        "protocol": match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Http => "http",
+        },
+        "enforcement": match port.enforcement {
+            Enforcement::Enforce => "enforce",
+            Enforcement::Audit => "audit",
+        },
+        "probes": port.probes,
+    })
 }
 
 fn certs(epoch: &IdentityEpoch, clock: &MeshClock) -> Value {
@@ -252,3 +280,101 @@ impl Drop for SocketFile {
 
 const READ: [&str; 4] = ["/config_dump", "/certs", "/connections", "/policy"];
 const ACT: [&str; 3] = ["/drain", "/quitquitquit", "/log_level"];
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::plain_http::client::fetch;
+    use crate::plain_http::{Door, serve};
+    use crate::telemetry::start_log;
+
+    fn admin(leave: mpsc::Sender<Leave>) -> Admin {
+        let state = Arc::new(State::default());
+        let drain = Drain::new(Duration::ZERO);
+        Admin {
+            config: Arc::new(json!({"workload": "inference/llm"})),
+            workload: "inference/llm".parse().unwrap(),
+            readiness: Arc::new(Readiness::new(Arc::clone(&state), drain.signal())),
+            state,
+            clock: Arc::new(MeshClock::authenticated()),
+            drain: drain.signal(),
+            log_level: start_log(),
+            leave,
+            connections: Connections::none(),
+        }
+    }
+
+    #[tokio::test]
+    async fn operators_read_with_get_and_act_with_post() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (listener, file) = bind(&path).unwrap();
+        let (leave, mut left) = mpsc::channel(1);
+        let admin = admin(leave);
+        let server = tokio::spawn(serve(Door::Unix(listener), move |request| {
+            let admin = admin.clone();
+            async move { admin.answer(request).await }
+        }));
+        let ask = async |method: &str, path_of_url: &str| {
+            let socket = UnixStream::connect(&path).await.unwrap();
+            let answer = fetch(socket, method, path_of_url).await;
+            (
+                answer.status().as_u16(),
+                String::from_utf8_lossy(answer.body()).into_owned(),
+            )
+        };
+        let (status, dump) = ask("GET", "/config_dump").await;
+        assert_eq!(status, 200);
+        let dump: Value = serde_json::from_str(&dump).unwrap();
+        assert_eq!(dump["ready"], json!(false));
+        assert_eq!(dump["not_ready_because"], json!("no certificate"));
+        for (method, path, status) in [
+            ("GET", "/certs", 200),
+            ("GET", "/connections", 200),
+            ("GET", "/policy", 200),
+            ("GET", "/drain", 405),
+            ("GET", "/quitquitquit", 405),
+            ("POST", "/config_dump", 405),
+            ("GET", "/", 404),
+            ("POST", "/log_level?level=debug", 200),
+            ("POST", "/log_level?level=loud", 400),
+            ("POST", "/log_level", 400),
+        ] {
+            assert_eq!(ask(method, path).await.0, status, "{method} {path}");
+        }
+        assert!(left.try_recv().is_err());
+        assert_eq!(ask("POST", "/drain").await.0, 202);
+        assert_eq!(left.recv().await, Some(Leave::Drain));
+        assert_eq!(ask("POST", "/quitquitquit").await.0, 202);
+        assert_eq!(left.recv().await, Some(Leave::Quit));
+        server.abort();
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_the_owners_and_replaces_only_a_dead_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (listener, file) = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        // A process that was killed leaves its socket behind.
+        drop(listener);
+        std::mem::forget(file);
+        assert!(path.exists());
+        drop(bind(&path).unwrap());
+        std::fs::write(&path, "a file").unwrap();
+        assert_eq!(
+            bind(&path).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -14,7 +14,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use vouchsafe_api::convert::attest::Endpoint;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::proxy::{ControlPlaneClient, IdentityFiles, IdentitySource, ProxyConfig};
@@ -35,7 +35,10 @@ use crate::svid::connection::ControlPlane;
 use crate::svid::files::FileIdentity;
 use crate::svid::rotation::{Rotation, withdraw_at_end};
 use crate::telemetry::LogLevel;
+use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::control::ControlMetrics;
+use crate::telemetry::metrics::DataMetrics;
+use crate::worker::{self, SpawnError};
 
 /// Runs a sidecar until it is told to leave.
 ///
@@ -54,6 +57,8 @@ pub fn run(config: ProxyConfig, log_level: LogLevel) -> Result<(), AppError> {
 /// A running sidecar.
 struct App {
     tasks: JoinSet<&'static str>,
+    workers: JoinHandle<Result<(), usize>>,
+    access_log: AccessLogWriter,
     drain: Drain,
     leave: mpsc::Receiver<Leave>,
     signals: Signals,
@@ -88,15 +93,22 @@ impl App {
             state,
             metrics,
         };
+        let access_log =
+            AccessLogWriter::start(&parts.config.access_log).map_err(AppError::AccessLog)?;
+        let workers = worker::spawn_all(
+            &worker::Parts {
+                config: Arc::clone(&parts.config),
+                state: Arc::clone(&parts.state),
+                clock: Arc::clone(&parts.clock),
+                metrics: Arc::new(DataMetrics::new(&registry).map_err(AppError::Metrics)?),
+                drain: drain.signal(),
+            },
+            &access_log,
+        )?;
         let mut tasks = JoinSet::new();
         let addresses = Addresses {
-            inbound: parts
-                .config
-                .inbound
-                .iter()
-                .map(|door| door.listen)
-                .collect(),
-            outbound: Vec::new(),
+            inbound: workers.inbound.clone(),
+            outbound: workers.outbound.clone(),
             health: serve_probes(&parts, &mut tasks).await?,
             metrics: serve_monitoring(&parts, registry, &mut tasks).await?,
         };
@@ -104,12 +116,14 @@ impl App {
         let (ask_to_leave, leave) = mpsc::channel(1);
         let admin = Admin {
             config: Arc::clone(&dump),
+            workload: parts.config.workload.clone(),
             state: Arc::clone(&parts.state),
             clock: Arc::clone(&parts.clock),
             readiness: Arc::clone(&parts.readiness),
             drain: drain.signal(),
             log_level,
             leave: ask_to_leave,
+            connections: workers.connections(),
         };
         let socket_file = serve_admin(&parts.config.admin, admin, &mut tasks)?;
         match &parts.config.identity {
@@ -131,6 +145,8 @@ impl App {
         tasks.spawn(say_when_ready(parts));
         Ok(Self {
             tasks,
+            workers: tokio::task::spawn_blocking(move || workers.join()),
+            access_log,
             drain,
             leave,
             signals,
@@ -145,6 +161,7 @@ impl App {
                 leave = self.leave.recv() => break leave.unwrap_or(Leave::Quit),
                 () = self.signals.leave() => break Leave::Drain,
                 ended = self.tasks.join_next() => check_end(ended)?,
+                _ = &mut self.workers => return Err(AppError::Ended("workers")),
             }
         };
         tracing::info!(immediately = leave == Leave::Quit, "leaving");
@@ -157,6 +174,15 @@ impl App {
             }
         };
         let drained = self.drain.run(hurry).await;
+        // What is left has been cut: workers and the log have only to write their last lines.
+        let ended = tokio::time::timeout(LAST_LINES, &mut self.workers).await;
+        if matches!(ended, Ok(Ok(Ok(())))) {
+            self.access_log.finish();
+        } else {
+            tracing::error!(
+                "workers did not end in time: the last lines of the access log may be lost"
+            );
+        }
         tracing::info!(
             cut_inbound = drained.cut_inbound,
             cut_outbound = drained.cut_outbound,
@@ -407,6 +433,12 @@ pub enum AppError {
     /// What collects evidence can't be opened.
     #[error("failed to open the attester")]
     Attester(#[from] CollectError),
+    /// The access log can't be opened.
+    #[error("failed to open the access log")]
+    AccessLog(#[source] io::Error),
+    /// A listener can't be bound, or a thread not started.
+    #[error("failed to start the workers")]
+    Workers(#[from] SpawnError),
     /// A part ended by itself: a mistake of ours.
     #[error("the `{0}` part of the sidecar ended by itself")]
     Ended(&'static str),
@@ -415,5 +447,7 @@ pub enum AppError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
+/// Workers give cut connections a second for their last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// For a file that is being read on a blocking thread while everything else has ended.
 const LAST_MOMENT: Duration = Duration::from_secs(1);

@@ -209,3 +209,147 @@ fn refused(status: StatusCode, reason: &'static str) -> Answer {
 
 /// Longer than any probe of an orchestrator waits by default (Kubernetes: 1 s).
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use http::Response;
+    use prometheus::IntCounter;
+    use tokio::net::TcpListener;
+    use vouchsafe_config::set::PolicySet;
+    use vouchsafe_config::source::Source;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::plain_http::client::fetch;
+    use crate::plain_http::{Door, serve};
+    use crate::state::PolicyEpoch;
+
+    async fn open<H, F>(handler: H) -> SocketAddr
+    where
+        H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(Door::Tcp(listener), handler));
+        address
+    }
+
+    async fn ask(address: SocketAddr, method: &str, path: &str) -> Response<Bytes> {
+        fetch(TcpStream::connect(address).await.unwrap(), method, path).await
+    }
+
+    #[tokio::test]
+    async fn a_sidecar_without_a_certificate_lives_and_is_not_ready() {
+        let registry = Registry::new();
+        let counter = IntCounter::new("vouchsafe_test_total", "A test.").unwrap();
+        registry.register(Box::new(counter)).unwrap();
+        let drain = Drain::new(Duration::ZERO);
+        let state = Arc::new(State::default());
+        let readiness = Arc::new(Readiness::new(Arc::clone(&state), drain.signal()));
+        let monitoring = Monitoring {
+            readiness: Arc::clone(&readiness),
+            registry,
+        };
+        let address = open(move |request| std::future::ready(monitoring.answer(&request))).await;
+        assert_eq!(ask(address, "GET", "/livez").await.status(), StatusCode::OK);
+        let not_ready = ask(address, "GET", "/readyz").await;
+        assert_eq!(not_ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(not_ready.body(), "no certificate\n");
+        let metrics = ask(address, "GET", "/metrics").await;
+        assert!(
+            metrics
+                .body()
+                .starts_with(b"# HELP vouchsafe_test_total A test.")
+        );
+        assert_eq!(
+            ask(address, "POST", "/livez").await.status(),
+            StatusCode::METHOD_NOT_ALLOWED
+        );
+        assert_eq!(
+            ask(address, "GET", "/config_dump").await.status(),
+            StatusCode::NOT_FOUND
+        );
+        drain.run(std::future::pending()).await;
+        assert_eq!(ask(address, "GET", "/livez").await.status(), StatusCode::OK);
+        assert_eq!(ask(address, "GET", "/readyz").await.body(), "draining\n");
+    }
+
+    /// A sidecar whose application listens at `application` and declares the probe `/health`.
+    async fn probes(application: SocketAddr) -> SocketAddr {
+        let document = format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {{name: llm, namespace: inference}}\n\
+             spec: {{profile: any, members: {{nodes: [one]}}, \
+             ports: [{{name: openai, port: {}, protocol: http, probes: [/health]}}]}}\n",
+            application.port()
+        );
+        let config = format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Proxy\nspec:\n  trust_domain: factory.example\n  \
+             workload: inference/llm\n  identity: {{files: {{chain: c, key: k, bundle: [{{file: b}}], policy: p}}}}\n  \
+             inbound: [{{listen: \"127.0.0.1:0\", ports: [{{name: openai, upstream: \"{application}\"}}]}}]\n"
+        );
+        let source = Source::new("proxy.yaml", config);
+        let (config, _) = ProxyConfig::parse(source, std::path::Path::new("/"))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let state = Arc::new(State::default());
+        let documents = [("policy/Workload/inference/llm", document.as_str())];
+        let policy = PolicySet::compile_slice(&config.trust_domain, documents)
+            .unwrap_or_else(|error| panic!("{error}"));
+        state.policy.store(Arc::new(PolicyEpoch {
+            policy,
+            ..PolicyEpoch::default()
+        }));
+        let probes = Probes {
+            config: Arc::new(config),
+            state,
+        };
+        open(move |request| {
+            let probes = probes.clone();
+            async move { probes.answer(request).await }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_declared_probe_asks_the_application_and_only_the_status_leaves() {
+        let application = open(|request: Request| async move {
+            assert_eq!(request.uri().path(), "/health");
+            assert_eq!(request.uri().query(), None);
+            let mut answer = text(StatusCode::IM_A_TEAPOT, "a secret");
+            answer
+                .headers_mut()
+                .insert("x-secret", HeaderValue::from_static("yes"));
+            answer
+        })
+        .await;
+        let address = probes(application).await;
+        let answer = ask(address, "GET", "/health?token=x").await;
+        assert_eq!(answer.status(), StatusCode::IM_A_TEAPOT);
+        assert!(answer.body().is_empty());
+        assert!(!answer.headers().contains_key("x-secret"));
+        for (method, path, status) in [
+            ("POST", "/health", StatusCode::METHOD_NOT_ALLOWED),
+            ("GET", "/v1/models", StatusCode::NOT_FOUND),
+            ("GET", "/health/", StatusCode::NOT_FOUND),
+            ("GET", "//health", StatusCode::NOT_FOUND),
+        ] {
+            assert_eq!(
+                ask(address, method, path).await.status(),
+                status,
+                "{method} {path}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_application_is_told_apart_by_its_reason() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = listener.local_addr().unwrap();
+        drop(listener);
+        let answer = ask(probes(application).await, "GET", "/health").await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["vouchsafe-reason"], "unreachable");
+    }
+}

@@ -116,3 +116,32 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// A keep-alive connection is renewed now and then, so that none holds its place forever.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A client for tests.
+#[cfg(test)]
+pub(crate) mod client {
+    use http_body_util::{BodyExt, Empty};
+
+    use super::*;
+
+    /// Sends one request and reads the whole answer.
+    pub(crate) async fn fetch<S>(socket: S, method: &str, path: &str) -> Response<Bytes>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+            .await
+            .unwrap();
+        let driver = tokio::spawn(connection);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        driver.abort();
+        Response::from_parts(head, body)
+    }
+}

@@ -140,3 +140,92 @@ fn walk(folder: &Path, depth: usize, seen: &mut Vec<u8>) {
 const POLL: Duration = Duration::from_millis(400);
 /// As deep as the loader reads.
 const MAX_DEPTH: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::telemetry::capture;
+
+    const WORKLOAD: &str = "\
+apiVersion: vouchsafe.dev/v1alpha1
+kind: Workload
+metadata: {name: llm, namespace: inference}
+spec:
+  profile: any
+  members: {nodes: [one]}
+  ports: [{name: openai, port: 8000, protocol: tcp}]
+---
+apiVersion: vouchsafe.dev/v1alpha1
+kind: AttestationProfile
+metadata: {name: any, namespace: inference}
+spec: {any_of: [{tpm: {images: [{name: llm-1, pcrs: {sha256: {0: \"0000000000000000000000000000000000000000000000000000000000000000\"}}}]}}]}
+---
+apiVersion: vouchsafe.dev/v1alpha1
+kind: Node
+metadata: {name: one, namespace: inference}
+spec: {hardware: {tpm_ek_sha256: \"0000000000000000000000000000000000000000000000000000000000000000\"}}
+";
+
+    fn following(folder: &TempDir) -> (PolicyFolder, Arc<State>, Arc<ControlMetrics>) {
+        let state = Arc::new(State::default());
+        let metrics = Arc::new(ControlMetrics::register(&Registry::new()).unwrap());
+        let drain = Drain::new(Duration::ZERO);
+        let following = PolicyFolder {
+            folder: folder.path().to_owned(),
+            trust_domain: "factory.example".parse().unwrap(),
+            clock: Arc::new(MeshClock::host()),
+            readiness: Arc::new(Readiness::new(Arc::clone(&state), drain.signal())),
+            state: Arc::clone(&state),
+            metrics: Arc::clone(&metrics),
+        };
+        (following, state, metrics)
+    }
+
+    fn knows(state: &State, port: &str) -> bool {
+        let workload = "inference/llm".parse().unwrap();
+        let epoch = state.policy.load();
+        epoch
+            .policy
+            .port(&workload, &port.parse().unwrap())
+            .is_some()
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_breaks_leaves_the_last_good_policy_until_it_is_mended() {
+        let log = capture::start();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.yaml");
+        std::fs::write(&file, WORKLOAD).unwrap();
+        let (following, state, metrics) = following(&folder);
+        let task = tokio::spawn(following.run());
+        until("the first policy", || knows(&state, "openai")).await;
+        let broken = metrics.files_broken.with_label_values(&["policy"]);
+        std::fs::write(&file, WORKLOAD.replace("protocol: tcp", "protocol: smoke")).unwrap();
+        until("it is said", || broken.get() == 1).await;
+        assert!(knows(&state, "openai"));
+        tokio::time::sleep(3 * POLL).await;
+        assert_eq!(
+            log.count("policy folder can't be used: the last good policy stays"),
+            1
+        );
+        std::fs::write(&file, WORKLOAD.replace("openai", "grpc")).unwrap();
+        until("the mended policy", || knows(&state, "grpc")).await;
+        assert!(!knows(&state, "openai"));
+        assert_eq!(broken.get(), 0);
+        task.abort();
+    }
+}

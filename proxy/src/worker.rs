@@ -134,6 +134,12 @@ impl Workers {
 }
 
 impl Connections {
+    /// Of no worker at all.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Arc::new([]))
+    }
+
     /// All live connections; those of a worker that is too busy to answer within a second are missing.
     pub async fn list(&self) -> Vec<ConnectionSnapshot> {
         let mut all = Vec::new();

@@ -261,3 +261,162 @@ pub enum LoadIdentityError {
 const POLL: Duration = Duration::from_millis(400);
 /// A bundle of a thousand authorities fits.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::state::State;
+    use crate::svid::test_control_plane::{Identity, Pki, trust_domain};
+    use crate::telemetry::capture;
+
+    struct Files {
+        folder: TempDir,
+        pki: Pki,
+        metrics: Arc<ControlMetrics>,
+        identities: Arc<Identities>,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let metrics = Arc::new(ControlMetrics::register(&Registry::new()).unwrap());
+            let files = Self {
+                folder: tempfile::tempdir().unwrap(),
+                pki: Pki::new(),
+                identities: Arc::new(Identities::new(
+                    Arc::new(State::default()),
+                    Arc::clone(&metrics),
+                )),
+                metrics,
+            };
+            files.write(&files.pki.unattested("inference/llm"));
+            files.put("bundle.pem", &files.pki.root_pem());
+            files
+        }
+
+        fn put(&self, name: &str, content: &str) {
+            std::fs::write(self.folder.path().join(name), content).unwrap();
+        }
+
+        fn write(&self, identity: &Identity) {
+            self.put("chain.pem", &identity.chain_pem());
+            self.put("key.pem", &identity.key.serialize_pem());
+        }
+
+        fn following(&self) -> FileIdentity {
+            let path = |name| self.folder.path().join(name);
+            FileIdentity {
+                files: IdentityFiles {
+                    chain: path("chain.pem"),
+                    key: path("key.pem"),
+                    bundle: vec![BundleFile {
+                        trust_domain: trust_domain(),
+                        file: path("bundle.pem"),
+                    }],
+                    policy: path("policy"),
+                },
+                id: SpiffeId::for_workload(&trust_domain(), &"inference/llm".parse().unwrap()),
+                clock: Arc::new(MeshClock::host()),
+                identities: Arc::clone(&self.identities),
+                metrics: Arc::clone(&self.metrics),
+            }
+        }
+
+        async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+            for _ in 0..1_000 {
+                if holds() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            panic!("never: {what}");
+        }
+
+        fn epoch(&self) -> u64 {
+            self.identities.current().map_or(0, |epoch| epoch.number)
+        }
+    }
+
+    #[tokio::test]
+    async fn files_make_an_unattested_identity() {
+        let loaded = Files::new().following().load().await.unwrap();
+        assert!(
+            loaded
+                .bundle
+                .authorities()
+                .iter()
+                .all(|held| !held.is_attested())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_set_that_a_peer_would_refuse_is_refused() {
+        async fn check(expected: &str, spoil: impl FnOnce(&Files)) {
+            let files = Files::new();
+            spoil(&files);
+            let error = files.following().load().await.unwrap_err();
+            let chain = Chain(&error).to_string();
+            assert!(chain.contains(expected), "{chain}");
+        }
+        check("don't belong together", |files| {
+            files.put(
+                "key.pem",
+                &files.pki.unattested("inference/llm").key.serialize_pem(),
+            );
+        })
+        .await;
+        check("workload/other", |files| {
+            files.write(&files.pki.unattested("inference/other"))
+        })
+        .await;
+        check("ends in no known authority", |files| {
+            files.put("bundle.pem", &Pki::new().root_pem());
+        })
+        .await;
+        // A result that an authority may not vouch for: one that does not attest.
+        check("may not vouch for", |files| {
+            files.write(&files.pki.workload("inference/llm"))
+        })
+        .await;
+        check("no PEM certificates", |files| files.put("chain.pem", "")).await;
+        check("no PEM private key", |files| {
+            files.put("key.pem", "nothing")
+        })
+        .await;
+        check("failed to read", |files| {
+            std::fs::remove_file(files.folder.path().join("key.pem")).unwrap();
+        })
+        .await;
+        check("larger than 1 MiB", |files| {
+            files.put("chain.pem", &"x".repeat(1 << 21))
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_broken_set_never_replaces_a_good_one_and_is_said_once() {
+        let log = capture::start();
+        let files = Files::new();
+        let task = tokio::spawn(files.following().run());
+        files
+            .until("the first identity", || files.epoch() == 1)
+            .await;
+        files.put("key.pem", "nothing");
+        let broken = files.metrics.files_broken.with_label_values(&["identity"]);
+        files.until("it is said", || broken.get() == 1).await;
+        tokio::time::sleep(3 * POLL).await;
+        assert_eq!(files.epoch(), 1);
+        assert_eq!(
+            log.count("identity files can't be used: the last good ones stay"),
+            1
+        );
+        files.write(&files.pki.unattested("inference/llm"));
+        files
+            .until("the second identity", || files.epoch() == 2)
+            .await;
+        assert_eq!(broken.get(), 0);
+        task.abort();
+    }
+}

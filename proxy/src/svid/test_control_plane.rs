@@ -67,6 +67,14 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    pub(crate) fn chain_pem(&self) -> String {
+        let certificates = self.chain.iter().map(|der| {
+            let body = base64(der);
+            format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
+        });
+        certificates.collect()
+    }
+
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
@@ -112,6 +120,16 @@ impl Pki {
         self.identity(&params, key)
     }
 
+    /// A workload's certificate as an authority issues that does not attest.
+    pub(crate) fn unattested(&self, workload: &str) -> Identity {
+        let params = self.workload_params(workload, false);
+        self.identity(&params, KeyPair::generate().unwrap())
+    }
+
+    pub(crate) fn root_pem(&self) -> String {
+        self.root_certificate.pem()
+    }
+
     fn identity(&self, params: &CertificateParams, key: KeyPair) -> Identity {
         let certificate = params.signed_by(&key, &self.root).unwrap();
         Identity {
@@ -146,6 +164,31 @@ impl Pki {
             attested: true,
         }]
     }
+}
+
+/// Base64 in lines of 64 (RFC 7468 §2).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for (index, chunk) in bytes.chunks(3).enumerate() {
+        if index % 16 == 0 && index > 0 {
+            text.push('\n');
+        }
+        let word = chunk
+            .iter()
+            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let six = (word >> (18 - 6 * place)) & 63;
+            text.push(if place <= chunk.len() {
+                ALPHABET[six as usize] as char
+            } else {
+                '='
+            });
+        }
+    }
+    text.push('\n');
+    text
 }
 
 fn params() -> CertificateParams {
