@@ -7,6 +7,8 @@ pub mod clock;
 pub mod config_dump;
 pub mod drain;
 pub mod health;
+mod http;
+pub mod http1;
 mod http2;
 mod inbound;
 mod io;

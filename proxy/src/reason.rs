@@ -56,8 +56,6 @@ pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
 pub(crate) const DRAIN: Reason = Reason("drain");
 /// Nothing passed for as long as `limits.idle`.
 pub(crate) const IDLE: Reason = Reason("idle");
-/// The policy in force no longer admits a live flow.
-pub(crate) const POLICY_CHANGED: Reason = Reason("policy_changed");
 /// Too many connections are open.
 pub(crate) const CONNECTION_LIMIT: Reason = Reason("connection_limit");
 /// A Unix socket's client is not among `allow_uids`.
@@ -68,6 +66,14 @@ pub(crate) const PREAMBLE: Reason = Reason("preamble");
 pub(crate) const CONTROL_STREAM: Reason = Reason("control_stream");
 /// The other side of the lane refused the flow.
 pub(crate) const REFUSED_BY_PEER: Reason = Reason("refused_by_peer");
+/// A request's head was not complete within `limits.handshake`.
+pub(crate) const HEAD_TIMEOUT: Reason = Reason("http_head_timeout");
+/// A path that can be read in two ways.
+pub(crate) const PATH: Reason = Reason("http_path");
+/// A request's body is not what its head promised.
+pub(crate) const BODY: Reason = Reason("http_body");
+/// gRPC for an application that speaks HTTP/1.1 alone.
+pub(crate) const GRPC_NOT_SERVED: Reason = Reason("grpc_not_served");
 /// An upgrade where the way to the application can't carry one.
 pub(crate) const UPGRADE: Reason = Reason("upgrade");
 /// A peer that sends more control frames than the connection calls for, or breaks HTTP/2.

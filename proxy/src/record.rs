@@ -33,7 +33,7 @@ pub(crate) struct Record {
     live: Rc<Live>,
     _stream: StreamGuard,
     pub(crate) peer: Option<Rc<Verified>>,
-    port: Name,
+    port: Option<Name>,
     /// Method and path, for a request.
     request: Option<(Bytes, Bytes)>,
     pub(crate) status: u16,
@@ -47,11 +47,21 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record that begins now.
-    pub(crate) fn new(
+    /// A record of a flow that begins now.
+    pub(crate) fn flow(worker: &Rc<Worker>, live: &Rc<Live>, port: &Name) -> Self {
+        Self::begin(worker, live, Some(port.clone()), None)
+    }
+
+    /// A record of a request that begins now, of which nothing is known yet.
+    pub(crate) fn unread(worker: &Rc<Worker>, live: &Rc<Live>) -> Self {
+        let nothing = (Bytes::new(), Bytes::new());
+        Self::begin(worker, live, None, Some(nothing))
+    }
+
+    fn begin(
         worker: &Rc<Worker>,
         live: &Rc<Live>,
-        port: &Name,
+        port: Option<Name>,
         request: Option<(Bytes, Bytes)>,
     ) -> Self {
         Self {
@@ -59,7 +69,7 @@ impl Record {
             live: Rc::clone(live),
             _stream: live.stream(),
             peer: live.peer.clone(),
-            port: port.clone(),
+            port,
             request,
             status: 0,
             judged: None,
@@ -71,15 +81,33 @@ impl Record {
         }
     }
 
+    /// Notes the port that a request is for.
+    pub(crate) fn port(&mut self, port: &Name) {
+        self.port = Some(port.clone());
+    }
+
+    /// Notes what a request asks for. The query stays out of the log: it is where secrets travel.
+    pub(crate) fn request(&mut self, method: &str, path: &str) {
+        self.request = Some((
+            Bytes::copy_from_slice(method.as_bytes()),
+            Bytes::copy_from_slice(path.as_bytes()),
+        ));
+    }
+
     /// Takes in what policy said. `Err` with the reason where it denied.
     pub(crate) fn judged(&mut self, judged: Judged) -> Result<(), Reason> {
         let metrics = &self.worker.parts.metrics;
         let direction = self.live.direction;
+        // A second try is judged again, for policy may have changed, and counted once.
+        let again = self.judged.is_some();
         let outcome = match judged.decision {
             Decision::Allow(_) => {
-                metrics.of(direction).allowed();
+                if !again {
+                    metrics.of(direction).allowed();
+                }
                 Ok(())
             }
+            Decision::Audit(_) if again => Ok(()),
             Decision::Audit(reason) => {
                 metrics.decided(direction, "audit", reason.into());
                 Ok(())
@@ -94,6 +122,12 @@ impl Record {
         }
         self.judged = Some(judged);
         outcome
+    }
+
+    /// Whether policy denied it.
+    pub(crate) fn is_denied(&self) -> bool {
+        let decision = self.judged.as_ref().map(|judged| judged.decision);
+        matches!(decision, Some(Decision::Deny(_)))
     }
 
     /// Notes why it failed, for another reason than policy.
@@ -143,7 +177,7 @@ impl Drop for Record {
             connection: self.live.id,
             peer: self.peer.as_deref(),
             local: &self.worker.local,
-            port: self.port.as_str(),
+            port: self.port.as_ref().map_or("", Name::as_str),
             request: self.request.as_ref().map(|(method, path)| RequestEntry {
                 method: text(method),
                 path: text(path),

@@ -315,11 +315,6 @@ impl Registry {
         }
     }
 
-    /// Visits all live connections.
-    pub(crate) fn for_each(&self, visit: impl FnMut(&Rc<Live>)) {
-        self.live.borrow().values().for_each(visit);
-    }
-
     /// All live connections, as an operator sees them.
     pub(crate) fn snapshot(&self, worker: usize) -> Vec<ConnectionSnapshot> {
         let live = self.live.borrow();

@@ -1,38 +1,52 @@
 //! Connections to the local application.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
-use vouchsafe_config::proxy::{Limits, Upstream};
+use vouchsafe_config::proxy::Upstream;
 
-use crate::inbound::Door;
+use crate::http::pool::{Http1Pool, Http2Pool};
 use crate::io::{Io, Transport};
 use crate::reason::{CONNECT_TIMEOUT, Reason, UNREACHABLE};
 
-/// The applications behind one listener.
+/// One port of the local application.
 #[derive(Debug)]
-pub(crate) struct Applications {
+pub(crate) struct Application {
+    upstream: Upstream,
+    number: u16,
     deadline: Duration,
+    pub(crate) http1: Rc<Http1Pool>,
+    pub(crate) http2: Http2Pool,
 }
 
-impl Applications {
-    pub(crate) fn new(limits: &Limits) -> Self {
+impl Application {
+    pub(crate) fn new(upstream: Upstream, number: u16, deadline: Duration) -> Self {
         Self {
-            deadline: limits.connect,
+            upstream,
+            number,
+            deadline,
+            http1: Rc::default(),
+            http2: Http2Pool::default(),
         }
+    }
+
+    /// Whether this is the application at an address and port number.
+    pub(crate) fn is_at(&self, upstream: &Upstream, number: u16) -> bool {
+        self.number == number && self.upstream == *upstream
     }
 
     /// Opens a connection.
     ///
     /// # Errors
     /// The bounded reason why there is none.
-    pub(crate) async fn connect(&self, door: &Door) -> Result<Io, Reason> {
+    pub(crate) async fn connect(&self) -> Result<Io, Reason> {
         let connect = async {
-            Ok::<_, std::io::Error>(match &door.port.upstream {
+            Ok::<_, std::io::Error>(match &self.upstream {
                 Upstream::Tcp(address) => connect_tcp(*address).await?,
                 Upstream::SamePort(address) => {
-                    connect_tcp(SocketAddr::new(*address, door.number)).await?
+                    connect_tcp(SocketAddr::new(*address, self.number)).await?
                 }
                 Upstream::Unix(path) => Transport::Unix(UnixStream::connect(path).await?),
             })

@@ -4,18 +4,27 @@
 //! a decision → the application. Nothing reaches the application before a decision said so.
 
 pub(crate) mod application;
+mod http;
 mod shared;
 mod tcp;
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use ::http::{HeaderName, HeaderValue};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use vouchsafe_attestation::name::Name;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::{Direction, Protocol, Request, authorize};
-use vouchsafe_config::proxy::{InboundListener, InboundPort};
+use vouchsafe_config::proxy::{InboundListener, InboundPort, Upstream};
 
 use crate::drain::Phase;
+use crate::http::serve::{serve_http1, serve_http2};
+use crate::inbound::application::Application;
+use crate::inbound::http::RequestsIn;
 use crate::io::{Io, Transport};
 use crate::lane::preamble::{FlowProtocol, Parsed, Preamble};
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_SHARED};
@@ -23,6 +32,7 @@ use crate::listener::{Accepted, Listening, accept};
 use crate::reason::{self, Reason};
 use crate::record::Judged;
 use crate::registry::{LaneKind, Live};
+use crate::state::PolicyEpoch;
 use crate::tls::TlsEpoch;
 use crate::tls::acceptor::{self, HandshakeError, Secured};
 use crate::tls::peer_verifier::Verified;
@@ -33,7 +43,15 @@ use crate::worker::Worker;
 pub(crate) struct Inbound {
     pub(crate) worker: Rc<Worker>,
     pub(crate) declared: InboundListener,
-    pub(crate) applications: application::Applications,
+    applications: RefCell<Vec<Rc<Application>>>,
+    doors: RefCell<Doors>,
+}
+
+/// Doors that were asked for, as long as the policy that declares them is in force.
+#[derive(Debug, Default)]
+struct Doors {
+    policy: Option<Arc<PolicyEpoch>>,
+    known: Vec<Rc<Door>>,
 }
 
 /// One connection with a verified peer.
@@ -43,20 +61,24 @@ pub(crate) struct PeerConnection {
     pub(crate) peer: Rc<Verified>,
     pub(crate) lane: LaneKind,
     pub(crate) live: Rc<Live>,
+    /// What the application is told about the peer.
+    pub(crate) identity: Rc<[(HeaderName, HeaderValue)]>,
 }
 
 /// A port that a peer may ask for: it is behind this listener, and policy declares it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) port: InboundPort,
-    pub(crate) number: u16,
     pub(crate) protocol: Protocol,
+    pub(crate) application: Rc<Application>,
+    number: u16,
 }
 
 impl Inbound {
     pub(crate) fn new(worker: Rc<Worker>, declared: InboundListener) -> Rc<Self> {
         Rc::new(Self {
-            applications: application::Applications::new(&worker.parts.config.limits),
+            applications: RefCell::default(),
+            doors: RefCell::default(),
             worker,
             declared,
         })
@@ -64,15 +86,18 @@ impl Inbound {
 
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
-        accept(listener, drain, Phase::Inbound, |accepted| {
+        let serve = accept(listener, drain, Phase::Inbound, |accepted| {
             let inbound = Rc::clone(&self);
             async move {
                 if let Accepted::Tcp(tcp) = accepted {
                     inbound.serve(tcp).await;
                 }
             }
-        })
-        .await;
+        });
+        tokio::select! {
+            () = serve => {}
+            () = self.sweep() => {}
+        }
     }
 
     async fn serve(self: Rc<Self>, tcp: TcpStream) {
@@ -128,11 +153,17 @@ impl Inbound {
             .worker
             .register_peer(Direction::Inbound, lane, &peer, epoch);
         let live = &registered.registration.live;
+        let own_id = SpiffeId::for_workload(
+            &self.worker.parts.config.trust_domain,
+            &self.worker.parts.config.workload,
+        );
+        let identity = http::identity_fields(&peer, own_id.as_str());
         let connection = Rc::new(PeerConnection {
             inbound: Rc::clone(self),
             peer,
             lane,
             live: Rc::clone(live),
+            identity,
         });
         let io = Io::new(Transport::Tls(stream));
         tokio::select! {
@@ -142,34 +173,72 @@ impl Inbound {
     }
 
     /// The port behind this listener that a peer asked for.
-    fn door(&self, name: &Name, number: u16) -> Option<Door> {
-        let port = self.declared.ports.iter().find(|port| port.name == *name)?;
+    fn door(&self, name: &str, number: u16) -> Option<Rc<Door>> {
         let policy = self.worker.parts.state.policy.load();
-        let declared = policy
-            .policy
-            .port(&self.worker.parts.config.workload, name)?;
+        let mut doors = self.doors.borrow_mut();
+        let current = doors.policy.as_ref();
+        if !current.is_some_and(|held| Arc::ptr_eq(held, &policy)) {
+            doors.known.clear();
+            doors.policy = Some(Arc::clone(&policy));
+        }
+        let known = doors.known.iter();
+        let mut known =
+            known.filter(|door| door.number == number && door.port.name.as_str() == name);
+        if let Some(door) = known.next() {
+            return Some(Rc::clone(door));
+        }
+        let mut ports = self.declared.ports.iter();
+        let port = ports.find(|port| port.name.as_str() == name)?;
+        let workload = &self.worker.parts.config.workload;
+        let declared = policy.policy.port(workload, &port.name)?;
         let (first, last) = declared.numbers;
-        (first..=last).contains(&number).then(|| Door {
+        if !(first..=last).contains(&number) {
+            return None;
+        }
+        let door = Rc::new(Door {
             port: port.clone(),
-            number,
             protocol: declared.protocol,
-        })
+            application: self.application(&port.upstream, number),
+            number,
+        });
+        doors.known.push(Rc::clone(&door));
+        Some(door)
     }
 
     /// The only port behind this listener: what a peer without our sidecar gets.
-    fn only_door(&self) -> Option<Door> {
+    fn only_door(&self) -> Option<Rc<Door>> {
         let [port] = self.declared.ports.as_slice() else {
             return None;
         };
         let policy = self.worker.parts.state.policy.load();
-        let declared = policy
-            .policy
-            .port(&self.worker.parts.config.workload, &port.name)?;
-        Some(Door {
-            port: port.clone(),
-            number: declared.numbers.0,
-            protocol: declared.protocol,
-        })
+        let workload = &self.worker.parts.config.workload;
+        let number = policy.policy.port(workload, &port.name)?.numbers.0;
+        drop(policy);
+        self.door(port.name.as_str(), number)
+    }
+
+    /// The application's connections outlive policies, so that a change does not drop warm ones.
+    fn application(&self, upstream: &Upstream, number: u16) -> Rc<Application> {
+        let mut applications = self.applications.borrow_mut();
+        if let Some(known) = applications
+            .iter()
+            .find(|known| known.is_at(upstream, number))
+        {
+            return Rc::clone(known);
+        }
+        let deadline = self.worker.parts.config.limits.connect;
+        let application = Rc::new(Application::new(upstream.clone(), number, deadline));
+        applications.push(Rc::clone(&application));
+        application
+    }
+
+    async fn sweep(&self) {
+        let mut interval = tokio::time::interval(SWEEP);
+        loop {
+            interval.tick().await;
+            let applications = self.applications.borrow();
+            applications.iter().for_each(|one| one.http1.sweep());
+        }
     }
 }
 
@@ -182,15 +251,8 @@ impl PeerConnection {
                 None => self.refuse(reason::PREAMBLE),
             },
             other => match self.inbound.only_door() {
-                Some(door) => {
-                    *self.live.port.borrow_mut() = Some(door.port.name.clone());
-                    match (door.protocol, other) {
-                        (Protocol::Tcp, _) => self.relay(io, &door).await,
-                        (Protocol::Http, Some(ALPN_H2)) | (Protocol::Http, _) => {
-                            self.refuse(reason::PORT_PROTOCOL);
-                        }
-                    }
-                }
+                Some(door) if door.protocol == Protocol::Tcp => self.relay(io, &door).await,
+                Some(door) => self.requests(io, door, other == Some(ALPN_H2)).await,
                 None => self.refuse(reason::UNKNOWN_PORT),
             },
         }
@@ -198,13 +260,31 @@ impl PeerConnection {
 
     /// Serves one flow for a named port.
     pub(crate) async fn flow(self: &Rc<Self>, io: Io, preamble: &Preamble) {
-        let Some(door) = self.inbound.door(&preamble.port, preamble.number) else {
+        let Some(door) = self.inbound.door(preamble.port.as_str(), preamble.number) else {
             self.refuse(reason::UNKNOWN_PORT);
             return;
         };
         match (door.protocol, preamble.protocol) {
             (Protocol::Tcp, FlowProtocol::Tcp) => self.relay(io, &door).await,
+            (Protocol::Http, FlowProtocol::Http1) => self.requests(io, door, false).await,
+            (Protocol::Http, FlowProtocol::Http2) => self.requests(io, door, true).await,
             _ => self.refuse(reason::PORT_PROTOCOL),
+        }
+    }
+
+    /// Serves requests for one port.
+    async fn requests(self: &Rc<Self>, io: Io, door: Rc<Door>, over_http2: bool) {
+        if self.lane != LaneKind::Shared {
+            *self.live.port.borrow_mut() = Some(door.port.name.clone());
+        }
+        let requests = Rc::new(RequestsIn {
+            connection: Rc::clone(self),
+            fixed: Some(door),
+        });
+        if over_http2 {
+            serve_http2(io, &requests).await;
+        } else {
+            serve_http1(io, &requests).await;
         }
     }
 
@@ -258,3 +338,6 @@ impl PeerConnection {
             .failed(Direction::Inbound, reason);
     }
 }
+
+/// How often idle connections to the application are looked through.
+const SWEEP: Duration = Duration::from_secs(1);

@@ -9,8 +9,10 @@ use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use vouchsafe_config::policy::Protocol;
 
+use crate::http::serve::serve_stream;
 use crate::http2;
 use crate::inbound::PeerConnection;
+use crate::inbound::http::RequestsIn;
 use crate::inbound::tcp::FlowRefusal;
 use crate::io::{Io, Transport};
 use crate::lane::flow::LaneFlow;
@@ -22,25 +24,28 @@ impl PeerConnection {
     /// Serves all streams of a shared connection.
     pub(crate) async fn shared(self: &Rc<Self>, io: Io) {
         let parts = &self.inbound.worker.parts;
+        let requests = Rc::new(RequestsIn {
+            connection: Rc::clone(self),
+            fixed: None,
+        });
         http2::serve(
             io,
             &self.live,
             &parts.config.limits,
             &parts.metrics,
             |request, respond| {
-                let connection = Rc::clone(self);
-                async move { connection.stream(request, respond).await }
+                let requests = Rc::clone(&requests);
+                async move {
+                    if request.method() == Method::CONNECT {
+                        // Flows are fewer than requests and their state is larger: it is not held for each request.
+                        Box::pin(requests.connection.connect_stream(request, respond)).await;
+                    } else {
+                        serve_stream(&requests, request, respond).await;
+                    }
+                }
             },
         )
         .await;
-    }
-
-    async fn stream(self: &Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-        if request.method() == Method::CONNECT {
-            self.connect_stream(request, respond).await;
-        } else {
-            self.refuse(reason::PORT_PROTOCOL);
-        }
     }
 
     async fn connect_stream(
@@ -66,7 +71,7 @@ impl PeerConnection {
             port,
             number,
         };
-        let Some(door) = self.inbound.door(&preamble.port, preamble.number) else {
+        let Some(door) = self.inbound.door(preamble.port.as_str(), preamble.number) else {
             self.answer(respond, StatusCode::NOT_FOUND, reason::UNKNOWN_PORT);
             return;
         };

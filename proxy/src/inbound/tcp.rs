@@ -31,11 +31,11 @@ impl PeerConnection {
         door: &Door,
     ) -> Result<AdmittedFlow, FlowRefusal> {
         let worker = &self.inbound.worker;
-        let mut record = Record::new(worker, &self.live, &door.port.name, None);
+        let mut record = Record::flow(worker, &self.live, &door.port.name);
         record
             .judged(self.judge(&door.port.name, None))
             .map_err(FlowRefusal::Denied)?;
-        match self.inbound.applications.connect(door).await {
+        match door.application.connect().await {
             Ok(application) => Ok(AdmittedFlow {
                 application,
                 record,

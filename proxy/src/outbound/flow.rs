@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use http::{HeaderValue, Method, Request, StatusCode};
-use tokio::io::AsyncWriteExt;
 use vouchsafe_config::policy::{self, Lane, Port, Protocol};
 
+use crate::http::pool::Held;
 use crate::io::{Io, Transport};
 use crate::lane::FLOW_FIELD;
 use crate::lane::flow::LaneFlow;
@@ -29,14 +29,26 @@ pub(crate) struct Flow {
 
 #[derive(Debug)]
 enum Way {
-    Stream(
-        Rc<PeerLane>,
-        #[expect(dead_code, reason = "held: counts the stream while it lives")] StreamGuard,
-    ),
+    Stream(Rc<PeerLane>, StreamGuard),
     Own(Registered),
 }
 
 impl Flow {
+    /// The stream for HTTP/1.1, and what keeps its way open.
+    pub(crate) fn into_http1(self) -> (Io, Held) {
+        let held = match self.way {
+            Way::Stream(lane, guard) => Held {
+                _lane: Some((lane, guard)),
+                ..Held::default()
+            },
+            Way::Own(registered) => Held {
+                registered: Some(registered),
+                ..Held::default()
+            },
+        };
+        (self.io, held)
+    }
+
     /// Copies between the opener and the flow until both are done, or the connection below must end. Whether it ended by
     /// itself; if not, the record knows why.
     pub(crate) async fn relay(&mut self, opener: &mut Io, record: &mut Record) -> bool {
@@ -89,13 +101,12 @@ impl Outbound {
             // HTTP/2 of a server without our sidecar has no place for a flow.
             Opened::Lane(_) => Err(reason::PORT_PROTOCOL),
             Opened::Direct(direct) => {
-                let mut io = direct.io;
+                let mut direct = direct;
                 if direct.takes_preamble {
-                    let written = io.write_all(&preamble.encode()).await;
-                    written.map_err(|_| reason::UPSTREAM_CLOSED)?;
+                    direct.write_preamble(&preamble).await?;
                 }
                 Ok(Flow {
-                    io,
+                    io: direct.io,
                     way: Way::Own(direct.registered),
                 })
             }

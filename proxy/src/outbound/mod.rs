@@ -5,23 +5,31 @@
 
 pub(crate) mod balance;
 mod flow;
+mod http;
 pub(crate) mod pool;
 mod tcp;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use ::http::{HeaderName, HeaderValue};
+use bytes::BytesMut;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::{Context, Direction, Lane, Port, Protocol, Request, authorize};
-use vouchsafe_config::proxy::OutboundListener;
+use vouchsafe_config::proxy::{Limits, OutboundListener};
 
 use crate::drain::Phase;
-use crate::io::{Io, Transport};
+use crate::http::pool::Http1Pool;
+use crate::http::serve::{serve_http1, serve_http2};
+use crate::io::{Io, SCRATCH_BYTES, Transport, poll_read_scratch};
 use crate::listener::{Accepted, Listening, accept};
+use crate::outbound::http::RequestsOut;
 use crate::outbound::pool::Lanes;
 use crate::reason;
 use crate::record::Judged;
 use crate::registry::{LaneKind, Live, NewConnection};
+use crate::state::PolicyEpoch;
 use crate::tls::peer_verifier::Verified;
 use crate::worker::Worker;
 
@@ -35,6 +43,23 @@ pub(crate) struct Outbound {
     pub(crate) lanes: Rc<Lanes>,
     /// Where the next endpoint is looked for.
     pub(crate) turn: Cell<usize>,
+    /// Warm HTTP/1.1 flows of the dedicated lane.
+    pub(crate) dedicated: Rc<Http1Pool>,
+    /// Warm HTTP/1.1 connections to a server without our sidecar.
+    pub(crate) interop: Rc<Http1Pool>,
+    /// No field to add.
+    pub(crate) nothing: Rc<Fields>,
+    /// The port as the policy in force declares it, and the field that names it.
+    port: RefCell<Option<Declared>>,
+}
+
+type Fields = [(HeaderName, HeaderValue)];
+
+#[derive(Debug)]
+struct Declared {
+    policy: Arc<PolicyEpoch>,
+    port: Option<Rc<Port>>,
+    field: Rc<Fields>,
 }
 
 /// One connection of the local application.
@@ -55,6 +80,10 @@ impl Outbound {
             expected,
             lanes: Rc::clone(lanes),
             turn: Cell::new(0),
+            dedicated: Rc::default(),
+            interop: Rc::default(),
+            nothing: Rc::new([]),
+            port: RefCell::default(),
             worker,
             declared,
         })
@@ -62,11 +91,23 @@ impl Outbound {
 
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
-        accept(listener, drain, Phase::Outbound, |accepted| {
+        let serve = accept(listener, drain, Phase::Outbound, |accepted| {
             let outbound = Rc::clone(&self);
             async move { outbound.serve(accepted).await }
-        })
-        .await;
+        });
+        tokio::select! {
+            () = serve => {}
+            () = self.sweep() => {}
+        }
+    }
+
+    async fn sweep(&self) {
+        let mut interval = tokio::time::interval(SWEEP);
+        loop {
+            interval.tick().await;
+            self.dedicated.sweep();
+            self.interop.sweep();
+        }
     }
 
     async fn serve(self: Rc<Self>, accepted: Accepted) {
@@ -115,12 +156,33 @@ impl Outbound {
     }
 
     /// The port that is called, as policy declares it.
-    pub(crate) fn port(&self) -> Option<Port> {
-        let epoch = self.worker.parts.state.policy.load();
-        epoch
-            .policy
-            .port(&self.declared.to, &self.declared.port)
-            .cloned()
+    pub(crate) fn port(&self) -> Option<Rc<Port>> {
+        let policy = self.worker.parts.state.policy.load();
+        let mut held = self.port.borrow_mut();
+        if let Some(held) = held.as_ref()
+            && Arc::ptr_eq(&held.policy, &policy)
+        {
+            return held.port.clone();
+        }
+        let port = policy.policy.port(&self.declared.to, &self.declared.port);
+        let port = port.cloned().map(Rc::new);
+        *held = Some(Declared {
+            policy: Arc::clone(&policy),
+            field: port.as_ref().map_or_else(
+                || Rc::clone(&self.nothing),
+                |port| http::port_field(port, self.number(port)),
+            ),
+            port: port.clone(),
+        });
+        port
+    }
+
+    /// The field that names the port on the shared lane.
+    pub(crate) fn port_field(&self, port: &Port) -> Rc<Fields> {
+        match self.port.borrow().as_ref() {
+            Some(held) => Rc::clone(&held.field),
+            None => http::port_field(port, self.number(port)),
+        }
     }
 
     /// The number of the port that is called: in a range the listener's own, where that lies in it.
@@ -174,10 +236,47 @@ impl AppConnection {
         let port = self.outbound.port();
         match port {
             Some(port) if port.protocol == Protocol::Tcp => self.relay(io, &port).await,
-            _ => {
-                let metrics = &self.outbound.worker.parts.metrics;
-                metrics.failed(Direction::Outbound, reason::UNKNOWN_PORT);
-            }
+            // Without a policy nobody knows what is spoken here; HTTP at least can be told why it is refused.
+            _ => self.requests(io).await,
+        }
+    }
+
+    async fn requests(self: &Rc<Self>, mut io: Io) {
+        let limits = &self.outbound.worker.parts.config.limits;
+        let requests = Rc::new(RequestsOut {
+            connection: Rc::clone(self),
+            own: RefCell::default(),
+        });
+        match begins_http2(&mut io, limits).await {
+            Some(true) => serve_http2(io, &requests).await,
+            Some(false) => serve_http1(io, &requests).await,
+            None => {}
         }
     }
 }
+
+/// Whether an application speaks HTTP/2 with prior knowledge (RFC 9113 §3.4); `None` when it has gone away.
+async fn begins_http2(io: &mut Io, limits: &Limits) -> Option<bool> {
+    let mut bytes = read_some(io).await?;
+    let rest = async {
+        while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
+            bytes.extend_from_slice(&read_some(io).await?);
+        }
+        Some(bytes)
+    };
+    let bytes = tokio::time::timeout(limits.handshake, rest).await.ok()??;
+    let begins = bytes.starts_with(PREFACE);
+    io.unread(bytes.freeze());
+    Some(begins)
+}
+
+async fn read_some(io: &mut Io) -> Option<BytesMut> {
+    let read = std::future::poll_fn(|cx| {
+        poll_read_scratch(io, cx, SCRATCH_BYTES, |bytes| BytesMut::from(bytes))
+    });
+    read.await.ok().filter(|bytes| !bytes.is_empty())
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often idle connections are looked through.
+const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -16,6 +17,7 @@ use vouchsafe_config::policy::Direction;
 
 use crate::http2;
 use crate::io::{Io, Transport};
+use crate::lane::preamble::Preamble;
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
 use crate::outbound::Outbound;
 use crate::reason::{self, Reason};
@@ -93,6 +95,34 @@ pub(crate) struct Direct {
     pub(crate) registered: Registered,
     /// Whether the server waits for a preamble: it has our sidecar.
     pub(crate) takes_preamble: bool,
+    /// Epoch of the identity that it was opened with.
+    pub(crate) epoch: u64,
+}
+
+impl Direct {
+    /// Says for which port the flow is.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn write_preamble(&mut self, preamble: &Preamble) -> Result<(), Reason> {
+        let written = self.io.write_all(&preamble.encode()).await;
+        written.map_err(|_| reason::UPSTREAM_CLOSED)
+    }
+}
+
+/// Speaks HTTP/2 on a connection of one's own.
+///
+/// # Errors
+/// The server doesn't.
+pub(crate) async fn into_lane(worker: &Rc<Worker>, direct: Direct) -> Result<Rc<PeerLane>, Reason> {
+    let Direct {
+        io,
+        peer,
+        registered,
+        epoch,
+        ..
+    } = direct;
+    open_lane(worker, io, LaneKind::Dedicated, peer, registered, epoch).await
 }
 
 impl Opened {
@@ -127,6 +157,12 @@ impl Lanes {
 }
 
 impl Outbound {
+    /// Whether a lane may take another request.
+    pub(crate) fn is_usable(&self, lane: &PeerLane) -> bool {
+        let epoch = self.worker.tls();
+        epoch.is_some_and(|epoch| lane.is_usable(epoch.identity.number))
+    }
+
     /// Takes or opens a connection to the workload, at the first endpoint that answers.
     ///
     /// # Errors
@@ -213,15 +249,17 @@ impl Target {
             _ => LaneKind::Interop,
         };
         let registered = worker.register_peer(Direction::Outbound, lane, &peer, epoch);
+        let number = epoch.identity.number;
         match alpn.as_deref() {
-            Some(ALPN_SHARED | ALPN_H2) => {
-                open_lane(worker, io, lane, peer, registered, epoch.identity.number).await
-            }
+            Some(ALPN_SHARED | ALPN_H2) => open_lane(worker, io, lane, peer, registered, number)
+                .await
+                .map(Opened::Lane),
             Some(ALPN_FLOW | ALPN_HTTP1) | None => Ok(Opened::Direct(Box::new(Direct {
                 io,
                 peer,
                 registered,
                 takes_preamble: lane == LaneKind::Dedicated,
+                epoch: number,
             }))),
             // rustls only ever reports what we offered.
             Some(_) => Err(reason::HTTP2),
@@ -265,7 +303,7 @@ async fn open_lane(
     peer: Rc<Verified>,
     registered: Registered,
     epoch: u64,
-) -> Result<Opened, Reason> {
+) -> Result<Rc<PeerLane>, Reason> {
     let limits = &worker.parts.config.limits;
     let (send, connection) = http2::connect(io, limits)
         .await
@@ -287,7 +325,7 @@ async fn open_lane(
             closed.set(true);
         }
     });
-    Ok(Opened::Lane(Rc::new(PeerLane {
+    Ok(Rc::new(PeerLane {
         send,
         kind,
         peer,
@@ -295,7 +333,7 @@ async fn open_lane(
         epoch,
         closed,
         driver,
-    })))
+    }))
 }
 
 /// Why there is no connection to a peer.

@@ -13,7 +13,7 @@ impl AppConnection {
     /// Copies between the application and the workload that it calls.
     pub(crate) async fn relay(self: &Rc<Self>, mut io: Io, port: &Port) {
         let outbound = &self.outbound;
-        let mut record = Record::new(&outbound.worker, &self.live, &port.name, None);
+        let mut record = Record::flow(&outbound.worker, &self.live, &port.name);
         let opened = outbound
             .open_flow(port, FlowProtocol::Tcp, None, &mut record)
             .await;

@@ -299,6 +299,3 @@ pub(crate) fn inspect(evidence: &Evidence) -> Result<Inspection, ParseQuoteError
             .map(|log| log.events().len()),
     })
 }
-
-#[cfg(test)]
-mod tests;

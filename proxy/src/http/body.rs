@@ -1,0 +1,200 @@
+//! Bodies on their way, piece by piece, from either version to either version.
+//!
+//! A piece is read only when the one before was taken: back-pressure reaches from the slower end to the faster.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use h2::{Reason as H2Reason, RecvStream, SendStream};
+use http::HeaderMap;
+
+use crate::http::head::clean_trailers;
+use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk_head, encode_last_chunk};
+use crate::http1::wire::{Reader, Writer};
+use crate::lane::flow::poll_capacity;
+
+/// Where a body comes from.
+#[derive(Debug)]
+pub(crate) enum Source<'a> {
+    Http1 {
+        reader: &'a mut Reader,
+        decoder: &'a mut BodyDecoder,
+    },
+    Http2 {
+        stream: RecvStream,
+        /// Bytes that were handed on, and whose window is given back once they are taken.
+        owed: usize,
+    },
+}
+
+/// Where a body goes.
+#[derive(Debug)]
+pub(crate) enum Sink<'a> {
+    Http1 {
+        writer: &'a mut Writer,
+        chunked: bool,
+    },
+    Http2(SendStream<Bytes>),
+    /// Nowhere: the head said it all.
+    None,
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    End(Option<HeaderMap>),
+}
+
+/// Which side a body broke at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Broken {
+    Source,
+    /// The source is not HTTP.
+    Malformed,
+    Sink,
+}
+
+/// Passes a whole body on.
+pub(crate) async fn pump(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    bytes: &Cell<u64>,
+) -> Result<(), Broken> {
+    loop {
+        let piece = tokio::select! {
+            // The source first: what is there already travels with what was held back.
+            biased;
+            piece = source.next() => piece?,
+            () = sink.gone() => return Err(Broken::Sink),
+        };
+        match piece {
+            Piece::Data(data) => {
+                bytes.set(bytes.get() + data.len() as u64);
+                sink.data(data).await?;
+            }
+            Piece::End(trailers) => {
+                return sink.end(trailers.map(clean_trailers)).await;
+            }
+        }
+    }
+}
+
+impl Source<'_> {
+    async fn next(&mut self) -> Result<Piece, Broken> {
+        match self {
+            Self::Http1 { reader, decoder } => loop {
+                match decoder.decode(&mut reader.buf) {
+                    Ok(Decoded::Data(data)) => return Ok(Piece::Data(data)),
+                    Ok(Decoded::End(trailers)) => return Ok(Piece::End(trailers)),
+                    Ok(Decoded::NeedMore) => {}
+                    Err(_) => return Err(Broken::Malformed),
+                }
+                match reader.fill().await {
+                    Ok(0) => match decoder.end_of_stream() {
+                        Ok(()) => return Ok(Piece::End(None)),
+                        Err(BodyError::Truncated) => return Err(Broken::Source),
+                        Err(_) => return Err(Broken::Malformed),
+                    },
+                    Ok(_) => {}
+                    Err(_) => return Err(Broken::Source),
+                }
+            },
+            Self::Http2 { stream, owed } => {
+                if *owed > 0 {
+                    // Fails only where the stream is gone, and then the next read says so.
+                    let _ = stream.flow_control().release_capacity(*owed);
+                    *owed = 0;
+                }
+                match stream.data().await {
+                    Some(Ok(data)) => {
+                        *owed = data.len();
+                        Ok(Piece::Data(data))
+                    }
+                    Some(Err(_)) => Err(Broken::Source),
+                    None => match stream.trailers().await {
+                        Ok(trailers) => Ok(Piece::End(trailers)),
+                        Err(_) => Err(Broken::Source),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl Sink<'_> {
+    async fn data(&mut self, mut data: Bytes) -> Result<(), Broken> {
+        match self {
+            Self::None => Ok(()),
+            Self::Http1 { writer, chunked } => {
+                if *chunked {
+                    encode_chunk_head(&mut writer.buf, data.len());
+                }
+                writer.buf.extend_from_slice(&data);
+                if *chunked {
+                    writer.buf.extend_from_slice(b"\r\n");
+                }
+                drop(data);
+                if writer.buf.len() < COALESCED {
+                    return Ok(());
+                }
+                writer.flush().await.map_err(|_| Broken::Sink)
+            }
+            Self::Http2(stream) => {
+                while !data.is_empty() {
+                    let wanted = data.len();
+                    let granted =
+                        std::future::poll_fn(|cx| poll_capacity(stream, cx, wanted)).await;
+                    let now = data.split_to(granted.map_err(|_| Broken::Sink)?.min(wanted));
+                    stream.send_data(now, false).map_err(|_| Broken::Sink)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        match self {
+            Self::None => Ok(()),
+            Self::Http1 { writer, chunked } => {
+                if *chunked {
+                    encode_last_chunk(&mut writer.buf, trailers.as_ref());
+                }
+                writer.flush().await.map_err(|_| Broken::Sink)
+            }
+            Self::Http2(stream) => match trailers {
+                Some(trailers) => stream.send_trailers(trailers).map_err(|_| Broken::Sink),
+                None => stream
+                    .send_data(Bytes::new(), true)
+                    .map_err(|_| Broken::Sink),
+            },
+        }
+    }
+
+    /// To be polled while there is nothing to pass on: sends what was held back to travel together, then waits until the
+    /// receiver gives up, where it can say so while nothing is sent.
+    async fn gone(&mut self) {
+        match self {
+            Self::Http2(stream) => {
+                // However it ended, nothing can be sent any more.
+                let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            }
+            Self::Http1 { writer, .. } => {
+                if writer.flush().await.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Self::None => std::future::pending().await,
+        }
+    }
+
+    /// Lets the receiver know that the body is not complete.
+    pub(crate) fn abort(&mut self) {
+        if let Self::Http2(stream) = self {
+            stream.send_reset(H2Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// Bytes that are held back as long as more is there already.
+const COALESCED: usize = 32 * 1024;

@@ -1,0 +1,221 @@
+//! Connections that take requests: HTTP/1.1 ones that are kept between requests, HTTP/2 ones that carry many.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use tokio::task::JoinHandle;
+use vouchsafe_config::proxy::Limits;
+
+use crate::http1::wire::{Reader, Writer, split};
+use crate::http2;
+use crate::io::Io;
+use crate::reason::Reason;
+use crate::registry::StreamGuard;
+use crate::tls::peer_verifier::Verified;
+use crate::worker::Registered;
+
+/// An HTTP/1.1 connection to whoever serves requests.
+#[derive(Debug)]
+pub(crate) struct Http1Upstream {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    /// Whether it carried a request before.
+    pub(crate) reused: bool,
+    pub(crate) held: Held,
+    home: Option<Rc<Http1Pool>>,
+}
+
+/// What must live as long as a connection, and by which it is judged when it is taken again.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Where the other end is a peer.
+    pub(crate) peer: Option<Rc<Verified>>,
+    /// Its entry in the registry, where it has one.
+    pub(crate) registered: Option<Registered>,
+    /// Epoch of the identity that it was opened with.
+    pub(crate) epoch: u64,
+    /// Keeps a stream of a lane, where that is what carries it.
+    pub(crate) _lane: Option<(Rc<dyn std::fmt::Debug>, StreamGuard)>,
+}
+
+impl Held {
+    /// Waits until the connection must end now.
+    pub(crate) async fn cut(&self) -> Reason {
+        match &self.registered {
+            Some(registered) => registered.registration.live.cut().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Http1Upstream {
+    pub(crate) fn new(io: Io, held: Held, home: Option<Rc<Http1Pool>>) -> Self {
+        let (reader, writer) = split(io);
+        Self {
+            reader,
+            writer,
+            reused: false,
+            held,
+            home,
+        }
+    }
+
+    /// Keeps the connection for the next request.
+    pub(crate) fn release(mut self) {
+        self.reader.rest();
+        self.writer.rest();
+        self.reused = true;
+        if let Some(home) = self.home.clone() {
+            home.put(self);
+        }
+    }
+
+    fn is_good(&mut self, epoch: u64) -> bool {
+        let draining = self
+            .held
+            .registered
+            .as_ref()
+            .is_some_and(|registered| registered.registration.live.is_draining());
+        self.held.epoch == epoch && !draining && self.reader.is_quiet()
+    }
+}
+
+/// Idle HTTP/1.1 connections to one destination.
+#[derive(Debug, Default)]
+pub(crate) struct Http1Pool {
+    idle: RefCell<Vec<(Instant, Http1Upstream)>>,
+}
+
+impl Http1Pool {
+    /// The connection that was used last, if it is still good.
+    pub(crate) fn take(&self, epoch: u64) -> Option<Http1Upstream> {
+        loop {
+            let (_, mut upstream) = self.idle.borrow_mut().pop()?;
+            if upstream.is_good(epoch) {
+                return Some(upstream);
+            }
+        }
+    }
+
+    fn put(&self, upstream: Http1Upstream) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < MAX_IDLE {
+            idle.push((Instant::now(), upstream));
+        }
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(crate) fn sweep(&self) {
+        let mut idle = self.idle.borrow_mut();
+        // Oldest first, because connections are taken and put at the end.
+        let old = idle.partition_point(|(since, _)| since.elapsed() > IDLE);
+        idle.drain(..old);
+    }
+}
+
+/// An HTTP/2 connection and a place on it.
+#[derive(Debug)]
+pub(crate) struct Http2Upstream {
+    pub(crate) send: SendRequest<Bytes>,
+    /// Keeps the connection and counts the stream.
+    pub(crate) held: (Rc<dyn CloseLane>, Option<StreamGuard>),
+}
+
+/// A connection that can be taken out of use.
+pub(crate) trait CloseLane: std::fmt::Debug {
+    /// Nobody gets a stream on it any more.
+    fn close(&self);
+}
+
+/// HTTP/2 connections to the local application.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Pool {
+    lanes: RefCell<Vec<Rc<PlainLane>>>,
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// A plaintext HTTP/2 connection.
+#[derive(Debug)]
+struct PlainLane {
+    send: SendRequest<Bytes>,
+    closed: Rc<Cell<bool>>,
+    driver: JoinHandle<()>,
+}
+
+impl CloseLane for PlainLane {
+    fn close(&self) {
+        self.closed.set(true);
+    }
+}
+
+impl Drop for PlainLane {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Http2Pool {
+    /// A place on a connection; `open` makes the stream for a new one.
+    ///
+    /// # Errors
+    /// Those of `open`, or `broken` where the other end doesn't speak HTTP/2.
+    pub(crate) async fn take<E>(
+        &self,
+        limits: &Limits,
+        open: impl Future<Output = Result<Io, E>>,
+        broken: E,
+    ) -> Result<Http2Upstream, E> {
+        if let Some(lane) = self.usable() {
+            return Ok(lane);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(lane) = self.usable() {
+            return Ok(lane);
+        }
+        let io = open.await?;
+        let Ok((send, connection)) = http2::connect(io, limits).await else {
+            return Err(broken);
+        };
+        let closed = Rc::new(Cell::new(false));
+        let driver = tokio::task::spawn_local({
+            let closed = Rc::clone(&closed);
+            async move {
+                // How the connection ended is seen by its streams.
+                let _ = connection.await;
+                closed.set(true);
+            }
+        });
+        let lane = Rc::new(PlainLane {
+            send,
+            closed,
+            driver,
+        });
+        self.lanes.borrow_mut().push(Rc::clone(&lane));
+        Ok(upstream(lane))
+    }
+
+    fn usable(&self) -> Option<Http2Upstream> {
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.retain(|lane| !lane.closed.get());
+        // Each stream holds the lane once, and so does this list.
+        let free = lanes
+            .iter()
+            .find(|lane| Rc::strong_count(lane) <= lane.send.current_max_send_streams());
+        free.map(|lane| upstream(Rc::clone(lane)))
+    }
+}
+
+fn upstream(lane: Rc<PlainLane>) -> Http2Upstream {
+    Http2Upstream {
+        send: lane.send.clone(),
+        held: (lane, None),
+    }
+}
+
+/// Idle connections to one destination and worker.
+const MAX_IDLE: usize = 256;
+/// Shorter than the five seconds after which Node closes a silent connection, the shortest of the common servers.
+const IDLE: Duration = Duration::from_secs(3);

@@ -1,0 +1,368 @@
+//! The two kinds of server: HTTP/1.1 connections, and streams of HTTP/2 connections.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as H2Reason, RecvStream};
+use http::{Request, header};
+use vouchsafe_config::policy::{self, normalize_path};
+
+use crate::http::answer::{AMBIGUOUS_PATH, HEAD_TIMEOUT, Refusal};
+use crate::http::exchange::{Done, Downstream, Failed, Forward, exchange};
+use crate::http::head::{RequestHead, normalized_target};
+use crate::http::pool::Http1Upstream;
+use crate::http::{Doorway, Route, Upstream, Wanted};
+use crate::http1::body::{BodyDecoder, Framing};
+use crate::http1::wire::{ReadHeadError, Reader, Writer, join, linger, split};
+use crate::http2;
+use crate::io::Io;
+use crate::reason;
+use crate::record::Record;
+use crate::relay::relay;
+
+/// Serves an HTTP/1.1 connection until it ends.
+pub(crate) async fn serve_http1<D: Doorway>(io: Io, doorway: &Rc<D>) {
+    let (mut reader, mut writer) = split(io);
+    loop {
+        let limits = &doorway.worker().parts.config.limits;
+        let live = Rc::clone(doorway.live());
+        if live.is_draining() && reader.buf.is_empty() {
+            return;
+        }
+        let idle = reader.buf.is_empty();
+        let read = tokio::select! {
+            read = reader.request(limits.head_bytes, limits.handshake) => read,
+            // Only between requests: one that has begun is served.
+            () = live.drained(), if idle => return,
+        };
+        let head = match read {
+            Ok(head) => RequestHead::Http1(head),
+            Err(ReadHeadError::Closed) => return,
+            Err(ReadHeadError::Timeout) => {
+                return refuse_head(doorway, reader, writer, HEAD_TIMEOUT).await;
+            }
+            Err(ReadHeadError::Head(error)) => {
+                return refuse_head(doorway, reader, writer, error.into()).await;
+            }
+        };
+        match serve_one(doorway, head, &mut reader, &mut writer).await {
+            After::Next => {
+                reader.rest();
+                writer.rest();
+            }
+            After::Linger => return linger(reader, writer).await,
+            After::Cut => {
+                if let Some(io) = join(reader, writer) {
+                    io.abort();
+                }
+                return;
+            }
+            After::Upgraded(upstream, record) => {
+                return tunnel(reader, writer, *upstream, record).await;
+            }
+        }
+    }
+}
+
+/// What becomes of an HTTP/1 connection after a request.
+enum After {
+    Next,
+    Linger,
+    /// The client must see that its response broke off.
+    Cut,
+    Upgraded(Box<Http1Upstream>, Record),
+}
+
+async fn serve_one<D: Doorway>(
+    doorway: &Rc<D>,
+    head: RequestHead,
+    reader: &mut Reader,
+    writer: &mut Writer,
+) -> After {
+    let RequestHead::Http1(raw) = &head else {
+        return After::Cut;
+    };
+    let (framing, is_http10) = (raw.framing, raw.is_http10);
+    let mut keep_alive = raw.keep_alive && !is_http10 && !doorway.live().is_draining();
+    let bodyless = matches!(framing, Framing::None | Framing::Length(0));
+    let mut decoder = BodyDecoder::new(framing);
+    let mut say_continue = head.expects_continue() && !bodyless;
+    let mut call = Call::new(doorway, &head, framing, false);
+    let failed = loop {
+        let route = match call.route().await {
+            Ok(route) => route,
+            Err(refusal) => break Failed::Unanswered(refusal),
+        };
+        if std::mem::take(&mut say_continue) {
+            // Policy has allowed it and somebody will serve it: the body may come.
+            writer
+                .buf
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            if writer.flush().await.is_err() {
+                break Failed::Gone;
+            }
+        }
+        let downstream = Downstream::Http1 {
+            reader: &mut *reader,
+            writer: &mut *writer,
+            decoder: &mut decoder,
+            is_http10,
+            keep_alive,
+        };
+        match call.exchange(route, downstream, bodyless).await {
+            Ok(Done::Complete { keep_alive }) => {
+                call.record.finish();
+                return if keep_alive {
+                    After::Next
+                } else {
+                    After::Linger
+                };
+            }
+            Ok(Done::Upgraded(upstream)) => return After::Upgraded(upstream, call.record),
+            Err(Failed::Stale) => {}
+            Err(failed) => break failed,
+        }
+    };
+    match failed {
+        Failed::Unanswered(refusal) => {
+            keep_alive &= bodyless && refusal.status != 400;
+            call.fail(refusal);
+            refusal.encode_http1(&mut writer.buf, keep_alive, head.is_head());
+            match writer.flush().await {
+                Ok(()) if keep_alive => After::Next,
+                Ok(()) => After::Linger,
+                Err(_) => After::Cut,
+            }
+        }
+        Failed::Broken(reason) => {
+            call.record.failed(reason);
+            After::Cut
+        }
+        Failed::Gone | Failed::Stale => After::Cut,
+    }
+}
+
+/// Answers a request whose head is no good, and closes.
+async fn refuse_head<D: Doorway>(
+    doorway: &Rc<D>,
+    reader: Reader,
+    mut writer: Writer,
+    refusal: Refusal,
+) {
+    let worker = doorway.worker();
+    let mut record = Record::unread(worker, doorway.live());
+    record.status = refusal.status;
+    record.failed(refusal.reason);
+    drop(record);
+    refusal.encode_http1(&mut writer.buf, false, false);
+    if writer.flush().await.is_ok() {
+        linger(reader, writer).await;
+    }
+}
+
+/// Copies between both ends of an upgraded connection.
+async fn tunnel(reader: Reader, writer: Writer, upstream: Http1Upstream, mut record: Record) {
+    let Http1Upstream {
+        reader: from,
+        writer: to,
+        held,
+        ..
+    } = upstream;
+    let (Some(mut downstream), Some(mut upstream)) = (join(reader, writer), join(from, to)) else {
+        return;
+    };
+    let ended = tokio::select! {
+        reason = held.cut() => Err(reason),
+        ended = relay(&mut downstream, &mut upstream, &record.bytes) => {
+            ended.map_err(|_| reason::DOWNSTREAM_CLOSED)
+        }
+    };
+    match ended {
+        Ok(()) => record.finish(),
+        Err(reason) => {
+            record.failed(reason);
+            downstream.abort();
+            upstream.abort();
+        }
+    }
+}
+
+/// Serves an HTTP/2 connection, all of whose streams are requests, until it ends.
+pub(crate) async fn serve_http2<D: Doorway>(io: Io, doorway: &Rc<D>) {
+    let parts = &doorway.worker().parts;
+    http2::serve(
+        io,
+        doorway.live(),
+        &parts.config.limits,
+        &parts.metrics,
+        |request, respond| {
+            let doorway = Rc::clone(doorway);
+            async move { serve_stream(&doorway, request, respond).await }
+        },
+    )
+    .await;
+}
+
+/// Serves one request of an HTTP/2 connection.
+pub(crate) async fn serve_stream<D: Doorway>(
+    doorway: &Rc<D>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (parts, body) = request.into_parts();
+    let told = parts.headers.get(header::CONTENT_LENGTH);
+    // `h2` has compared it with what comes, and refuses what is no number.
+    let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
+    let framing = match (body.is_end_stream(), told) {
+        (true, _) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::Chunked,
+    };
+    let head = match RequestHead::from_http2(parts) {
+        Ok(head) => head,
+        Err(error) => {
+            let refusal = Refusal::from(error);
+            let mut record = Record::unread(doorway.worker(), doorway.live());
+            record.status = refusal.status;
+            record.failed(refusal.reason);
+            refusal.send_http2(&mut respond, false, false);
+            return;
+        }
+    };
+    let bodyless = matches!(framing, Framing::None);
+    let mut body = Some(body);
+    let mut say_continue = head.expects_continue() && !bodyless;
+    let mut call = Call::new(doorway, &head, framing, true);
+    let failed = loop {
+        let route = match call.route().await {
+            Ok(route) => route,
+            Err(refusal) => break Failed::Unanswered(refusal),
+        };
+        if std::mem::take(&mut say_continue) {
+            let mut response = http::Response::new(());
+            *response.status_mut() = http::StatusCode::CONTINUE;
+            // The client goes on without it, only later.
+            let _ = respond.send_informational(response);
+        }
+        let downstream = Downstream::Http2 {
+            body: &mut body,
+            respond: &mut respond,
+        };
+        match call.exchange(route, downstream, bodyless).await {
+            Ok(Done::Complete { .. }) => {
+                call.record.finish();
+                return;
+            }
+            Ok(Done::Upgraded(_)) => break Failed::Broken(reason::UPGRADE),
+            Err(Failed::Stale) => {}
+            Err(failed) => break failed,
+        }
+    };
+    match failed {
+        Failed::Unanswered(refusal) => {
+            call.fail(refusal);
+            refusal.send_http2(&mut respond, head.is_grpc(), head.is_head());
+        }
+        Failed::Broken(reason) => {
+            call.record.failed(reason);
+            respond.send_reset(H2Reason::INTERNAL_ERROR);
+        }
+        Failed::Gone | Failed::Stale => respond.send_reset(H2Reason::CANCEL),
+    }
+}
+
+/// One request on its way.
+struct Call<'a, D: Doorway> {
+    doorway: &'a Rc<D>,
+    head: &'a RequestHead,
+    framing: Framing,
+    is_http2: bool,
+    record: Record,
+    tried: u32,
+}
+
+impl<'a, D: Doorway> Call<'a, D> {
+    fn new(doorway: &'a Rc<D>, head: &'a RequestHead, framing: Framing, is_http2: bool) -> Self {
+        let record = Record::unread(doorway.worker(), doorway.live());
+        Self {
+            doorway,
+            head,
+            framing,
+            is_http2,
+            record,
+            tried: 0,
+        }
+    }
+
+    /// Judges the request and finds who serves it.
+    async fn route(&mut self) -> Result<Route, Refusal> {
+        let target = self.head.target();
+        let (path, _) = split_query(target);
+        self.record.request(self.head.method(), path);
+        let path = normalize_path(path).map_err(|_| AMBIGUOUS_PATH)?;
+        let door = self.doorway.door(self.head)?;
+        self.record.port(self.doorway.name(&door));
+        let wanted = Wanted {
+            request: policy::Request {
+                method: self.head.method(),
+                path: &path,
+                grpc: self.head.is_grpc(),
+            },
+            is_http2: self.is_http2,
+            upgrade: self.head.upgrade(),
+            fresh: self.tried > 0,
+        };
+        self.tried += 1;
+        self.doorway.route(&door, wanted, &mut self.record).await
+    }
+
+    async fn exchange(
+        &mut self,
+        route: Route,
+        downstream: Downstream<'_>,
+        bodyless: bool,
+    ) -> Result<Done, Failed> {
+        let target = self.head.target();
+        let (path, query) = split_query(target);
+        let path = normalize_path(path).map_err(|_| Failed::Unanswered(AMBIGUOUS_PATH))?;
+        let target = normalized_target(target, &path, query);
+        let forward = Forward {
+            head: self.head,
+            target: &target,
+            framing: self.framing,
+            add: &route.add,
+            trusted_response: route.trusted_response,
+            limit: self.doorway.worker().parts.config.limits.head_bytes,
+        };
+        let resendable = match &route.upstream {
+            // It may have been served before it was lost.
+            Upstream::Http1(_) => bodyless && self.head.is_idempotent(),
+            // The server said that it has not looked at it.
+            Upstream::Http2(_) => bodyless,
+        };
+        let result = exchange(&forward, downstream, route.upstream, &mut self.record).await;
+        match result {
+            Err(Failed::Stale) if !resendable || self.tried > ATTEMPTS => Err(Failed::Unanswered(
+                Refusal::bad_gateway(reason::UPSTREAM_CLOSED),
+            )),
+            other => other,
+        }
+    }
+
+    /// Notes that the sidecar answers itself.
+    fn fail(&mut self, refusal: Refusal) {
+        self.record.status = refusal.status;
+        self.record.failed(refusal.reason);
+    }
+}
+
+fn split_query(target: &str) -> (&str, Option<&str>) {
+    match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    }
+}
+
+/// Further tries after a connection that turned out to be gone.
+const ATTEMPTS: u32 = 2;

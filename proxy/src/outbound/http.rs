@@ -1,0 +1,285 @@
+//! Requests of the local application.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::{HeaderName, HeaderValue};
+use vouchsafe_attestation::name::Name;
+use vouchsafe_config::policy::{Lane, Port};
+
+use crate::http::answer::Refusal;
+use crate::http::head::RequestHead;
+use crate::http::pool::{CloseLane, Held, Http1Pool, Http1Upstream, Http2Upstream};
+use crate::http::{Doorway, Route, Upstream, Wanted};
+use crate::lane::PORT_FIELD;
+use crate::lane::preamble::{FlowProtocol, Preamble};
+use crate::outbound::AppConnection;
+use crate::outbound::pool::{Direct, Opened, PeerLane, into_lane};
+use crate::reason::{self, Reason};
+use crate::record::Record;
+use crate::registry::{LaneKind, Live};
+use crate::tls::Offer;
+use crate::worker::Worker;
+
+/// Where the requests of one application connection go.
+#[derive(Debug)]
+pub(crate) struct RequestsOut {
+    pub(crate) connection: Rc<AppConnection>,
+    /// HTTP/2 of this connection's own, on the dedicated lane.
+    pub(crate) own: RefCell<Option<Rc<PeerLane>>>,
+}
+
+impl CloseLane for PeerLane {
+    fn close(&self) {
+        Self::close(self);
+    }
+}
+
+impl Doorway for RequestsOut {
+    type Door = Port;
+
+    fn worker(&self) -> &Rc<Worker> {
+        &self.connection.outbound.worker
+    }
+
+    fn live(&self) -> &Rc<Live> {
+        &self.connection.live
+    }
+
+    fn door(&self, _head: &RequestHead) -> Result<Rc<Port>, Refusal> {
+        self.connection
+            .outbound
+            .port()
+            .ok_or(Refusal::unavailable(reason::UNKNOWN_PORT))
+    }
+
+    fn name<'a>(&'a self, door: &'a Port) -> &'a Name {
+        &door.name
+    }
+
+    async fn route(
+        &self,
+        door: &Rc<Port>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Refusal> {
+        let lane = self.connection.outbound.lane(door);
+        let result = if wanted.upgrade {
+            self.upgrade(door, wanted, record).await
+        } else if lane == Lane::Dedicated && wanted.is_http2 {
+            self.dedicated_http2(door, wanted, record).await
+        } else if lane == Lane::Dedicated {
+            self.dedicated_http1(door, wanted, record).await
+        } else {
+            self.shared(door, wanted, record).await
+        };
+        result.map_err(|failed| match failed {
+            Unrouted::Denied(reason) => Refusal::denied(reason),
+            Unrouted::Unavailable(reason) => Refusal::unavailable(reason),
+        })
+    }
+}
+
+/// Why a request has no route.
+enum Unrouted {
+    Denied(Reason),
+    Unavailable(Reason),
+}
+
+impl From<Reason> for Unrouted {
+    fn from(reason: Reason) -> Self {
+        Self::Unavailable(reason)
+    }
+}
+
+impl RequestsOut {
+    fn judge(
+        &self,
+        peer: &Rc<crate::tls::peer_verifier::Verified>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<(), Unrouted> {
+        record.peer = Some(Rc::clone(peer));
+        let judged = self.connection.outbound.judge(peer, Some(&wanted.request));
+        record.judged(judged).map_err(Unrouted::Denied)
+    }
+
+    async fn shared(
+        &self,
+        port: &Rc<Port>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Unrouted> {
+        let outbound = &self.connection.outbound;
+        // A server without our sidecar that speaks HTTP/1.1 alone has left warm connections here.
+        if !wanted.fresh
+            && let Some(pooled) = self.pooled(outbound.interop.as_ref())
+        {
+            return self.pooled_route(pooled, wanted, record);
+        }
+        let opened = outbound.acquire(Offer::SharedHttp).await?;
+        self.judge(opened.peer(), wanted, record)?;
+        Ok(match opened {
+            Opened::Lane(lane) => self.on_lane(&lane, port),
+            Opened::Direct(direct) => self.direct_http1(*direct, &outbound.interop),
+        })
+    }
+
+    async fn dedicated_http1(
+        &self,
+        port: &Rc<Port>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Unrouted> {
+        let outbound = &self.connection.outbound;
+        if !wanted.fresh
+            && let Some(pooled) = self.pooled(outbound.dedicated.as_ref())
+        {
+            return self.pooled_route(pooled, wanted, record);
+        }
+        let opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        self.judge(opened.peer(), wanted, record)?;
+        Ok(match opened {
+            Opened::Lane(lane) => self.on_lane(&lane, port),
+            Opened::Direct(mut direct) => {
+                self.write_preamble(&mut direct, port, FlowProtocol::Http1)
+                    .await?;
+                self.direct_http1(*direct, &outbound.dedicated)
+            }
+        })
+    }
+
+    async fn dedicated_http2(
+        &self,
+        port: &Rc<Port>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Unrouted> {
+        let outbound = &self.connection.outbound;
+        let own = self.own.borrow().clone();
+        if let Some(lane) = own.filter(|lane| outbound.is_usable(lane)) {
+            self.judge(&lane.peer, wanted, record)?;
+            return Ok(self.on_lane(&lane, port));
+        }
+        let opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        self.judge(opened.peer(), wanted, record)?;
+        let lane = match opened {
+            Opened::Lane(lane) => lane,
+            Opened::Direct(direct) if !direct.takes_preamble => {
+                return Ok(self.direct_http1(*direct, &outbound.interop));
+            }
+            Opened::Direct(mut direct) => {
+                self.write_preamble(&mut direct, port, FlowProtocol::Http2)
+                    .await?;
+                into_lane(&outbound.worker, *direct).await?
+            }
+        };
+        *self.own.borrow_mut() = Some(Rc::clone(&lane));
+        Ok(self.on_lane(&lane, port))
+    }
+
+    async fn upgrade(
+        &self,
+        port: &Rc<Port>,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Unrouted> {
+        let outbound = &self.connection.outbound;
+        let request = Some(&wanted.request);
+        let opened = outbound.open_flow(port, FlowProtocol::Http1, request, record);
+        let flow = opened.await.map_err(|reason| {
+            if record.is_denied() {
+                Unrouted::Denied(reason)
+            } else {
+                Unrouted::Unavailable(reason)
+            }
+        })?;
+        let (io, held) = flow.into_http1();
+        Ok(Route {
+            upstream: Upstream::Http1(Box::new(Http1Upstream::new(io, held, None))),
+            add: Rc::clone(&outbound.nothing),
+            trusted_response: true,
+        })
+    }
+
+    async fn write_preamble(
+        &self,
+        direct: &mut Direct,
+        port: &Port,
+        protocol: FlowProtocol,
+    ) -> Result<(), Reason> {
+        if !direct.takes_preamble {
+            return Ok(());
+        }
+        let preamble = Preamble {
+            protocol,
+            port: port.name.clone(),
+            number: self.connection.outbound.number(port),
+        };
+        direct.write_preamble(&preamble).await
+    }
+
+    fn pooled(&self, pool: &Http1Pool) -> Option<Http1Upstream> {
+        pool.take(self.worker().tls()?.identity.number)
+    }
+
+    fn pooled_route(
+        &self,
+        upstream: Http1Upstream,
+        wanted: Wanted<'_>,
+        record: &mut Record,
+    ) -> Result<Route, Unrouted> {
+        let peer = upstream.held.peer.clone();
+        // A pooled connection without a peer can't be: those to peers are made below, with one.
+        let peer = peer.ok_or(Unrouted::Unavailable(reason::WRONG_PEER))?;
+        self.judge(&peer, wanted, record)?;
+        Ok(Route {
+            upstream: Upstream::Http1(Box::new(upstream)),
+            add: Rc::clone(&self.connection.outbound.nothing),
+            trusted_response: true,
+        })
+    }
+
+    fn direct_http1(&self, direct: Direct, pool: &Rc<Http1Pool>) -> Route {
+        let held = Held {
+            peer: Some(direct.peer),
+            epoch: direct.epoch,
+            registered: Some(direct.registered),
+            _lane: None,
+        };
+        let upstream = Http1Upstream::new(direct.io, held, Some(Rc::clone(pool)));
+        Route {
+            upstream: Upstream::Http1(Box::new(upstream)),
+            add: Rc::clone(&self.connection.outbound.nothing),
+            trusted_response: true,
+        }
+    }
+
+    fn on_lane(&self, lane: &Rc<PeerLane>, port: &Port) -> Route {
+        let outbound = &self.connection.outbound;
+        Route {
+            upstream: Upstream::Http2(Http2Upstream {
+                send: lane.send.clone(),
+                held: (
+                    Rc::clone(lane) as Rc<dyn CloseLane>,
+                    Some(lane.live.stream()),
+                ),
+            }),
+            add: if lane.kind == LaneKind::Shared {
+                outbound.port_field(port)
+            } else {
+                Rc::clone(&outbound.nothing)
+            },
+            trusted_response: true,
+        }
+    }
+}
+
+/// The field that names a port on the shared lane.
+pub(crate) fn port_field(port: &Port, number: u16) -> Rc<[(HeaderName, HeaderValue)]> {
+    // Names and numbers are visible ASCII, so the field is never left out.
+    HeaderValue::from_str(&format!("{}:{number}", port.name))
+        .map(|value| (HeaderName::from_static(PORT_FIELD), value))
+        .into_iter()
+        .collect()
+}
