@@ -1,1 +1,158 @@
-//! Endorsement keys.
+//! Certificates of endorsement keys, made by a maker of software TPMs.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use vouchsafe_attestation::claims::{ClaimValue, Class};
+use vouchsafe_config::proxy;
+use vouchsafe_tests::swtpm::{Swtpm, TpmMaker};
+use vouchsafe_verifier::endorsement::{EkRoot, EkRoots};
+use vouchsafe_verifier::evidence::tpm::{CheckedOffer, Offer};
+
+use crate::support::*;
+
+fn roots(maker: &TpmMaker, class: Class) -> EkRoots {
+    let root = CertificateDer::from_pem_file(maker.root()).unwrap();
+    EkRoots::new(vec![EkRoot::new(&root, class).unwrap()])
+}
+
+fn with_issuer(swtpm: &Swtpm, maker: &TpmMaker) -> proxy::Tpm {
+    proxy::Tpm {
+        ek_chain: Some(maker.issuer()),
+        ..config(swtpm)
+    }
+}
+
+fn check(offer: &Offer, roots: &EkRoots) -> Result<CheckedOffer, &'static str> {
+    CheckedOffer::check(offer, roots, SystemTime::now()).map_err(|refusal| refusal.reason())
+}
+
+#[tokio::test]
+async fn a_certified_endorsement_key_is_worth_what_its_root_vouches_for() {
+    let maker = TpmMaker::new().unwrap();
+    let swtpm = Swtpm::start_certified(&maker).unwrap();
+    let mut attester = open(with_issuer(&swtpm, &maker)).await;
+    let offer = offer(&mut attester).await;
+    assert_eq!(
+        offer.ek_chain.len(),
+        2,
+        "the TPM's own leaf, and the file's issuer"
+    );
+    for class in [Class::Software, Class::Hardware] {
+        let checked = check(&offer, &roots(&maker, class)).unwrap();
+        assert!(checked.is_certified());
+        assert_eq!(checked.class(), class);
+    }
+    // Nobody pinned the maker: the same key, uncertified, is a program as far as anyone can tell.
+    let unknown = check(&offer, &EkRoots::default()).unwrap();
+    assert!(!unknown.is_certified());
+    assert_eq!(unknown.class(), Class::Software);
+    let other_maker = TpmMaker::new().unwrap();
+    let _other = Swtpm::start_certified(&other_maker).unwrap();
+    assert!(
+        !check(&offer, &roots(&other_maker, Class::Hardware))
+            .unwrap()
+            .is_certified()
+    );
+    // Without the intermediate there is no path.
+    let mut leaf_only = offer.clone();
+    leaf_only.ek_chain.truncate(1);
+    assert!(
+        !check(&leaf_only, &roots(&maker, Class::Hardware))
+            .unwrap()
+            .is_certified()
+    );
+}
+
+#[tokio::test]
+async fn evidence_of_a_certified_rsa_endorsement_key_is_accepted() {
+    let maker = TpmMaker::new().unwrap();
+    let swtpm = Swtpm::start_certified(&maker).unwrap();
+    let mut attester = open(with_issuer(&swtpm, &maker)).await;
+    let offer = offer(&mut attester).await;
+    let (credential, challenged) = check(&offer, &roots(&maker, Class::Hardware))
+        .unwrap()
+        .challenge(selection())
+        .unwrap();
+    let names = attester.names();
+    let base = View::honest().base(&names.ek, &names.ak);
+    let evidence = collect(&mut attester, &base, &message(&credential, &selection())).await;
+    let mut reference = image(&evidence.pcrs);
+    let tpm = reference.any_of[0].tpm.as_mut().unwrap();
+    tpm.class = Class::Hardware;
+    tpm.ek_certified = Some(true);
+    let mut attempt = Attempt {
+        view: View::honest(),
+        challenged,
+        evidence,
+        reference,
+        previous: None,
+    };
+    let appraised = attempt.judge().unwrap();
+    assert_eq!(appraised.class(), Class::Hardware);
+    assert_eq!(
+        appraised.devices()[0].claims.get("ek_certified"),
+        Some(&ClaimValue::Bool(true))
+    );
+    attempt.reference.any_of[0]
+        .tpm
+        .as_mut()
+        .unwrap()
+        .ek_certified = Some(false);
+    attempt.refused("ek_certified");
+}
+
+#[tokio::test]
+async fn an_uncertified_tpm_is_refused_where_hardware_is_demanded() {
+    let swtpm = Swtpm::start().unwrap();
+    let mut attempt = Attempt::honest(&swtpm).await;
+    let demand = |attempt: &mut Attempt, class, certified| {
+        let tpm = attempt.reference.any_of[0].tpm.as_mut().unwrap();
+        tpm.class = class;
+        tpm.ek_certified = certified;
+    };
+    demand(&mut attempt, Class::Hardware, None);
+    attempt.refused("class");
+    demand(&mut attempt, Class::Software, Some(true));
+    attempt.refused("ek_certified");
+}
+
+#[tokio::test]
+async fn a_chain_of_another_key_is_refused() {
+    let maker = TpmMaker::new().unwrap();
+    let (one, other) = (
+        Swtpm::start_certified(&maker).unwrap(),
+        Swtpm::start_certified(&maker).unwrap(),
+    );
+    let honest = offer(&mut open(with_issuer(&one, &maker)).await).await;
+    let theirs = offer(&mut open(with_issuer(&other, &maker)).await).await;
+    let pinned = roots(&maker, Class::Hardware);
+    let with_chain = |ek_chain: Vec<Vec<u8>>| {
+        let offer = Offer {
+            ek_chain,
+            ..honest.clone()
+        };
+        check(&offer, &pinned).map(|checked| checked.is_certified())
+    };
+    assert_eq!(with_chain(honest.ek_chain.clone()), Ok(true));
+    assert_eq!(with_chain(theirs.ek_chain.clone()), Err("ek_certificate"));
+    // An authority's certificate in the leaf's place: no endorsement key's usage.
+    assert_eq!(
+        with_chain(vec![honest.ek_chain[1].clone()]),
+        Err("ek_certificate")
+    );
+    assert_eq!(with_chain(vec![vec![0x30, 0]]), Err("ek_certificate"));
+    assert_eq!(
+        with_chain(vec![honest.ek_chain[0].clone(); 9]),
+        Err("ek_certificate")
+    );
+    assert_eq!(with_chain(vec![]), Ok(false));
+    for end in 0..honest.ek_chain[0].len() {
+        let cut = vec![
+            honest.ek_chain[0][..end].to_vec(),
+            honest.ek_chain[1].clone(),
+        ];
+        assert_eq!(with_chain(cut), Err("ek_certificate"), "{end}");
+    }
+}

@@ -199,3 +199,6 @@ fn kdf_e(hash: HashAlgorithm, shared: &[u8], party_u: &[u8], party_v: &[u8]) -> 
 }
 
 const IDENTITY: &[u8] = b"IDENTITY\0";
+
+#[cfg(test)]
+mod tests;

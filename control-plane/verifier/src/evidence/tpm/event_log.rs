@@ -79,8 +79,11 @@ impl<'a> EventLog<'a> {
         let mut reader = Reader::new(raw);
         let first = legacy_event(&mut reader)?;
         let algorithms = match first.data.strip_prefix(SPEC_ID_EVENT03) {
-            Some(header) if first.kind == EV_NO_ACTION => Some(Algorithms::read(header)?),
-            _ => None,
+            _ if first.kind != EV_NO_ACTION => None,
+            Some(header) => Some(Algorithms::read(header)?),
+            // A legacy log may have a header too; anything else that extends nothing can't come first.
+            None if first.data.starts_with(SPEC_ID_EVENT) => None,
+            None => return Err(ParseError::Unsupported("header")),
         };
         let mut events = Vec::new();
         if algorithms.is_none() {
@@ -148,7 +151,8 @@ impl<'a> EventLog<'a> {
             seen += 1;
             found = match value {
                 [1] if event.covers_data(hash) => SecureBoot::Enabled,
-                [0] if event.covers_data(hash) => SecureBoot::Disabled,
+                // A variable that does not exist is measured empty (PC Client Profile §3.3.4.8).
+                [0] | [] if event.covers_data(hash) => SecureBoot::Disabled,
                 _ => SecureBoot::Unknown,
             };
         }
@@ -306,6 +310,7 @@ fn digest_algorithm(id: u16) -> Option<&'static digest::Algorithm> {
     }
 }
 
+const SPEC_ID_EVENT: &[u8] = b"Spec ID Event";
 const SPEC_ID_EVENT03: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 const ALG_SHA1: u16 = 0x0004;

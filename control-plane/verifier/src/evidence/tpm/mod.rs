@@ -299,3 +299,6 @@ pub(crate) fn inspect(evidence: &Evidence) -> Result<Inspection, ParseQuoteError
             .map(|log| log.events().len()),
     })
 }
+
+#[cfg(test)]
+mod tests;
