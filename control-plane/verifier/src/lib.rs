@@ -10,6 +10,9 @@
 //!    [`verdict::Verdict`], which lists each check by name and holds an [`appraise::Appraised`] only if all passed.
 //! 4. [`appraise::Appraised::into_result`] is the only way from evidence to an attestation result.
 //!
+//! Evidence outside an attestation, as files of vendors' tools, is judged by [`dossier`]: its [`judgement::Judgement`] is for
+//! people and programs that look at evidence, and nothing turns it into a result either.
+//!
 //! Looking at evidence without a binding is [`evidence::inspect`], whose type nothing turns into a result.
 //!
 //! # Why
@@ -22,7 +25,9 @@
 //! Source: RFC 9334; TPM 2.0 Library Parts 1 and 2; TCG PC Client Platform Firmware Profile §10; DESIGN §5.
 
 pub mod appraise;
+pub mod dossier;
 pub mod endorsement;
 pub mod evidence;
+pub mod judgement;
 pub mod reference_value;
 pub mod verdict;

@@ -1,7 +1,11 @@
 //! Evidence, one module per kind of hardware.
 
+pub mod cbor;
+pub mod nitro;
+pub mod sev_snp;
 pub mod simulated;
 pub mod tpm;
+pub mod x509;
 
 use vouchsafe_attestation::binding::framed;
 use vouchsafe_attestation::claims::EvidenceKind;

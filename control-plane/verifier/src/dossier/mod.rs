@@ -1,0 +1,200 @@
+//! A dossier: evidence and endorsements as files, judged at a given time.
+//!
+//! This is what a person or a program has who wants to know about evidence outside an attestation: files, as vendors'
+//! tools write them. Here their roles are found; the judging is [`crate::evidence`]'s. A file whose role is not clear is
+//! taken for the evidence, so that garbage is refused rather than skipped.
+//!
+//! Source: DESIGN §5.
+
+mod nitro;
+mod sev_snp;
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::evidence;
+use crate::evidence::x509;
+use crate::judgement::{BindingState, Judgement, Ledger};
+
+/// Kinds of evidence that can be judged from files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// AMD SEV-SNP.
+    SevSnp,
+    /// AWS Nitro Enclaves.
+    Nitro,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::SevSnp, Self::Nitro];
+
+    /// The word on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SevSnp => "sev_snp",
+            Self::Nitro => "nitro",
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = UnknownKindError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownKindError(text.to_owned()))
+    }
+}
+
+/// The text names no kind that can be judged from files.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{0}` is not a kind of evidence that can be judged from files")]
+pub struct UnknownKindError(pub String);
+
+/// A file.
+#[derive(Clone, Copy, Debug)]
+pub struct File<'a> {
+    /// Its name without folders.
+    pub name: &'a str,
+    /// Its content.
+    pub bytes: &'a [u8],
+}
+
+/// What evidence is bound to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Expected {
+    /// What the guest's report data must be, for SEV-SNP, TDX and SGX.
+    ReportData([u8; 64]),
+    /// What the nonce must be, for the other kinds.
+    Nonce(Vec<u8>),
+}
+
+impl Expected {
+    fn as_report_data(&self) -> Option<&[u8; 64]> {
+        match self {
+            Self::ReportData(data) => Some(data),
+            Self::Nonce(_) => None,
+        }
+    }
+}
+
+/// What is demanded, by kind. The default demands what is good for everybody and names no reference value.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Of AMD SEV-SNP.
+    pub sev_snp: evidence::sev_snp::Rules,
+    /// Of AWS Nitro Enclaves.
+    pub nitro: evidence::nitro::Rules,
+}
+
+/// Files in their two roles.
+#[derive(Clone, Copy, Debug)]
+pub struct Dossier<'a> {
+    /// What is judged, and endorsements that came with it: those must be good.
+    pub files: &'a [File<'a>],
+    /// A cache of endorsements: used where it helps, ignored where it is old.
+    pub endorsements: &'a [File<'a>],
+}
+
+/// A judgement of evidence that was bound to nothing. It can be shown, and becomes nothing else.
+#[must_use = "a judgement that nobody reads protects nothing"]
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Glance(Judgement);
+
+impl Glance {
+    /// What was found.
+    pub fn judgement(&self) -> &Judgement {
+        &self.0
+    }
+}
+
+/// Verifies evidence that must be bound to what is expected.
+pub fn verify(
+    kind: Kind,
+    dossier: Dossier<'_>,
+    expected: &Expected,
+    rules: &Rules,
+    now: SystemTime,
+) -> Judgement {
+    judge(kind, dossier, Some(expected), rules, now)
+}
+
+/// Looks at evidence without asking when and for whom it was made.
+pub fn inspect(kind: Kind, dossier: Dossier<'_>, rules: &Rules, now: SystemTime) -> Glance {
+    Glance(judge(kind, dossier, None, rules, now))
+}
+
+fn judge(
+    kind: Kind,
+    dossier: Dossier<'_>,
+    expected: Option<&Expected>,
+    rules: &Rules,
+    now: SystemTime,
+) -> Judgement {
+    let mut ledger = Ledger::default();
+    match kind {
+        Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, now, &mut ledger),
+        Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, now, &mut ledger),
+    }
+    ledger.conclude(match expected {
+        Some(_) => BindingState::Checked,
+        None => BindingState::NotChecked,
+    })
+}
+
+impl<'a> Dossier<'a> {
+    /// Files that are judged, without those that only describe a case of a test.
+    fn judged(self) -> impl Iterator<Item = File<'a>> {
+        self.files
+            .iter()
+            .copied()
+            .filter(|file| file.name != CASE_FILE)
+    }
+}
+
+/// Certificates of all files, in DER.
+fn certificates<'a>(files: impl Iterator<Item = File<'a>>) -> Vec<Vec<u8>> {
+    files
+        .filter_map(|file| x509::certificates(file.bytes))
+        .flatten()
+        .collect()
+}
+
+fn is_crl(file: &File<'_>) -> bool {
+    x509::parse_crl(file.bytes).is_ok()
+}
+
+/// The one piece of evidence; more than one is refused, since nobody says which is meant.
+fn only<T>(found: Vec<T>, ledger: &mut Ledger) -> Option<T> {
+    let count = found.len();
+    let mut found = found.into_iter();
+    match (found.next(), found.next()) {
+        (Some(only), None) => Some(only),
+        (None, _) => {
+            ledger.missing(
+                "evidence",
+                "evidence_missing",
+                "no file is evidence of this kind",
+            );
+            None
+        }
+        (Some(_), Some(_)) => {
+            let detail = format!("{count} files could be the evidence");
+            ledger.require("evidence", "evidence_ambiguous", false, detail);
+            None
+        }
+    }
+}
+
+/// An expectation of the other sort than the kind has.
+fn refuse_expectation(detail: &'static str, ledger: &mut Ledger) {
+    ledger.require("binding", "expectation_unsuitable", false, detail);
+}
+
+/// Describes a case of the vectors; no evidence.
+const CASE_FILE: &str = "case.json";

@@ -1,0 +1,27 @@
+//! Nitro from files: one document.
+
+use std::time::SystemTime;
+
+use super::{Dossier, Expected, only};
+use crate::evidence::nitro::{self, Binding, Rules};
+use crate::evidence::x509;
+use crate::judgement::Ledger;
+
+pub(super) fn judge(
+    dossier: Dossier<'_>,
+    expected: Option<&Expected>,
+    rules: &Rules,
+    now: SystemTime,
+    ledger: &mut Ledger,
+) {
+    let binding = expected.map(|expected| match expected {
+        Expected::Nonce(nonce) => Binding::Nonce(nonce),
+        Expected::ReportData(data) => Binding::UserData(data),
+    });
+    let documents = dossier
+        .judged()
+        .filter(|file| x509::certificates(file.bytes).is_none());
+    if let Some(document) = only(documents.collect(), ledger) {
+        nitro::judge(document.bytes, binding, rules, now, ledger);
+    }
+}
