@@ -1,0 +1,192 @@
+"""Who is compared: each peer as a pair of sidecars, outbound and inbound, on one core."""
+
+import dataclasses
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import machine, policy
+from .machine import LabError
+from .processes import Process, free_port, wait_for_answer
+
+CONFIGURATIONS = Path(__file__).resolve().parents[1] / "peers"
+
+# How long a pair may take to its first answer; ours with 10,000 policies compiles them first.
+START_DEADLINE = 30
+
+
+@dataclasses.dataclass
+class Peer:
+    """A pair that can be started. `copies` says that it copies bytes rather than terminate HTTP."""
+
+    name: str
+    copies: bool
+    binary: str | None = None
+    command: tuple = ()
+    ours: bool = False
+    # Where HTTP/2 needs a listener of its own.
+    separate_h2: bool = False
+    # Protocol that the inbound proxy wants offered in a bare handshake.
+    alpn: str | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_direct(self):
+        return self.binary is None
+
+
+def others(envoy_path):
+    """The peers that a machine may have, as `reference` pairs; those whose binary is missing are left out by the caller."""
+    haproxy, nginx, stunnel = (machine.find(name) for name in ("haproxy", "nginx", "stunnel"))
+    return [
+        Peer("haproxy_http", False, haproxy, ("-f", "@configuration@"), separate_h2=True),
+        Peer("haproxy_tcp", True, haproxy, ("-f", "@configuration@")),
+        Peer("nginx_http", False, nginx, ("-p", "@folder@", "-c", "@configuration@"), separate_h2=True),
+        Peer("nginx_tcp", True, nginx, ("-p", "@folder@", "-c", "@configuration@")),
+        Peer("envoy_http", False, envoy_path, ENVOY, separate_h2=True),
+        Peer("envoy_tcp", True, envoy_path, ENVOY),
+        Peer("stunnel_tcp", True, stunnel, ("@configuration@",)),
+    ]
+
+
+ENVOY = ("-c", "@configuration@", "--concurrency", "1", "--disable-hot-restart", "-l", "error")
+
+
+def ours(binary):
+    """Our sidecar: both protocols on both lanes, and the policies whose cost is asked for."""
+
+    def one(name, protocol, lane, **options):
+        return Peer(name, protocol == "tcp", binary, ("--config", "@configuration@"), ours=True,
+                    options={"protocol": protocol, "lane": lane, "rules": 10, **options})
+
+    return [
+        one("ours_http_shared", "http", "shared"),
+        one("ours_http_dedicated", "http", "dedicated"),
+        one("ours_tcp_shared", "tcp", "shared"),
+        one("ours_tcp_dedicated", "tcp", "dedicated"),
+        one("ours_http_any", "http", "shared", rules=0),
+        one("ours_http_1000", "http", "shared", rules=1000),
+        one("ours_http_10000", "http", "shared", rules=10_000),
+    ]
+
+
+DIRECT = Peer("direct", True)
+
+
+class Pair:
+    """A running pair. A context manager: what it started ends with it."""
+
+    def __init__(self, peer, lab):
+        self.peer, self.lab = peer, lab
+        self.processes = []
+        self.folder = tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=lab.folder)
+        self.seconds_to_first_answer = None
+
+    def __enter__(self):
+        try:
+            return self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.stop()
+        self.processes.clear()
+        self.folder.cleanup()
+
+    def _start(self):
+        if self.peer.is_direct:
+            self.out = self.out_h2 = self.inbound_port = self.lab.backend_address[1]
+            return self
+        self.out, self.inbound_port = free_port(), free_port()
+        self.out_h2 = free_port() if self.peer.separate_h2 else self.out
+        in_h2 = free_port() if self.peer.separate_h2 else self.inbound_port
+        values = {
+            "out": self.out, "in": self.inbound_port, "out_h2": self.out_h2, "in_h2": in_h2,
+            "backend": self.lab.backend_address[1], "certificates": self.lab.certificates,
+            "nginx_modules": "/usr/lib/nginx/modules", "connections": self.lab.connections,
+        }
+        started = None
+        for side in ("inbound", "outbound"):
+            folder = Path(self.folder.name) / side
+            folder.mkdir()
+            values["folder"] = folder
+            configuration = self._configuration(side, folder, values)
+            if side == "outbound":
+                self._wait_until_it_listens(self.inbound_port)
+            process = Process(side, self._command(configuration, folder), self.lab.proxy_core, folder, cwd=folder)
+            self.processes.append(process)
+        self.seconds_to_first_answer = wait_for_answer(self.out, START_DEADLINE, self.assert_alive)
+        return self
+
+    def _wait_until_it_listens(self, port):
+        """The outbound side starts against an inbound side that is there, as in life; what is timed is its own start."""
+        import socket
+        import time
+        deadline = time.monotonic() + START_DEADLINE
+        while time.monotonic() < deadline:
+            self.assert_alive()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.005)
+        raise LabError(f"the inbound side of {self.peer.name} does not listen")
+
+    def _configuration(self, side, folder, values):
+        if self.peer.ours:
+            values = values | self.peer.options
+            (folder / "policy").mkdir()
+            (folder / "policy" / "policy.yaml").write_text(
+                policy.documents(values["protocol"], values["rules"]))
+            template = CONFIGURATIONS / f"vouchsafe-{side}.yaml"
+        else:
+            program, _, kind = self.peer.name.partition("_")
+            template = next(CONFIGURATIONS.glob(f"{program}-{kind}-{side}.*"))
+        text = template.read_text()
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", str(value))
+        written = folder / template.name
+        written.write_text(text)
+        return written
+
+    def _command(self, configuration, folder):
+        places = {"@configuration@": str(configuration), "@folder@": str(folder)}
+        return [self.peer.binary, *(places.get(part, part) for part in self.peer.command)]
+
+    @property
+    def pids(self):
+        return [process.pid for process in self.processes]
+
+    @property
+    def inbound_pid(self):
+        return self.processes[0].pid
+
+    def resident_kib(self):
+        """Of the outbound and of the inbound process."""
+        inbound, outbound = self.processes
+        return [outbound.resident_kib(), inbound.resident_kib()]
+
+    def assert_alive(self):
+        for process in self.processes:
+            process.assert_alive()
+
+
+def version(peer):
+    if peer.is_direct:
+        return None
+    flag = {"haproxy": "-v", "nginx": "-v", "stunnel": "-version"}.get(peer.name.partition("_")[0], "--version")
+    return machine.output([peer.binary, flag])
+
+
+def stripped_size(binary, folder):
+    """Bytes of a binary, and of it without debugging information; `None` where `strip` is missing."""
+    copy = Path(folder) / "stripped"
+    try:
+        subprocess.run(["strip", "-o", str(copy), str(binary)], check=True, capture_output=True)
+        stripped = copy.stat().st_size
+        copy.unlink()
+    except (OSError, subprocess.CalledProcessError):
+        stripped = None
+    return Path(binary).stat().st_size, stripped

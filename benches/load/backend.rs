@@ -1,0 +1,227 @@
+//! The application behind the inbound proxy: HTTP/1.1 or HTTP/2 on one port, told apart by the connection preface.
+//!
+//! `/small` answers 128 bytes, `/bytes/N` answers N, `/sse/MS` sends an event with the time each MS milliseconds, and over
+//! HTTP/2 every request is answered as a unary gRPC call.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+
+use crate::grpc::MESSAGE;
+use crate::sse::{DIGITS, MARK};
+use crate::timer::monotonic_nanoseconds;
+
+/// Most connections at once: above what any measure opens through a pair that multiplies them.
+const MAX_CONNECTIONS: usize = 40_000;
+
+/// How HTTP/2 with prior knowledge begins (RFC 9113 §3.4); no HTTP/1.1 method is `PRI`.
+const PREFACE: &[u8] = b"PRI ";
+
+const SMALL_ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 128\r\n\r\n\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// nginx buffers answers unless they say otherwise.
+const SSE_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
+    x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n\r\n";
+
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+
+/// Serves until standard input ends, so that the backend never outlives what started it.
+pub(crate) async fn serve(listen: SocketAddr) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("failed to listen on {listen}"))?;
+    writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::json!({"listen": listener.local_addr()?.to_string()})
+    )?;
+    std::io::stdout().flush()?;
+    let accept = async {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned().await?;
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            spawn_local(async move {
+                // Clients end connections whenever they like; what matters they count themselves.
+                let _ended = connection(stream).await;
+                drop(slot);
+            });
+        }
+        #[expect(unreachable_code, reason = "gives the endless block its error type")]
+        anyhow::Ok(())
+    };
+    let mut rest = Vec::new();
+    tokio::select! {
+        ended = accept => ended,
+        _ = async { tokio::io::stdin().read_to_end(&mut rest).await } => Ok(()),
+    }
+}
+
+async fn connection(stream: TcpStream) -> anyhow::Result<()> {
+    let mut start = [0; PREFACE.len()];
+    // Each test client sends its first bytes in one segment.
+    let peeked = stream.peek(&mut start).await?;
+    if start.get(..peeked) == Some(PREFACE) {
+        http2(stream).await
+    } else {
+        http1(stream).await
+    }
+}
+
+async fn http1(mut stream: TcpStream) -> anyhow::Result<()> {
+    let mut buffer = BytesMut::with_capacity(4 * 1024);
+    loop {
+        let request = loop {
+            if let Some(request) = parse(&mut buffer)? {
+                break request;
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        };
+        match request.route {
+            Route::Small => stream.write_all(SMALL_ANSWER).await?,
+            Route::Unknown => stream.write_all(NOT_FOUND).await?,
+            Route::Bytes(length) => bytes(&mut stream, length).await?,
+            Route::Events(interval) => events(&mut stream, interval).await?,
+        }
+        if request.close {
+            stream.shutdown().await?;
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Route {
+    Small,
+    Bytes(u64),
+    Events(Duration),
+    Unknown,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+struct Request {
+    route: Route,
+    close: bool,
+}
+
+/// Takes one whole head out of the buffer. Requests have no body here.
+fn parse(buffer: &mut BytesMut) -> anyhow::Result<Option<Request>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut request = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(head) = request.parse(buffer)? else {
+        ensure!(buffer.len() < 64 * 1024, "the head passes 64 KiB");
+        buffer.reserve(1024);
+        return Ok(None);
+    };
+    let path = request.path.unwrap_or_default();
+    let route = if path == "/small" {
+        Route::Small
+    } else if let Some(length) = path.strip_prefix("/bytes/") {
+        Route::Bytes(length.parse()?)
+    } else if let Some(interval) = path.strip_prefix("/sse/") {
+        Route::Events(Duration::from_millis(interval.parse::<u64>()?.max(1)))
+    } else {
+        Route::Unknown
+    };
+    let mut close = request.version == Some(0);
+    for header in request.headers.iter() {
+        if header.name.eq_ignore_ascii_case("connection") {
+            close = header.value.eq_ignore_ascii_case(b"close");
+        } else if header.name.eq_ignore_ascii_case("content-length") && header.value != b"0" {
+            bail!("requests have no body here");
+        }
+    }
+    buffer.advance(head);
+    Ok(Some(Request { route, close }))
+}
+
+async fn bytes(stream: &mut TcpStream, mut length: u64) -> anyhow::Result<()> {
+    stream
+        .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())
+        .await?;
+    let block = vec![0; 256 * 1024];
+    while length > 0 {
+        let step = block
+            .len()
+            .min(usize::try_from(length).unwrap_or(usize::MAX));
+        stream
+            .write_all(block.get(..step).unwrap_or_default())
+            .await?;
+        length -= u64::try_from(step)?;
+    }
+    Ok(())
+}
+
+async fn events(stream: &mut TcpStream, interval: Duration) -> anyhow::Result<()> {
+    stream.write_all(SSE_HEAD).await?;
+    let mut interval = tokio::time::interval(interval);
+    let length = MARK.len() + DIGITS + 2;
+    let mark = std::str::from_utf8(MARK)?;
+    loop {
+        interval.tick().await;
+        let now = monotonic_nanoseconds();
+        let event = format!("{length:x}\r\n{mark}{now:0DIGITS$}\n\n\r\n");
+        stream.write_all(event.as_bytes()).await?;
+    }
+}
+
+async fn http2(stream: TcpStream) -> anyhow::Result<()> {
+    let mut connection = h2::server::handshake(stream).await?;
+    while let Some(request) = connection.accept().await {
+        let (request, respond) = request?;
+        spawn_local(unary(request.into_body(), respond));
+    }
+    Ok(())
+}
+
+async fn unary(
+    mut body: h2::RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> anyhow::Result<()> {
+    while let Some(data) = body.data().await {
+        let length = data?.len();
+        body.flow_control().release_capacity(length)?;
+    }
+    let head = Response::builder()
+        .header("content-type", "application/grpc")
+        .body(())?;
+    let mut answer = respond.send_response(head, false)?;
+    answer.send_data(Bytes::from_static(MESSAGE), false)?;
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    answer.send_trailers(trailers)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_in_one_segment_are_answered_one_by_one() {
+        let mut buffer = BytesMut::from(
+            &b"GET /small HTTP/1.1\r\n\r\nGET /bytes/7 HTTP/1.1\r\nConnection: close\r\n\r\nGET"[..],
+        );
+        let first = parse(&mut buffer).unwrap().unwrap();
+        assert_eq!((first.route, first.close), (Route::Small, false));
+        let second = parse(&mut buffer).unwrap().unwrap();
+        assert_eq!((second.route, second.close), (Route::Bytes(7), true));
+        assert_eq!(parse(&mut buffer).unwrap(), None);
+    }
+}
