@@ -104,17 +104,29 @@ impl Swtpm {
         self.folder.path().join("tpm.sock")
     }
 
-    /// Extends a PCR of every active bank, as booting something else would: `digest` is repeated to each bank's length.
+    /// Extends a PCR of both accepted banks, as booting something else would: `digest` is repeated to each bank's length.
     ///
     /// # Errors
     /// When the TPM does not do it.
     pub fn extend(&self, pcr: u8, digest: [u8; 16]) -> anyhow::Result<()> {
+        self.measure(pcr, &digest.repeat(2), &digest.repeat(3))
+    }
+
+    /// Extends a PCR with the digests that firmware measured.
+    ///
+    /// # Errors
+    /// When the TPM does not do it.
+    pub fn measure(&self, pcr: u8, sha256: &[u8], sha384: &[u8]) -> anyhow::Result<()> {
+        ensure!(
+            (sha256.len(), sha384.len()) == (32, 48),
+            "digests of the wrong length"
+        );
         let mut body = vec![0, 0, 0, pcr];
         body.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]); // empty password
         body.extend([0, 0, 0, 2]);
-        for (algorithm, repeats) in [(0x0b_u8, 2), (0x0c, 3)] {
+        for (algorithm, digest) in [(0x0b, sha256), (0x0c, sha384)] {
             body.extend([0, algorithm]);
-            body.extend(digest.repeat(repeats));
+            body.extend(digest);
         }
         let size = u32::try_from(body.len() + 10)?;
         let mut command = vec![0x80, 0x02];

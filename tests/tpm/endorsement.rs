@@ -137,7 +137,7 @@ async fn a_chain_of_another_key_is_refused() {
     };
     assert_eq!(with_chain(honest.ek_chain.clone()), Ok(true));
     assert_eq!(with_chain(theirs.ek_chain.clone()), Err("ek_certificate"));
-    // An authority's certificate in the leaf's place: no endorsement key's usage.
+    // An authority's certificate in the leaf's place.
     assert_eq!(
         with_chain(vec![honest.ek_chain[1].clone()]),
         Err("ek_certificate")

@@ -4,4 +4,5 @@
 
 mod attestation;
 mod endorsement;
+mod event_log;
 mod support;

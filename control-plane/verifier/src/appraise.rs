@@ -373,3 +373,6 @@ fn appraise_simulated(
     )?;
     Ok(made_up.device(index))
 }
+
+#[cfg(test)]
+mod tests;

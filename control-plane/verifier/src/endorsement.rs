@@ -111,12 +111,13 @@ impl EkRoots {
     }
 }
 
-/// The leaf is an endorsement key's certificate, and of this very key.
+/// The leaf is of this very key, and an endorsement key's certificate.
 fn check_leaf(leaf: &CertificateDer<'_>, ek: &Key) -> Result<(), EkChainError> {
     let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_| EkChainError::Malformed)?;
     if !rest.is_empty() {
         return Err(EkChainError::Malformed);
     }
+    check_key(&parsed, ek)?;
     let usage = parsed
         .extended_key_usage()
         .map_err(|_| EkChainError::Malformed)?;
@@ -127,19 +128,21 @@ fn check_leaf(leaf: &CertificateDer<'_>, ek: &Key) -> Result<(), EkChainError> {
             .iter()
             .any(|oid| oid.as_bytes() == EK_CERTIFICATE_CONTENT)
     });
-    if !names_ek {
-        return Err(EkChainError::Usage);
+    if names_ek {
+        Ok(())
+    } else {
+        Err(EkChainError::Usage)
     }
-    let same = match (parsed.public_key().parsed(), ek) {
+}
+
+fn check_key(leaf: &X509Certificate<'_>, ek: &Key) -> Result<(), EkChainError> {
+    let same = match (leaf.public_key().parsed(), ek) {
         (Ok(PublicKey::RSA(found)), Key::Rsa { modulus, exponent }) => {
             trim(found.modulus) == modulus.as_slice()
                 && trim(found.exponent) == trim(&exponent.to_be_bytes())
         }
         (Ok(PublicKey::EC(found)), Key::Ecc { curve, .. }) => {
-            let length = 1 + 2 * curve.coordinate_len();
-            found.data().len() == length
-                && ek.uncompressed_point().as_deref() == Some(found.data())
-                && curve_is(&parsed, *curve)
+            curve_is(leaf, *curve) && ek.uncompressed_point().as_deref() == Some(found.data())
         }
         _ => false,
     };
@@ -209,3 +212,6 @@ const SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
 ];
+
+#[cfg(test)]
+mod tests;

@@ -84,8 +84,8 @@ pub struct CheckedOffer {
 impl CheckedOffer {
     /// Reads an offer, and refuses keys that prove nothing.
     ///
-    /// A chain that leads to no pinned root is noted, not refused: then the TPM is of class `software`, which profiles
-    /// may accept. A chain that is of another key is refused.
+    /// A chain that leads to no pinned root, or does not say that it is an endorsement key's, is noted, not refused: then
+    /// the TPM is of class `software`, which profiles may accept. A chain that is of another key is refused.
     ///
     /// # Errors
     /// [`Refusal`] naming the check that failed.
@@ -266,15 +266,12 @@ fn check_ek_chain(
             findings.require(Check::EkCertified, true, class.as_str())?;
             Ok(Some(class))
         }
-        Err(error @ (EkChainError::Empty | EkChainError::Path(_))) => {
+        Err(error @ (EkChainError::Empty | EkChainError::Usage | EkChainError::Path(_))) => {
             findings.note(Check::EkCertified, chain(&error));
             Ok(None)
         }
         Err(
-            error @ (EkChainError::TooLarge
-            | EkChainError::Malformed
-            | EkChainError::Usage
-            | EkChainError::OtherKey),
+            error @ (EkChainError::TooLarge | EkChainError::Malformed | EkChainError::OtherKey),
         ) => Err(findings.refuse(Check::EkCertificate, chain(&error))),
     }
 }
