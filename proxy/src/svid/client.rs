@@ -357,6 +357,12 @@ impl AttestError {
         }
     }
 
+    /// Whether a renewal must start again as an enrolment: the control plane no longer knows this instance, or its
+    /// attestation key is another (DESIGN §5.3).
+    pub fn asks_to_enroll(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.reason == ENROLL_AGAIN)
+    }
+
     /// How long the control plane asked us to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -366,6 +372,8 @@ impl AttestError {
     }
 }
 
+/// The one reason of a refusal that changes what is done next.
+const ENROLL_AGAIN: &str = "enroll_again";
 /// Longest conversation. A challenge lives 60 s; a slow TPM takes seconds for a key and a quote.
 const ATTEST_DEADLINE: Duration = Duration::from_secs(60);
 /// A token is at most 256 characters.

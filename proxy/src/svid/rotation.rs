@@ -52,16 +52,16 @@ impl Rotation {
 
     async fn until_issued(&mut self, said: &mut SaidOnce) -> Issuance {
         let mut backoff = Backoff::default();
-        let mut renewal_refused = false;
+        let mut must_enroll = false;
         loop {
             let current = self.valid_svid();
             let purpose = match &current {
-                Some(_) if !renewal_refused => Purpose::Renew,
+                Some(_) if !must_enroll => Purpose::Renew,
                 _ => Purpose::Enroll,
             };
-            let attempt = self
-                .client
-                .attest(&mut self.attester, purpose, current.as_deref());
+            // An enrolment presents nothing: a certificate that the control plane refuses must not keep us out.
+            let presented = current.as_deref().filter(|_| purpose == Purpose::Renew);
+            let attempt = self.client.attest(&mut self.attester, purpose, presented);
             match attempt.await {
                 Ok(issuance) => {
                     self.metrics
@@ -74,10 +74,7 @@ impl Rotation {
                     return issuance;
                 }
                 Err(error) => {
-                    // A renewal is refused when the control plane no longer knows this instance, or its attestation
-                    // key changed: then it starts again as an enrolment (DESIGN §5.3).
-                    renewal_refused =
-                        purpose == Purpose::Renew && matches!(error, AttestError::Refused(_));
+                    must_enroll |= error.asks_to_enroll();
                     self.report(&error, said, current.is_some());
                     tokio::time::sleep(backoff.delay(error.retry_after())).await;
                 }

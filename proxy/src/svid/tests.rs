@@ -294,21 +294,39 @@ async fn a_certificate_is_replaced_at_its_slot_with_new_evidence() {
 }
 
 #[tokio::test]
-async fn a_refused_renewal_starts_again_as_an_enrolment_and_keeps_the_certificate() {
+async fn an_instance_that_is_not_known_any_more_enrols_again_and_keeps_its_certificate() {
     let running = rotate(Reply::Issue).await;
     until("a certificate", || running.identities.current().is_some()).await;
-    running
-        .server
-        .reply_with(Reply::Refuse("attestation_key_changed"));
-    until("an enrolment after the renewal", || {
+    running.server.reply_with(Reply::Refuse("enroll_again"));
+    let after_renewal = || {
         let seen = running.server.seen();
         let after = seen
-            .iter()
+            .into_iter()
             .skip_while(|seen| seen.hello.purpose == Purpose::Enroll);
         after
             .skip(1)
-            .any(|seen| seen.hello.purpose == Purpose::Enroll)
+            .find(|seen| seen.hello.purpose == Purpose::Enroll)
+    };
+    until("an enrolment after the renewal", || {
+        after_renewal().is_some()
     })
     .await;
+    assert!(after_renewal().unwrap().presented.is_none());
+    assert!(running.identities.current().is_some());
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_for_another_reason_stays_a_renewal() {
+    let running = rotate(Reply::Issue).await;
+    until("a certificate", || running.identities.current().is_some()).await;
+    running.server.reply_with(Reply::Refuse("not_a_member"));
+    let refusals = running.metrics.attestations.with_label_values(&["refused"]);
+    until("three refusals", || refusals.get() >= 3).await;
+    let seen = running.server.seen();
+    assert!(
+        seen[1..]
+            .iter()
+            .all(|seen| seen.hello.purpose == Purpose::Renew)
+    );
     assert!(running.identities.current().is_some());
 }
