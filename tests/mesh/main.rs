@@ -1,4 +1,6 @@
 //! Promises of the system, kept by real processes and seen through public doors: one file per promise.
 
 mod example;
+mod files;
+mod leaving;
 mod peers;
