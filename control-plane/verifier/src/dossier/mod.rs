@@ -6,6 +6,7 @@
 //!
 //! Source: DESIGN §5.
 
+mod dcap;
 mod nitro;
 mod sev_snp;
 
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::evidence;
+use crate::evidence::dcap::Tee;
 use crate::evidence::x509;
 use crate::judgement::{BindingState, Judgement, Ledger};
 
@@ -22,18 +24,24 @@ use crate::judgement::{BindingState, Judgement, Ledger};
 pub enum Kind {
     /// AMD SEV-SNP.
     SevSnp,
+    /// Intel TDX.
+    Tdx,
+    /// Intel SGX.
+    Sgx,
     /// AWS Nitro Enclaves.
     Nitro,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::SevSnp, Self::Nitro];
+    pub const ALL: [Self; 4] = [Self::SevSnp, Self::Tdx, Self::Sgx, Self::Nitro];
 
     /// The word on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SevSnp => "sev_snp",
+            Self::Tdx => "tdx",
+            Self::Sgx => "sgx",
             Self::Nitro => "nitro",
         }
     }
@@ -87,6 +95,8 @@ impl Expected {
 pub struct Rules {
     /// Of AMD SEV-SNP.
     pub sev_snp: evidence::sev_snp::Rules,
+    /// Of Intel TDX and SGX.
+    pub dcap: evidence::dcap::Rules,
     /// Of AWS Nitro Enclaves.
     pub nitro: evidence::nitro::Rules,
 }
@@ -139,6 +149,8 @@ fn judge(
     let mut ledger = Ledger::default();
     match kind {
         Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, now, &mut ledger),
+        Kind::Tdx => dcap::judge(Tee::Tdx, dossier, expected, &rules.dcap, now, &mut ledger),
+        Kind::Sgx => dcap::judge(Tee::Sgx, dossier, expected, &rules.dcap, now, &mut ledger),
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, now, &mut ledger),
     }
     ledger.conclude(match expected {

@@ -1,6 +1,7 @@
 //! Evidence, one module per kind of hardware.
 
 pub mod cbor;
+pub mod dcap;
 pub mod nitro;
 pub mod sev_snp;
 pub mod simulated;

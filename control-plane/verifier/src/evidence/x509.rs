@@ -48,9 +48,12 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, X509Error> {
         return Err(X509Error::TooLarge(der.len()));
     }
     match X509Certificate::from_der(der) {
-        // The algorithm stands twice, and only one of them is signed.
         Ok(([], certificate))
-            if certificate.signature_algorithm == certificate.tbs_certificate.signature =>
+            if is_canonical(
+                der,
+                certificate.tbs_certificate.as_ref(),
+                &certificate.signature_value.data,
+            ) =>
         {
             Ok(certificate)
         }
@@ -64,8 +67,42 @@ pub(crate) fn parse_crl(der: &[u8]) -> Result<CertificateRevocationList<'_>, X50
         return Err(X509Error::TooLarge(der.len()));
     }
     match CertificateRevocationList::from_der(der) {
-        Ok(([], crl)) if crl.signature_algorithm == crl.tbs_cert_list.signature => Ok(crl),
+        Ok(([], crl))
+            if is_canonical(der, crl.tbs_cert_list.as_ref(), &crl.signature_value.data) =>
+        {
+            Ok(crl)
+        }
         Ok(_) | Err(_) => Err(X509Error::Crl),
+    }
+}
+
+/// Whether all that is not signed is as DER demands and repeats what is signed, so that nothing can be written otherwise
+/// without a signature noticing. The parser is lenient with tags and unused bits.
+fn is_canonical(der: &[u8], signed: &[u8], signature: &[u8]) -> bool {
+    let tail = [&length_of(0x03, signature.len() + 1), &[0][..], signature].concat();
+    let Some(algorithm) = (1..=5).find_map(|header| {
+        let content = der.get(header..)?;
+        (length_of(0x30, content.len()) == der.get(..header)?).then_some(())?;
+        content.strip_prefix(signed)?.strip_suffix(tail.as_slice())
+    }) else {
+        return false;
+    };
+    // The algorithm stands twice, and only one of them is signed.
+    algorithm.first() == Some(&0x30) && contains(signed, algorithm)
+}
+
+/// Tag and length of a DER element, the length in its shortest form.
+fn length_of(tag: u8, length: usize) -> Vec<u8> {
+    let bytes = length.to_be_bytes();
+    let significant: Vec<u8> = bytes
+        .iter()
+        .copied()
+        .skip_while(|byte| *byte == 0)
+        .collect();
+    match (length, u8::try_from(significant.len())) {
+        (0..=0x7f, _) => vec![tag, significant.first().copied().unwrap_or(0)],
+        (_, Ok(count)) => [&[tag, 0x80 | count], significant.as_slice()].concat(),
+        (_, Err(_)) => Vec::new(),
     }
 }
 
