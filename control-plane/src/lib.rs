@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The control plane.
+
+pub mod log;
+pub mod store;
