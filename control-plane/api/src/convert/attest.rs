@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_attestation::binding::{Nonce, Purpose};
+use vouchsafe_attestation::binding::{Nonce, Purpose, framed};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::InstanceId;
@@ -14,7 +14,7 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::{Leaf, sha256};
 
 use super::{
-    ConvertError, array, bounded, bytes, each, frame, some_bytes, text, time, unix_ms, word,
+    ConvertError, array, bounded, bytes, each, some_bytes, text, time, unix_ms, word,
 };
 use crate::v1;
 
@@ -257,30 +257,17 @@ impl EvidenceItem {
 
     /// Canonical bytes: what [`vouchsafe_attestation::binding::EvidenceDigest::after`] covers of this item.
     ///
-    /// Every field framed by length in the order of the protocol file; both ends compute it from the item itself.
+    /// Both ends compute it from the item itself. What is not signed by the device is not in it: PCR values and event
+    /// log are covered by the quote, the activated credential is known to both ends.
     pub fn canonical(&self) -> Vec<u8> {
-        let mut out = Vec::new();
         match &self.body {
-            EvidenceBody::Tpm(tpm) => {
-                frame(&mut out, &tpm.quote);
-                frame(&mut out, &tpm.signature);
-                for bank in &tpm.pcrs {
-                    frame(&mut out, bank.hash.as_str().as_bytes());
-                    for (pcr, digest) in &bank.values {
-                        frame(&mut out, &[*pcr]);
-                        frame(&mut out, digest);
-                    }
-                }
-                frame(&mut out, &tpm.event_log);
-                frame(&mut out, &tpm.activated_credential);
-            }
-            EvidenceBody::Simulated(simulated) => {
-                frame(&mut out, simulated.machine.as_bytes());
-                frame(&mut out, simulated.image.as_bytes());
-                frame(&mut out, &simulated.binding);
-            }
+            EvidenceBody::Tpm(tpm) => framed(&[&tpm.quote, &tpm.signature]),
+            EvidenceBody::Simulated(simulated) => framed(&[
+                simulated.machine.as_bytes(),
+                simulated.image.as_bytes(),
+                &simulated.binding,
+            ]),
         }
-        out
     }
 }
 
