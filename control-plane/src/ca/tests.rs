@@ -212,11 +212,10 @@ fn a_request_proves_its_key_and_nothing_else() {
         assert!(CertifiedRequest::verify(&whole[..at]).is_err(), "{at}");
         let mut flipped = whole.clone();
         flipped[at] ^= 1;
-        assert_ne!(
-            CertifiedRequest::verify(&flipped).ok().as_ref(),
-            Some(&verified),
-            "{at}"
-        );
+        // The wrapping outside of what is signed may be read laxly; a proof of another key never comes of it.
+        if let Ok(other) = CertifiedRequest::verify(&flipped) {
+            assert_eq!(other, verified, "{at}");
+        }
     }
 }
 
