@@ -5,6 +5,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/vouchsafe.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
+        // Content of a resource is encoded once and shared by the streams of all sidecars that it concerns.
+        .bytes(".vouchsafe.v1.Resource.content")
         .compile_fds(files)?;
     Ok(())
 }

@@ -92,11 +92,11 @@ impl Resource {
 /// What a resource is. Names order as their texts do, byte by byte: that is the order of the Merkle leaves.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ResourceName {
-    /// A policy document, content in YAML. `Mesh` has no namespace and is written with an empty one.
+    /// A policy document, content in YAML. `Mesh` has no namespace and is written with `-`.
     Policy {
         /// `Workload`, `AccessPolicy`, `Mesh`, ….
         kind: String,
-        /// Empty for `Mesh`.
+        /// `-` for `Mesh`.
         namespace: String,
         /// Its name.
         name: String,
@@ -131,9 +131,9 @@ impl std::str::FromStr for ResourceName {
             expected: "the name of a resource that this build knows",
         };
         let parts: Vec<&str> = name.split('/').collect();
-        let word = |part: &str, may_be_empty: bool| {
+        let word = |part: &str| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (may_be_empty || !part.is_empty()) && part.bytes().all(allowed)
+            !part.is_empty() && part.bytes().all(allowed)
         };
         match parts.as_slice() {
             ["trust-bundle"] => Ok(Self::TrustBundle),
@@ -144,7 +144,7 @@ impl std::str::FromStr for ResourceName {
                 Ok(Self::Endpoints(workload))
             }
             ["policy", kind, namespace, name]
-                if word(kind, false) && word(namespace, true) && word(name, false) =>
+                if word(kind) && word(namespace) && word(name) =>
             {
                 Ok(Self::Policy {
                     kind: (*kind).to_owned(),
@@ -229,7 +229,7 @@ impl TryFrom<v1::Resource> for Resource {
     fn try_from(wire: v1::Resource) -> Result<Self, ConvertError> {
         Ok(Self {
             name: wire.name.parse()?,
-            content: bytes("content", MAX_CONTENT_BYTES, wire.content)?,
+            content: bytes("content", MAX_CONTENT_BYTES, wire.content.into())?,
             index: wire.index,
             proof: each("proof", MAX_PROOF, wire.proof, |hash| array("proof", &hash))?,
         })
@@ -240,7 +240,7 @@ impl From<Resource> for v1::Resource {
     fn from(resource: Resource) -> Self {
         Self {
             name: resource.name.to_string(),
-            content: resource.content,
+            content: resource.content.into(),
             index: resource.index,
             proof: resource.proof.iter().map(|hash| hash.to_vec()).collect(),
         }
@@ -449,7 +449,7 @@ mod tests {
 
     const LEAVES: [(&str, &[u8]); 3] = [
         ("endpoints/inference/llm", b"e"),
-        ("policy/Mesh//factory", b"m"),
+        ("policy/Mesh/-/factory", b"m"),
         ("trust-bundle", b"t"),
     ];
 
@@ -462,8 +462,8 @@ mod tests {
             resource.content.push(0);
             assert!(!resource.belongs_to(&revision), "{name}");
         }
-        let mut renamed = resource("policy/Mesh//factory", &LEAVES);
-        renamed.name = "policy/Mesh//other".parse().unwrap();
+        let mut renamed = resource("policy/Mesh/-/factory", &LEAVES);
+        renamed.name = "policy/Mesh/-/other".parse().unwrap();
         assert!(!renamed.belongs_to(&revision));
     }
 
@@ -513,7 +513,7 @@ mod tests {
             "trust-bundle",
             "endpoints/a/b",
             "policy/Workload/a/b",
-            "policy/Mesh//factory",
+            "policy/Mesh/-/factory",
         ] {
             assert_eq!(name.parse::<ResourceName>().unwrap().to_string(), name);
         }

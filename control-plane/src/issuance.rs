@@ -1,0 +1,395 @@
+//! The decision to issue: who an instance is, and what its certificate says. Pure; nothing here signs, stores or asks.
+//!
+//! Source: DESIGN §5.4.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use vouchsafe_attestation::binding::Nonce;
+use vouchsafe_attestation::claims::{ClaimValue, Class};
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_attestation::svid::sha256;
+use vouchsafe_config::mesh::Mesh;
+use vouchsafe_config::node::{Node, NodeHardware};
+use vouchsafe_config::workload::{Members, Workload};
+use vouchsafe_verifier::appraise::Appraised;
+
+use crate::ca::CertifiedRequest;
+use crate::refusal::{Refused, unavailable};
+use crate::svid_template::{SvidTemplate, serial, validity};
+
+/// Why an instance may bear a workload's name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Membership {
+    /// Its machine is listed.
+    Node(WorkloadName),
+    /// A token of this digest has pinned its machine before.
+    Pinned([u8; 32]),
+    /// The token of this digest is to be spent now, pinning its machine.
+    Spend([u8; 32]),
+}
+
+impl Membership {
+    /// The words of the record.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Node(node) => format!("node {node}"),
+            Self::Pinned(token) | Self::Spend(token) => {
+                format!("join_token {}", hex::encode(token))
+            }
+        }
+    }
+}
+
+/// The word for a machine in records and registrations: `<kind>:<identity>`.
+pub fn hardware_name(hardware: &NodeHardware) -> String {
+    match hardware {
+        NodeHardware::TpmEk(sha256) => format!("tpm_ek_sha256:{}", hex::encode(sha256)),
+        NodeHardware::Simulated(machine) => format!("simulated_machine:{machine}"),
+    }
+}
+
+/// Decides whether a machine, as evidence proved it, may bear a workload's name.
+///
+/// `node` finds a Node document; `pinned` says which machine a token has pinned.
+///
+/// # Errors
+/// [`Refused`]: `not_a_member` for a machine that is not listed; for tokens, the word for what is wrong with this one.
+pub fn membership<'n>(
+    workload: &Workload,
+    hardware: &NodeHardware,
+    token: Option<[u8; 32]>,
+    node: impl Fn(&WorkloadName) -> Option<&'n Node>,
+    pinned: impl Fn(&[u8; 32]) -> Option<String>,
+    now: SystemTime,
+) -> Result<Membership, Refused> {
+    let name = hardware_name(hardware);
+    match &workload.members {
+        Members::Nodes(nodes) => nodes
+            .iter()
+            .find(|listed| node(listed).is_some_and(|node| node.hardware == *hardware))
+            .map(|listed| Membership::Node(listed.clone()))
+            .ok_or_else(|| {
+                Refused::new(
+                    "not_a_member",
+                    "list this machine as a Node among the workload's members, if it may bear the name",
+                    format!("{name} is none of the {} listed nodes", nodes.len()),
+                )
+            }),
+        Members::JoinTokens(tokens) => {
+            // A machine that a token of this workload has pinned stays a member without showing it again.
+            let held = tokens
+                .iter()
+                .find(|one| pinned(&one.sha256).as_deref() == Some(name.as_str()));
+            if let Some(held) = held {
+                return Ok(Membership::Pinned(held.sha256));
+            }
+            let Some(shown) = token else {
+                return Err(Refused::new(
+                    "join_token_missing",
+                    "give the sidecar a join token of this workload",
+                    format!("{name} is not pinned by any token and shows none"),
+                ));
+            };
+            let Some(listed) = tokens.iter().find(|one| one.sha256 == shown) else {
+                return Err(Refused::new(
+                    "join_token_unknown",
+                    "give the sidecar a join token of this workload",
+                    format!("token {} is not listed", hex::encode(shown)),
+                ));
+            };
+            if let Some(other) = pinned(&shown) {
+                return Err(token_spent(&shown, &other));
+            }
+            if listed.expires <= now {
+                return Err(Refused::new(
+                    "join_token_expired",
+                    "make a new join token: `vouchsafe workload init` writes one",
+                    format!("token {} has expired", hex::encode(shown)),
+                ));
+            }
+            Ok(Membership::Spend(shown))
+        }
+    }
+}
+
+/// A token that another machine has used.
+pub fn token_spent(token: &[u8; 32], by: &str) -> Refused {
+    Refused::new(
+        "join_token_spent",
+        "make a new join token: each admits one machine",
+        format!("token {} has pinned {by}", hex::encode(token)),
+    )
+}
+
+/// Everything that a certificate is made of.
+#[derive(Debug)]
+pub struct Decision<'a> {
+    /// Settings of the mesh.
+    pub mesh: &'a Mesh,
+    /// Who it is to be.
+    pub workload: &'a WorkloadName,
+    /// Name of the profile that the evidence fits.
+    pub profile: &'a WorkloadName,
+    /// Longest life by the profile.
+    pub profile_lifetime: Option<Duration>,
+    /// End of the issuing authority.
+    pub issuer_end: SystemTime,
+    /// The proven key.
+    pub request: &'a CertifiedRequest,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Policy that the evidence was appraised by.
+    pub revision: Revision,
+    /// The nonce that the evidence answered.
+    pub nonce: Nonce,
+    /// 16 bytes for the serial, 2 for the renewal slot.
+    pub random: [u8; 18],
+    /// When.
+    pub now: SystemTime,
+}
+
+/// A certificate to be signed, and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the certificate says.
+    pub template: SvidTemplate,
+    /// The attestation result that it carries.
+    pub result: AttestationResult,
+    /// The full result: EAR claims as JSON.
+    pub ear: Vec<u8>,
+    /// When the instance is to attest again; jitter is in it, drawn once.
+    pub renew_at: SystemTime,
+}
+
+/// Plans a certificate for evidence that was verified.
+///
+/// # Errors
+/// [`Refused`] when there is no time left in which the certificate could be valid.
+pub fn plan(decision: &Decision<'_>, appraised: Appraised) -> Result<Plan, Refused> {
+    let now = decision.now;
+    let lifetime = decision
+        .profile_lifetime
+        .map_or(decision.mesh.certificate_lifetime, |profile| {
+            profile.min(decision.mesh.certificate_lifetime)
+        });
+    let (not_before, not_after) = validity(now, lifetime, &[decision.issuer_end])
+        .ok_or_else(|| unavailable("the issuing authority is about to end"))?;
+    let id = SpiffeId::for_workload(&decision.mesh.trust_domain, decision.workload);
+    let ear = ear(decision, &appraised, &id, not_after);
+    let result = appraised.into_result(decision.instance, decision.revision, sha256(&ear));
+    let encoded = result
+        .encode()
+        .map_err(|error| unavailable(format!("the attestation result is too large: {error}")))?;
+    let [random @ .., slot_high, slot_low] = decision.random;
+    let slot = u16::from_be_bytes([slot_high, slot_low]);
+    Ok(Plan {
+        template: SvidTemplate {
+            id,
+            spki: decision.request.spki().to_vec(),
+            serial: serial(random),
+            not_before,
+            not_after,
+            result: encoded,
+        },
+        result,
+        ear,
+        renew_at: renew_at(now, not_after, decision.mesh.reattest_root, slot),
+    })
+}
+
+/// The slot of the next attestation: within the last tenth before the interval is over, and never later than half of
+/// the certificate's life. Drawn once, because drawing at each look narrows the spread to its beginning.
+fn renew_at(now: SystemTime, not_after: SystemTime, interval: Duration, slot: u16) -> SystemTime {
+    let half = not_after.duration_since(now).unwrap_or_default() / 2;
+    let latest = interval.min(half);
+    now + latest - latest / 10 * u32::from(slot) / (u32::from(u16::MAX) + 1)
+}
+
+/// EAR claims (draft-ietf-rats-ear §3): what was concluded of each device, bound to key, audience and nonce.
+fn ear(
+    decision: &Decision<'_>,
+    appraised: &Appraised,
+    id: &SpiffeId,
+    not_after: SystemTime,
+) -> Vec<u8> {
+    use base64::Engine;
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let submods: serde_json::Map<String, serde_json::Value> = appraised
+        .devices()
+        .iter()
+        .map(|device| {
+            let name = format!("{}-{}", device.kind, device.index);
+            (name, submodule(device, appraised.class(), decision))
+        })
+        .collect();
+    let ear = json!({
+        "eat_profile": EAR_PROFILE,
+        "iat": unix_seconds(decision.now),
+        "exp": unix_seconds(not_after),
+        "sub": id.as_str(),
+        "aud": decision.mesh.trust_domain.as_str(),
+        "eat_nonce": base64(&decision.nonce.0),
+        "cnf": {"x5t#S256-spki": base64(&decision.request.spki_sha256())},
+        "ear.verifier-id": {"developer": "Vouchsafe", "build": env!("CARGO_PKG_VERSION")},
+        "vouchsafe.class": appraised.class().as_str(),
+        "vouchsafe.root": appraised.root().as_str(),
+        "vouchsafe.instance": decision.instance.to_string(),
+        "submods": submods,
+    });
+    ear.to_string().into_bytes()
+}
+
+fn submodule(device: &DeviceResult, class: Class, decision: &Decision<'_>) -> serde_json::Value {
+    let claims: serde_json::Map<String, serde_json::Value> = device
+        .claims
+        .iter()
+        .map(|(name, value)| (name.to_owned(), claim(value)))
+        .collect();
+    json!({
+        "ear.status": status(class),
+        "ear.appraisal-policy-id": format!("{}@{}", decision.profile, decision.revision),
+        "vouchsafe.claims": claims,
+    })
+}
+
+fn claim(value: &ClaimValue) -> serde_json::Value {
+    match value {
+        ClaimValue::Bool(value) => json!(value),
+        ClaimValue::Number(value) => json!(value),
+        ClaimValue::Text(value) => json!(value),
+        ClaimValue::Version(value) => json!(value.to_string()),
+        ClaimValue::Set(values) => json!(values),
+    }
+}
+
+/// Trustworthiness tier (draft-ietf-rats-ar4si §2.3.2): only hardware is affirmed.
+fn status(class: Class) -> &'static str {
+    match class {
+        Class::Hardware => "affirming",
+        Class::Software => "warning",
+        Class::Simulated => "none",
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// Profile of the EAR draft that the claims follow.
+const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#03";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use vouchsafe_config::workload::JoinToken;
+
+    use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn workload(members: Members) -> Workload {
+        Workload {
+            name: "inference/llm".parse().unwrap(),
+            labels: BTreeMap::new(),
+            profile: "inference/dev".parse().unwrap(),
+            members,
+            ports: vec![],
+        }
+    }
+
+    fn machine(name: &str) -> NodeHardware {
+        NodeHardware::Simulated(name.to_owned())
+    }
+
+    #[track_caller]
+    fn check(
+        members: Members,
+        hardware: &str,
+        token: Option<[u8; 32]>,
+        pin: Option<([u8; 32], &str)>,
+        expected: Result<Membership, &str>,
+    ) {
+        let node = Node {
+            name: "inference/gpu-07".parse().unwrap(),
+            hardware: machine("gpu-07"),
+        };
+        let found = membership(
+            &workload(members),
+            &machine(hardware),
+            token,
+            |name| (*name == node.name).then_some(&node),
+            |token| pin.and_then(|(held, by)| (held == *token).then(|| by.to_owned())),
+            now(),
+        );
+        assert_eq!(found.map_err(|refused| refused.reason), expected);
+    }
+
+    #[test]
+    fn listed_machines_are_members_and_others_are_not() {
+        let nodes = || Members::Nodes(vec!["inference/gpu-07".parse().unwrap()]);
+        let node = Membership::Node("inference/gpu-07".parse().unwrap());
+        check(nodes(), "gpu-07", None, None, Ok(node));
+        check(nodes(), "gpu-08", None, None, Err("not_a_member"));
+        check(nodes(), "gpu-08", Some([1; 32]), None, Err("not_a_member"));
+        let unknown = Members::Nodes(vec!["inference/gpu-99".parse().unwrap()]);
+        check(unknown, "gpu-07", None, None, Err("not_a_member"));
+    }
+
+    #[test]
+    fn a_token_admits_one_machine_once_and_that_machine_again() {
+        let tokens = |after: i64| {
+            let distance = Duration::from_secs(after.unsigned_abs());
+            let expires = if after < 0 {
+                now() - distance
+            } else {
+                now() + distance
+            };
+            Members::JoinTokens(vec![JoinToken {
+                sha256: [1; 32],
+                expires,
+            }])
+        };
+        let spend = Ok(Membership::Spend([1; 32]));
+        let pinned = Ok(Membership::Pinned([1; 32]));
+        let by = |name| Some(([1; 32], name));
+        let shown = Some([1; 32]);
+        check(tokens(60), "a", shown, None, spend);
+        check(tokens(60), "a", None, None, Err("join_token_missing"));
+        check(tokens(60), "a", Some([2; 32]), None, Err("join_token_unknown"));
+        check(tokens(0), "a", shown, None, Err("join_token_expired"));
+        check(
+            tokens(60),
+            "b",
+            shown,
+            by("simulated_machine:a"),
+            Err("join_token_spent"),
+        );
+        check(
+            tokens(-60),
+            "a",
+            None,
+            by("simulated_machine:a"),
+            pinned,
+        );
+    }
+
+    #[test]
+    fn renewal_slots_spread_over_a_tenth_and_stay_before_half_of_life() {
+        let (interval, life) = (Duration::from_secs(600), Duration::from_secs(3600));
+        let at = |slot| renew_at(now(), now() + life, interval, slot);
+        assert_eq!(at(0), now() + interval);
+        assert!(at(u16::MAX) > now() + interval * 9 / 10);
+        assert!(at(u16::MAX) < now() + interval * 91 / 100);
+        let short = renew_at(now(), now() + Duration::from_secs(60), interval, 0);
+        assert_eq!(short, now() + Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,151 @@
+//! Metrics of the control plane, and the shape of its log.
+//!
+//! Labels come from closed sets only; a name or an address is never one.
+
+use std::fmt;
+
+use prometheus::core::Collector;
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// All metrics, with their registry.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Certificates issued, by class of the evidence.
+    pub issued: IntCounterVec,
+    /// Attestations refused, by reason.
+    pub refused: IntCounterVec,
+    /// Connections of sidecars that are open.
+    pub connections: IntGauge,
+    /// Handshakes that failed, by reason.
+    pub handshake_failures: IntCounterVec,
+    /// Mesh-state streams that are open.
+    pub streams: IntGauge,
+    /// Whether the policy folder's present content is refused (1) or in force (0).
+    pub policy_broken: IntGauge,
+    /// Policy folder read, by outcome.
+    pub policy_loads: IntCounterVec,
+    /// Sequence of the revision in force.
+    pub revision: IntGauge,
+    /// Entries of the record.
+    pub records: IntGauge,
+    /// Seconds until the issuing authority that signs now is over.
+    pub issuer_expiry: IntGauge,
+    /// Instances with a certificate that is not over.
+    pub instances: IntGauge,
+    /// Writes of registrations that failed and are tried again.
+    pub store_failures: IntCounter,
+}
+
+impl Metrics {
+    /// Makes and registers all of them.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] when two have one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let metrics = Self {
+            issued: counters("vouchsafe_issued_total", "Certificates issued.", &["class"])?,
+            refused: counters(
+                "vouchsafe_refused_total",
+                "Attestations refused.",
+                &["reason"],
+            )?,
+            connections: gauge(
+                "vouchsafe_control_plane_connections",
+                "Connections of sidecars that are open.",
+            )?,
+            handshake_failures: counters(
+                "vouchsafe_control_plane_handshake_failures_total",
+                "TLS handshakes that failed.",
+                &["reason"],
+            )?,
+            streams: gauge(
+                "vouchsafe_mesh_state_streams",
+                "Mesh-state streams that are open.",
+            )?,
+            policy_broken: gauge(
+                "vouchsafe_policy_broken",
+                "1 while the policy folder's present content is refused and the last good one is in force.",
+            )?,
+            policy_loads: counters(
+                "vouchsafe_policy_loads_total",
+                "Times the policy folder was read.",
+                &["outcome"],
+            )?,
+            revision: gauge(
+                "vouchsafe_policy_revision",
+                "Sequence of the mesh-state revision in force.",
+            )?,
+            records: gauge("vouchsafe_records", "Entries of the record.")?,
+            issuer_expiry: gauge(
+                "vouchsafe_issuer_expiry_seconds",
+                "Seconds until the issuing authority that signs now is over.",
+            )?,
+            instances: gauge(
+                "vouchsafe_instances",
+                "Instances with a certificate that is not over.",
+            )?,
+            store_failures: IntCounter::with_opts(Opts::new(
+                "vouchsafe_store_failures_total",
+                "Writes of registrations that failed and are tried again.",
+            ))?,
+            registry,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let all: [Box<dyn Collector>; 12] = [
+            Box::new(self.issued.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.handshake_failures.clone()),
+            Box::new(self.streams.clone()),
+            Box::new(self.policy_broken.clone()),
+            Box::new(self.policy_loads.clone()),
+            Box::new(self.revision.clone()),
+            Box::new(self.records.clone()),
+            Box::new(self.issuer_expiry.clone()),
+            Box::new(self.instances.clone()),
+            Box::new(self.store_failures.clone()),
+        ];
+        all.into_iter()
+            .try_for_each(|metric| self.registry.register(metric))
+    }
+
+    /// The text exposition format.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] when a metric can't be written.
+    pub fn expose(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    IntGauge::new(name, help)
+}
+
+/// An error with all its causes, for the edge that logs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
