@@ -1,3 +1,7 @@
-//! `vouchsafe`.
+//! `vouchsafe`: the control plane and the operator's command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vouchsafe_control_plane::cli::main()
+}

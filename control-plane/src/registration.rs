@@ -79,6 +79,7 @@ struct Inner {
     instances: BTreeMap<InstanceId, Instance>,
     sessions: HashMap<InstanceId, Session>,
     pins: HashMap<[u8; 32], String>,
+    refusals: HashMap<WorkloadName, (SystemTime, &'static str)>,
     dirty: BTreeSet<InstanceId>,
 }
 
@@ -243,6 +244,16 @@ impl Registry {
             }
             session.error = error;
         }
+    }
+
+    /// Remembers the newest refusal of a workload that policy knows, for `workload list`.
+    pub fn refused(&self, workload: WorkloadName, when: SystemTime, reason: &'static str) {
+        self.lock().refusals.insert(workload, (when, reason));
+    }
+
+    /// The newest refusal of a workload since this process started.
+    pub fn last_refusal(&self, workload: &WorkloadName) -> Option<(SystemTime, &'static str)> {
+        self.lock().refusals.get(workload).copied()
     }
 
     /// Writes what renewals changed and forgets instances that are long over, in one transaction.

@@ -149,16 +149,31 @@ impl LogFile {
 /// # Errors
 /// [`LogError`] at the first record that does not fit.
 pub fn read(path: &Path, from: u64, limit: usize) -> Result<Vec<StoredRecord>, LogError> {
+    let mut found = Vec::new();
+    scan(path, from, |record| {
+        found.push(record);
+        found.len() < limit
+    })?;
+    Ok(found)
+}
+
+/// Shows records from number `from` on, one after the other, for as long as `wants` says so.
+///
+/// # Errors
+/// [`LogError`] at the first record that does not fit.
+pub fn scan(
+    path: &Path,
+    from: u64,
+    mut wants: impl FnMut(StoredRecord) -> bool,
+) -> Result<(), LogError> {
     let file = File::open(path).map_err(LogError::Io)?;
-    let records = Records::new(&file)?;
-    records
-        .filter(|record| {
-            record
-                .as_ref()
-                .map_or(true, |record| record.number >= from)
-        })
-        .take(limit)
-        .collect()
+    for record in Records::new(&file)? {
+        let record = record?;
+        if record.number >= from && !wants(record) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Checks the whole chain, and that it still reaches a head that was kept elsewhere.

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use vouchsafe_api::convert::record::RecordEntry;
 use vouchsafe_attestation::merkle::Hash;
 
-pub use file::{LogError, Opened, StoredRecord, read, verify};
+pub use file::{LogError, Opened, StoredRecord, read, scan, verify};
 
 /// Where a chain ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

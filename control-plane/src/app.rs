@@ -1,0 +1,422 @@
+//! Start and end of a control plane: the only place that wires its parts.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use vouchsafe_api::convert::record::{Event, RecordEntry};
+use vouchsafe_config::control_plane::ControlPlaneConfig;
+
+use crate::ca::{CaError, CertificateAuthority};
+use crate::files::{self, FileError, SECRET_MODE};
+use crate::keeper::{self, Keeper, PublishError, RoleKeys};
+use crate::log::{Log, LogError};
+use crate::mesh::{Inputs, Published};
+use crate::operator::OperatorSocket;
+use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
+use crate::registration::Registry;
+use crate::state::ControlPlane;
+use crate::store::redb::RedbStore;
+use crate::store::{Expect, Store, StoreError};
+use crate::telemetry::{Chain, Metrics};
+use crate::tls::TlsEpoch;
+use crate::{http, server};
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The policy folder is no policy for it.
+    #[error(transparent)]
+    Policy(#[from] LoadPolicyError),
+    /// The store can't be used.
+    #[error("failed to open the store; is another control plane running on this data folder?")]
+    Store(#[source] StoreError),
+    /// The authorities can't be used.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The record can't be used.
+    #[error("failed to open the record")]
+    Record(#[source] LogError),
+    /// The first state can't be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The certificate can't be served.
+    #[error("failed to set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// An address can't be listened on.
+    #[error("failed to listen on `{address}`")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Metrics contradict each other.
+    #[error("failed to register metrics")]
+    Metrics(#[source] prometheus::Error),
+}
+
+/// A control plane whose doors are open; [`App::serve`] answers.
+#[derive(Debug)]
+pub struct App {
+    control_plane: Arc<ControlPlane>,
+    keeper: Keeper,
+    tls: watch::Receiver<TlsEpoch>,
+    listener: TcpListener,
+    metrics: Option<TcpListener>,
+    operator: OperatorSocket,
+    stop: watch::Sender<bool>,
+    address: SocketAddr,
+}
+
+/// Starts and serves until `shutdown` is done.
+///
+/// # Errors
+/// [`StartError`]; once started, it ends without one.
+pub async fn run(
+    config: ControlPlaneConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    App::start(config).await?.serve(shutdown).await;
+    Ok(())
+}
+
+impl App {
+    /// Makes or opens everything and listens.
+    ///
+    /// # Errors
+    /// [`StartError`], which names what to do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock is read once at start; later by `ControlPlane::now`"
+    )]
+    pub async fn start(config: ControlPlaneConfig) -> Result<Self, StartError> {
+        let now = SystemTime::now();
+        let core = Core::open(&config, now).await?;
+        let (registry, ca, log) = (core.registry, core.ca, core.log);
+        let inputs = Inputs {
+            policy: Arc::clone(&core.policy),
+            endpoints: registry.endpoints(now),
+            bundle: ca.bundle(),
+        };
+        let (state, policy_changed) = keeper::first_state(&registry, &inputs).await?;
+        let keys = RoleKeys::new(&ca, now)?;
+        let bundle = keeper::shared_bundle(&ca);
+        let (tls, tls_receiver) =
+            watch::channel(TlsEpoch::new(&keys.serving, &bundle).map_err(StartError::Tls)?);
+        let signed = state
+            .sign(&keys.mesh_state, now)
+            .map_err(PublishError::Sign)?;
+        let (publish, mesh) = watch::channel(Published {
+            state: Arc::new(state),
+            signed,
+        });
+        let (policy_error, policy_error_receiver) = watch::channel(None);
+        let (stop, shutdown) = watch::channel(false);
+        let control_plane = Arc::new(ControlPlane {
+            fixed: core.fixed,
+            ca,
+            bundle,
+            log,
+            registry,
+            mesh,
+            policy_error: policy_error_receiver,
+            shutdown,
+            metrics: Metrics::new().map_err(StartError::Metrics)?,
+            attestations: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
+            policy_folder: config.policy.display().to_string(),
+            started: now,
+        });
+        let mut events = core.events;
+        events.push(keeper::role_created("control-plane", &keys.serving));
+        events.push(keeper::role_created("mesh-state", &keys.mesh_state));
+        if policy_changed {
+            events.push(keeper::policy_changed(&control_plane.mesh.borrow().state));
+        }
+        for event in events {
+            control_plane
+                .record(event)
+                .await
+                .map_err(StartError::Record)?;
+        }
+        let keeper = Keeper {
+            control_plane: Arc::clone(&control_plane),
+            folder: core.folder,
+            publish,
+            policy_error,
+            tls,
+            keys,
+            head_file: config.data.join(HEAD_FILE),
+            kept_head: crate::log::Head::EMPTY,
+        };
+        let operator_path = config.data.join(OPERATOR_SOCKET);
+        let operator = OperatorSocket::bind(&operator_path)
+            .map_err(|source| listen_error(&operator_path.display().to_string(), source))?;
+        let listener = listen(config.listen).await?;
+        let metrics = match config.metrics {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let address = listener
+            .local_addr()
+            .map_err(|source| listen_error(&config.listen.to_string(), source))?;
+        Ok(Self {
+            control_plane,
+            keeper,
+            tls: tls_receiver,
+            listener,
+            metrics,
+            operator,
+            stop,
+            address,
+        })
+    }
+
+    /// Where sidecars connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics and probes are, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
+    }
+
+    /// SHA-256 of the root's public key: what goes into `root_pins` of each `proxy.yaml`.
+    pub fn root_pin(&self) -> [u8; 32] {
+        self.control_plane.ca.root_pin()
+    }
+
+    /// Answers until `shutdown` is done, then drains and writes down what is only in memory.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        tracing::info!(
+            trust_domain = %self.control_plane.fixed.trust_domain,
+            address = %self.address,
+            root_pin = hex::encode(self.root_pin()),
+            revision = %self.control_plane.mesh.borrow().state.revision,
+            "control plane ready"
+        );
+        if self.control_plane.fixed.accepts_simulated {
+            tracing::warn!(
+                "this trust domain accepts simulated evidence, which proves nothing: never use it for production"
+            );
+        }
+        let stops = || self.control_plane.shutdown.clone();
+        let shared = || Arc::clone(&self.control_plane);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server::serve(self.listener, shared(), self.tls, stops()));
+        tasks.spawn(self.operator.serve(shared(), stops()));
+        if let Some(listener) = self.metrics {
+            tasks.spawn(http::serve(listener, shared(), stops()));
+        }
+        tasks.spawn(self.keeper.run(stops()));
+        tokio::select! {
+            () = shutdown => tracing::info!("shutting down"),
+            // No task ends by itself: one that did has panicked, and half a control plane is none.
+            _ = tasks.join_next() => tracing::error!("a part of the control plane ended, shutting down"),
+        }
+        self.stop.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+        tracing::info!("control plane stopped");
+    }
+}
+
+/// What the data folder holds.
+struct Core {
+    fixed: Fixed,
+    policy: Arc<LoadedPolicy>,
+    folder: FolderWatch,
+    registry: Registry,
+    ca: CertificateAuthority,
+    log: Log,
+    /// To be recorded.
+    events: Vec<Event>,
+}
+
+impl Core {
+    async fn open(config: &ControlPlaneConfig, now: SystemTime) -> Result<Self, StartError> {
+        files::private_folder(&config.data)?;
+        let store_path = config.data.join("store.redb");
+        let store = RedbStore::open(&store_path).map_err(StartError::Store)?;
+        make_private(&store_path)?;
+        let held = read_fixed(&store).await?;
+        if held.is_none() {
+            make_first_policy(config)?;
+        }
+        let mut folder = FolderWatch::new(config.policy.clone());
+        folder.mark_read();
+        let policy = LoadedPolicy::load(&config.policy, now)?;
+        for warning in policy.set.warnings() {
+            tracing::warn!(warning = %warning, "policy");
+        }
+        let fixed = match held {
+            Some(fixed) => {
+                policy.fits(&fixed)?;
+                fixed
+            }
+            None => fix(&store, &policy).await?,
+        };
+        let (log, opened) =
+            Log::open(&config.data.join(RECORD_FILE)).map_err(StartError::Record)?;
+        if opened.torn_bytes > 0 {
+            tracing::warn!(
+                bytes = opened.torn_bytes,
+                "the record's last entry was incomplete and is cut off"
+            );
+        }
+        let kept = keeper::read_head(&config.data.join(HEAD_FILE))?;
+        if opened.head.records < kept.records {
+            return Err(StartError::Record(LogError::CutOff {
+                found: opened.head.records,
+                kept: kept.records,
+            }));
+        }
+        let (ca, made) =
+            CertificateAuthority::open(&config.data.join("ca"), &fixed.trust_domain, now)?;
+        Ok(Self {
+            fixed,
+            policy: Arc::new(policy),
+            folder,
+            registry: Registry::open(store).await.map_err(StartError::Store)?,
+            ca,
+            log,
+            events: made.iter().map(keeper::authority_created).collect(),
+        })
+    }
+}
+
+/// Makes what a first start makes, without listening, and returns the root pin.
+///
+/// # Errors
+/// [`StartError`].
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock is read once, by the command that was typed"
+)]
+pub async fn init(config: &ControlPlaneConfig) -> Result<[u8; 32], StartError> {
+    let now = SystemTime::now();
+    let core = Core::open(config, now).await?;
+    for event in core.events {
+        let entry = RecordEntry { time: now, event };
+        core.log.append(entry).await.map_err(StartError::Record)?;
+    }
+    Ok(core.ca.root_pin())
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct StoredFixed {
+    trust_domain: String,
+    accepts_simulated: bool,
+}
+
+async fn read_fixed(store: &RedbStore) -> Result<Option<Fixed>, StartError> {
+    let Some(entry) = store.get(FIXED).await.map_err(StartError::Store)? else {
+        return Ok(None);
+    };
+    let damaged = || StartError::Store(StoreError::Engine(format!("entry `{FIXED}` is damaged")));
+    let stored: StoredFixed = serde_json::from_slice(&entry.value).map_err(|_| damaged())?;
+    Ok(Some(Fixed {
+        trust_domain: stored.trust_domain.parse().map_err(|_| damaged())?,
+        accepts_simulated: stored.accepts_simulated,
+    }))
+}
+
+async fn fix(store: &RedbStore, policy: &LoadedPolicy) -> Result<Fixed, StartError> {
+    let fixed = Fixed {
+        trust_domain: policy.mesh.trust_domain.clone(),
+        accepts_simulated: policy.mesh.danger_accept_simulated,
+    };
+    let stored = StoredFixed {
+        trust_domain: fixed.trust_domain.to_string(),
+        accepts_simulated: fixed.accepts_simulated,
+    };
+    // A text and a boolean always have a JSON form.
+    let value = serde_json::to_vec(&stored).unwrap_or_default();
+    store
+        .put_if(FIXED, value, Expect::Absent)
+        .await
+        .map_err(StartError::Store)?;
+    Ok(fixed)
+}
+
+/// A first start without a policy folder makes one that admits nobody, with a trust domain of its own.
+fn make_first_policy(config: &ControlPlaneConfig) -> Result<(), StartError> {
+    if config.policy.exists() {
+        return Ok(());
+    }
+    let random: [u8; 4] = crate::ca::random()?;
+    let trust_domain = format!("mesh-{}.internal", hex::encode(random));
+    files::private_folder(&config.policy)?;
+    let document = format!(
+        "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: mesh}}\nspec: {{trust_domain: {trust_domain}}}\n"
+    );
+    files::write_secret(&config.policy.join("mesh.yaml"), &document)?;
+    tracing::warn!(
+        folder = %config.policy.display(),
+        trust_domain,
+        "no policy folder was there: made one that admits nobody, with a trust domain that stays"
+    );
+    Ok(())
+}
+
+fn make_private(path: &Path) -> Result<(), StartError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(SECRET_MODE)).map_err(|source| {
+        StartError::File(FileError::Io {
+            act: "set the mode of",
+            path: path.to_owned(),
+            source,
+        })
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| listen_error(&address.to_string(), source))
+}
+
+fn listen_error(address: &str, source: io::Error) -> StartError {
+    StartError::Listen {
+        address: address.to_owned(),
+        source,
+    }
+}
+
+/// The operator socket of a data folder.
+pub fn operator_socket(data: &Path) -> PathBuf {
+    data.join(OPERATOR_SOCKET)
+}
+
+/// The record of a data folder, and the head that was kept of it.
+///
+/// # Errors
+/// [`FileError`].
+pub fn record(data: &Path) -> Result<(PathBuf, crate::log::Head), FileError> {
+    let head = keeper::read_head(&data.join(HEAD_FILE))?;
+    Ok((data.join(RECORD_FILE), head))
+}
+
+/// A start that fails says everything on one line.
+pub fn explain(error: &StartError) -> String {
+    Chain(error).to_string()
+}
+
+const FIXED: &str = "mesh/fixed";
+const OPERATOR_SOCKET: &str = "operator.sock";
+const RECORD_FILE: &str = "records";
+const HEAD_FILE: &str = "records.head";
+/// Each takes a few milliseconds of cryptography; more at once would only make all of them late.
+const MAX_ATTESTATIONS: usize = 256;

@@ -1,0 +1,125 @@
+//! `vouchsafe log tail` and `vouchsafe log verify`.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use vouchsafe_api::v1::{Record, StatusRequest, TailRecordsRequest};
+
+use super::client::{connect, failed};
+use super::{Ask, Format, Outcome, json, show_time};
+use crate::app;
+use crate::log::{self, Head};
+use crate::telemetry::Chain;
+
+/// One JSON object per line for programs, one line per record for people; goes on with `follow`.
+pub(super) async fn tail(lines: u64, follow: bool, ask: &Ask) -> Outcome {
+    let mut client = match connect(&ask.data).await {
+        Ok(client) => client,
+        Err(outcome) => return outcome,
+    };
+    let records = match client.status(StatusRequest {}).await {
+        Ok(response) => response.into_inner().records,
+        Err(status) => return failed(&status),
+    };
+    let from = records.saturating_sub(lines) + 1;
+    let mut stream = match client.tail_records(TailRecordsRequest { from, follow }).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return failed(&status),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(record)) => {
+                let line = match ask.output {
+                    Format::Json => format!("{}\n", record_json(&record)),
+                    Format::Table => record_line(&record),
+                };
+                let mut out = std::io::stdout();
+                if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+                    // Whoever read has enough.
+                    return Outcome::default();
+                }
+            }
+            Ok(None) => return Outcome::default(),
+            Err(status) => return failed(&status),
+        }
+    }
+}
+
+/// Checks the chain on disk.
+pub(super) fn verify(ask: &Ask) -> Outcome {
+    let verified = app::record(&ask.data)
+        .map_err(|error| Outcome::failed(Chain(&error).to_string()))
+        .and_then(|(path, kept)| {
+            log::verify(&path, &kept).map_err(|error| match error {
+                log::LogError::Io(_) | log::LogError::Closed => {
+                    Outcome::failed(Chain(&error).to_string())
+                }
+                log::LogError::Header
+                | log::LogError::Broken { .. }
+                | log::LogError::CutOff { .. } => Outcome::bad(match ask.output {
+                    Format::Table => format!("BROKEN: {}\n", Chain(&error)),
+                    Format::Json => json(&json!({"intact": false, "error": error.to_string()})),
+                }),
+            })
+        });
+    match verified {
+        Ok(Head { records, hash }) => Outcome::good(match ask.output {
+            Format::Table => format!("intact: {records} records, head {}\n", hex::encode(hash)),
+            Format::Json => json(&json!({
+                "intact": true,
+                "records": records,
+                "head": hex::encode(hash),
+            })),
+        }),
+        Err(outcome) => outcome,
+    }
+}
+
+/// A record as an object: its number, its fields, and for a refusal `refused: true`.
+pub(super) fn record_json(record: &Record) -> Value {
+    let mut value: Value = serde_json::from_str(&record.json).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        let refused = fields.get("kind").and_then(Value::as_str) == Some("refused");
+        fields.insert("number".to_owned(), record.number.into());
+        fields.insert("hash".to_owned(), hex::encode(&record.hash).into());
+        fields.insert("refused".to_owned(), refused.into());
+    }
+    value
+}
+
+/// A record on one line.
+pub(super) fn record_line(record: &Record) -> String {
+    let value = record_json(record);
+    let text = |name: &str| match value.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    let time = value.get("time").and_then(Value::as_u64).unwrap_or_default();
+    let what = match text("kind").as_str() {
+        "issued" => format!(
+            "issued {} to {} ({}, {}) as {}, ends {}",
+            text("serial"),
+            text("spiffe_id"),
+            text("class"),
+            text("purpose"),
+            text("member"),
+            show_time(value.get("not_after").and_then(Value::as_u64).unwrap_or_default()),
+        ),
+        "refused" => format!(
+            "REFUSED {}: {}: {}",
+            text("workload"),
+            text("reason"),
+            text("detail")
+        ),
+        "policy_changed" => format!(
+            "policy {}.{} in force, {} documents",
+            text("policy_epoch"),
+            text("policy_sequence"),
+            text("documents")
+        ),
+        "authority_created" => format!("{} made, key {}", text("role"), text("spki_sha256")),
+        _ => record.json.clone(),
+    };
+    format!("{:>6}  {}  {what}\n", record.number, show_time(time))
+}

@@ -1,0 +1,206 @@
+//! The operator's command line.
+//!
+//! Exit codes are stable: 0 as it should be · 1 something was looked at and is not as it should be · 2 wrong usage ·
+//! 3 it could not be done. Output goes to standard output, what is wrong to standard error; `-o json` is for programs.
+
+mod client;
+mod log;
+mod serve;
+mod status;
+mod workload;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// What a command leaves behind.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// Exit code.
+    pub status: u8,
+    /// For standard output.
+    pub output: String,
+    /// For standard error.
+    pub error: String,
+}
+
+impl Outcome {
+    /// As it should be.
+    pub fn good(output: impl Into<String>) -> Self {
+        Self {
+            output: output.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Looked at, and not as it should be.
+    pub fn bad(output: impl Into<String>) -> Self {
+        Self {
+            status: 1,
+            output: output.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The question makes no sense.
+    pub fn misused(error: impl Into<String>) -> Self {
+        Self {
+            status: 2,
+            error: error.into(),
+            ..Self::default()
+        }
+    }
+
+    /// It could not be done.
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self {
+            status: 3,
+            error: format!("error: {}\n", error.into()),
+            ..Self::default()
+        }
+    }
+
+    fn exit(self) -> ExitCode {
+        // A closed pipe (`| head`) is no failure of the command.
+        let _ = std::io::stdout().write_all(self.output.as_bytes());
+        let _ = std::io::stderr().write_all(self.error.as_bytes());
+        ExitCode::from(self.status)
+    }
+}
+
+/// Zero-trust service mesh for confidential AI factories: control plane and operator's command line.
+#[derive(Debug, Parser)]
+#[command(name = "vouchsafe", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the control plane until SIGTERM.
+    Serve(serve::Arguments),
+    /// Makes what a first start makes (keys, store, record) and prints the root pin for proxy.yaml.
+    Init(serve::Arguments),
+    /// Shows the control plane, its authorities and its sidecars.
+    Status(Ask),
+    /// Workloads and their instances.
+    #[command(subcommand)]
+    Workload(WorkloadCommand),
+    /// The record of issuances, refusals and changes.
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkloadCommand {
+    /// Shows all workloads of the policy, with instances and the newest refusal.
+    List(Ask),
+    /// Shows why a workload got its certificates, or did not: newest first.
+    #[command(alias = "show")]
+    Explain {
+        /// `namespace/name`.
+        workload: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    /// Shows the newest records.
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: u64,
+        /// Goes on with each new record.
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Checks the whole chain of the record, on disk; the control plane need not run.
+    Verify(Ask),
+}
+
+/// Where to ask, and how to answer.
+#[derive(Clone, Debug, clap::Args)]
+struct Ask {
+    /// Data folder of the control plane.
+    #[arg(long, default_value = DEFAULT_DATA)]
+    data: PathBuf,
+    /// For people or for programs.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Outcome::failed(format!("no runtime: {error}")).exit(),
+    };
+    runtime.block_on(run(arguments.command)).exit()
+}
+
+async fn run(command: Command) -> Outcome {
+    match command {
+        Command::Serve(arguments) => serve::serve(arguments).await,
+        Command::Init(arguments) => serve::init(arguments).await,
+        Command::Status(ask) => status::show(&ask).await,
+        Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
+        Command::Workload(WorkloadCommand::Explain { workload, ask }) => {
+            workload::explain(&workload, &ask).await
+        }
+        Command::Log(LogCommand::Tail { lines, follow, ask }) => {
+            log::tail(lines, follow, &ask).await
+        }
+        Command::Log(LogCommand::Verify(ask)) => log::verify(&ask),
+    }
+}
+
+/// A table for people: no borders, so that columns can be cut and copied.
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    let lines: Vec<String> = table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    format!("{}\n", lines.join("\n"))
+}
+
+/// A time for people: RFC 3339 in UTC, whole seconds; `-` for none.
+fn show_time(ms: u64) -> String {
+    if ms == 0 {
+        return "-".to_owned();
+    }
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "-".to_owned(), |time| time.to_string())
+}
+
+/// JSON for programs, on several lines with a line end.
+fn json(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+const DEFAULT_DATA: &str = "/var/lib/vouchsafe";

@@ -1,0 +1,147 @@
+//! `vouchsafe status`.
+
+use serde_json::json;
+use vouchsafe_api::v1::{Endpoint, Revision, StatusRequest, StatusResponse};
+
+use super::client::{connect, failed};
+use super::{Ask, Format, Outcome, json, show_time, table};
+
+pub(super) async fn show(ask: &Ask) -> Outcome {
+    let mut client = match connect(&ask.data).await {
+        Ok(client) => client,
+        Err(outcome) => return outcome,
+    };
+    let status = match client.status(StatusRequest {}).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return failed(&status),
+    };
+    let output = match ask.output {
+        Format::Json => json(&as_json(&status)),
+        Format::Table => for_people(&status),
+    };
+    // A policy folder whose content is refused is what a script must notice.
+    match status.policy_error.is_empty() {
+        true => Outcome::good(output),
+        false => Outcome::bad(output),
+    }
+}
+
+fn as_json(status: &StatusResponse) -> serde_json::Value {
+    json!({
+        "trust_domain": status.trust_domain,
+        "software_version": status.software_version,
+        "started_ms": status.started_ms,
+        "now_ms": status.now_ms,
+        "revision": revision(status.revision.as_ref()),
+        "policy_folder": status.policy_folder,
+        "policy_error": status.policy_error,
+        "accepts_simulated": status.accepts_simulated,
+        "records": status.records,
+        "record_head": hex::encode(&status.record_head),
+        "root_pin": root_pin(status),
+        "authorities": status.authorities.iter().map(|authority| json!({
+            "role": authority.role,
+            "state": authority.state,
+            "spki_sha256": hex::encode(&authority.spki_sha256),
+            "not_after_ms": authority.not_after_ms,
+        })).collect::<Vec<_>>(),
+        "sidecars": status.sidecars.iter().map(|sidecar| json!({
+            "workload": sidecar.workload,
+            "instance": hex::encode(&sidecar.instance),
+            "class": sidecar.class,
+            "kinds": sidecar.kinds,
+            "evidence_time_ms": sidecar.evidence_time_ms,
+            "not_after_ms": sidecar.not_after_ms,
+            "connected": sidecar.connected,
+            "applied": revision(sidecar.applied.as_ref()),
+            "error": sidecar.error,
+            "software_version": sidecar.software_version,
+            "endpoints": sidecar.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn for_people(status: &StatusResponse) -> String {
+    let simulated = match status.accepts_simulated {
+        true => "  ACCEPTS SIMULATED EVIDENCE, which proves nothing",
+        false => "",
+    };
+    let policy = match status.policy_error.as_str() {
+        "" => format!("in force ({})", status.policy_folder),
+        error => format!(
+            "BROKEN, the last good one is in force ({})\n{error}",
+            status.policy_folder
+        ),
+    };
+    let mut out = format!(
+        "trust domain  {}{simulated}\nrevision      {}\npolicy        {policy}\nroot pin      {}\nrecords       {} (head {})\nstarted       {}\n",
+        status.trust_domain,
+        revision(status.revision.as_ref()),
+        root_pin(status),
+        status.records,
+        hex::encode(&status.record_head),
+        show_time(status.started_ms),
+    );
+    let authorities = status.authorities.iter().map(|authority| {
+        vec![
+            authority.role.clone(),
+            authority.state.clone(),
+            show_time(authority.not_after_ms),
+            hex::encode(&authority.spki_sha256),
+        ]
+    });
+    out.push('\n');
+    out.push_str(&table(
+        &["AUTHORITY", "STATE", "ENDS", "SPKI SHA-256"],
+        authorities.collect(),
+    ));
+    let sidecars = status.sidecars.iter().map(|sidecar| {
+        let listeners: Vec<&str> = sidecar
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.listener.as_str())
+            .collect();
+        let connected = match (sidecar.connected, sidecar.error.as_str()) {
+            (false, _) => "no".to_owned(),
+            (true, "") => "yes".to_owned(),
+            (true, error) => format!("yes, but: {error}"),
+        };
+        vec![
+            sidecar.workload.clone(),
+            format!("{} ({})", sidecar.class, sidecar.kinds.join(", ")),
+            show_time(sidecar.evidence_time_ms),
+            show_time(sidecar.not_after_ms),
+            connected,
+            revision(sidecar.applied.as_ref()),
+            listeners.join(" "),
+        ]
+    });
+    out.push('\n');
+    out.push_str(&table(
+        &[
+            "SIDECAR",
+            "CLASS",
+            "EVIDENCE",
+            "CERTIFICATE ENDS",
+            "CONNECTED",
+            "APPLIED",
+            "LISTENS",
+        ],
+        sidecars.collect(),
+    ));
+    out
+}
+
+fn root_pin(status: &StatusResponse) -> String {
+    let root = status.authorities.iter().find(|one| one.role == "root");
+    root.map_or_else(String::new, |root| hex::encode(&root.spki_sha256))
+}
+
+fn revision(revision: Option<&Revision>) -> String {
+    let revision = revision.copied().unwrap_or_default();
+    format!("{}.{}", revision.epoch, revision.sequence)
+}
+
+fn endpoint(endpoint: &Endpoint) -> serde_json::Value {
+    json!({"listener": endpoint.listener, "ports": endpoint.ports})
+}

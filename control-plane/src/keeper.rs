@@ -1,0 +1,467 @@
+//! The one task that owns what changes: policy, mesh state, authorities, registrations.
+//!
+//! It looks at the policy folder, at registrations and at the clock; when the state of the mesh is another one, it gives
+//! it the next revision, writes that down, signs it and publishes it. In between it signs the present one again, so that
+//! sidecars learn the time and that they are not cut off.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::svid::MeshRole;
+use vouchsafe_attestation::trust_bundle::TrustBundle;
+
+use crate::ca::{AuthorityFacts, CaError, CertificateAuthority, RoleKey};
+use crate::files::{self, FileError};
+use crate::log::{Head, LogError};
+use crate::mesh::{Inputs, MeshState, Published};
+use crate::policy::{FolderWatch, LoadedPolicy};
+use crate::registration::Registry;
+use crate::state::{ControlPlane, stopped};
+use crate::store::{Expect, Store, StoreError};
+use crate::telemetry::Chain;
+use crate::tls::TlsEpoch;
+
+/// Owner of what changes.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(crate) control_plane: Arc<ControlPlane>,
+    pub(crate) folder: FolderWatch,
+    pub(crate) publish: watch::Sender<Published>,
+    pub(crate) policy_error: watch::Sender<Option<String>>,
+    pub(crate) tls: watch::Sender<TlsEpoch>,
+    pub(crate) keys: RoleKeys,
+    pub(crate) head_file: std::path::PathBuf,
+    pub(crate) kept_head: Head,
+}
+
+/// Keys of the mesh's own roles.
+#[derive(Debug)]
+pub struct RoleKeys {
+    /// Serves the API.
+    pub serving: RoleKey,
+    /// Signs the mesh state.
+    pub mesh_state: RoleKey,
+}
+
+impl RoleKeys {
+    /// Makes both.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn new(ca: &CertificateAuthority, now: SystemTime) -> Result<Self, CaError> {
+        Ok(Self {
+            serving: ca.certify_role(MeshRole::ControlPlane, now)?,
+            mesh_state: ca.certify_role(MeshRole::MeshState, now)?,
+        })
+    }
+}
+
+/// Why a state could not become the one in force.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The revision can't be written down.
+    #[error("failed to write the revision down")]
+    Store(#[source] StoreError),
+    /// It can't be signed.
+    #[error("failed to sign the mesh state")]
+    Sign(#[source] CaError),
+    /// It can't be recorded.
+    #[error("failed to record the change of policy")]
+    Record(#[source] LogError),
+}
+
+impl Keeper {
+    /// Runs until `shutdown`, then writes down what is only in memory.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let mut registrations = self.control_plane.registry.changes();
+        let (mut look, mut beat, mut tidy) = (
+            interval(LOOK_INTERVAL),
+            interval(HEARTBEAT_INTERVAL),
+            interval(TIDY_INTERVAL),
+        );
+        for ticks in [&mut look, &mut beat, &mut tidy] {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                () = stopped(&mut shutdown) => break,
+                _ = look.tick() => self.look().await,
+                Ok(()) = registrations.changed() => {
+                    // Those that come together make one revision.
+                    tokio::time::sleep_until(Instant::now() + GATHER).await;
+                    registrations.mark_unchanged();
+                    self.refresh().await;
+                }
+                _ = beat.tick() => self.beat().await,
+                _ = tidy.tick() => self.tidy().await,
+            }
+        }
+        self.flush().await;
+        self.keep_head();
+    }
+
+    /// Looks at the policy folder.
+    async fn look(&mut self) {
+        let now = self.control_plane.now();
+        let folder = std::mem::replace(&mut self.folder, FolderWatch::new(Default::default()));
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut folder = folder;
+            let found = folder.poll(now);
+            (folder, found)
+        });
+        // A panic in the loader would lose the watch: then the process must not pretend to follow the folder.
+        let Ok((folder, found)) = looked.await else {
+            self.refuse_policy("the policy folder could not be read".to_owned());
+            return;
+        };
+        self.folder = folder;
+        let loaded = match found {
+            None => return,
+            Some(loaded) => loaded.and_then(|policy| {
+                policy.fits(&self.control_plane.fixed)?;
+                Ok(policy)
+            }),
+        };
+        match loaded {
+            Ok(policy) => self.replace_policy(policy).await,
+            Err(error) => self.refuse_policy(Chain(&error).to_string()),
+        }
+    }
+
+    async fn replace_policy(&mut self, policy: LoadedPolicy) {
+        let inputs = inputs(&self.control_plane, Arc::new(policy));
+        match self.publish(inputs).await {
+            Ok(()) => {
+                self.count_load("loaded");
+                self.control_plane.metrics.policy_broken.set(0);
+                self.policy_error.send_replace(None);
+            }
+            Err(error) => self.refuse_policy(Chain(&error).to_string()),
+        }
+    }
+
+    /// The last good policy stays; said once, because the folder is read once per change.
+    fn refuse_policy(&self, error: String) {
+        self.count_load("refused");
+        self.control_plane.metrics.policy_broken.set(1);
+        tracing::error!(
+            error,
+            "the policy folder is refused, the last good policy stays in force"
+        );
+        self.policy_error.send_replace(Some(error));
+    }
+
+    fn count_load(&self, outcome: &str) {
+        let loads = &self.control_plane.metrics.policy_loads;
+        loads.with_label_values(&[outcome]).inc();
+    }
+
+    /// Builds the state again from what changed beside policy.
+    async fn refresh(&mut self) {
+        let policy = Arc::clone(&self.publish.borrow().state.policy);
+        let inputs = inputs(&self.control_plane, policy);
+        if let Err(error) = self.publish(inputs).await {
+            tracing::error!(error = %Chain(&error), "failed to publish the mesh state");
+        }
+    }
+
+    async fn publish(&mut self, inputs: Inputs) -> Result<(), PublishError> {
+        let before = Arc::clone(&self.publish.borrow().state);
+        let control_plane = &self.control_plane;
+        let next = next_state(&control_plane.registry, &before, &inputs).await?;
+        let Some(state) = next else {
+            return Ok(());
+        };
+        if before.policy.digest != state.policy.digest {
+            control_plane
+                .record(policy_changed(&state))
+                .await
+                .map_err(PublishError::Record)?;
+            tracing::info!(
+                revision = %state.revision,
+                documents = state.documents(),
+                "policy changed"
+            );
+        }
+        let now = control_plane.now();
+        let signed = state
+            .sign(&self.keys.mesh_state, now)
+            .map_err(PublishError::Sign)?;
+        let sequence = i64::try_from(state.revision.sequence).unwrap_or(i64::MAX);
+        control_plane.metrics.revision.set(sequence);
+        let state = Arc::new(state);
+        self.publish.send_replace(Published { state, signed });
+        Ok(())
+    }
+
+    /// Signs the present state again.
+    async fn beat(&mut self) {
+        self.flush().await;
+        let state = Arc::clone(&self.publish.borrow().state);
+        let now = self.control_plane.now();
+        match state.sign(&self.keys.mesh_state, now) {
+            Ok(signed) => {
+                self.publish.send_replace(Published { state, signed });
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "failed to sign the mesh state");
+            }
+        }
+    }
+
+    async fn flush(&self) {
+        let now = self.control_plane.now();
+        if let Err(error) = self.control_plane.registry.flush(now).await {
+            self.control_plane.metrics.store_failures.inc();
+            tracing::error!(error = %Chain(&error), "failed to write registrations, will try again");
+        }
+    }
+
+    /// Renews authorities and role keys in good time, and looks at what only time changes.
+    async fn tidy(&mut self) {
+        if let Err(error) = self.rotate().await {
+            tracing::error!(error = %Chain(&error), "failed to renew an authority, will try again");
+        }
+        self.keep_head();
+        // Endpoints of instances that ended leave the state.
+        self.refresh().await;
+        let now = self.control_plane.now();
+        let metrics = &self.control_plane.metrics;
+        let live = self.control_plane.registry.instances(now).len();
+        metrics.instances.set(i64::try_from(live).unwrap_or(i64::MAX));
+        let left = self.control_plane.ca.issuer_end(now).ok();
+        let left = left.and_then(|end| end.duration_since(now).ok());
+        let left = left.unwrap_or_default().as_secs();
+        metrics.issuer_expiry.set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+
+    async fn rotate(&mut self) -> Result<(), CaError> {
+        let now = self.control_plane.now();
+        for facts in self.control_plane.ca.rotate(now)? {
+            tracing::info!(
+                spki_sha256 = hex::encode(facts.spki_sha256),
+                "issuing authority made"
+            );
+            self.record_authority(authority_created(&facts)).await;
+        }
+        let bundle = self.control_plane.ca.trust_bundle();
+        self.control_plane.bundle.store(Arc::new(bundle));
+        if self.keys.mesh_state.renew_at <= now {
+            let key = self
+                .control_plane
+                .ca
+                .certify_role(MeshRole::MeshState, now)?;
+            self.record_authority(role_created("mesh-state", &key)).await;
+            self.keys.mesh_state = key;
+        }
+        if self.keys.serving.renew_at <= now {
+            let key = self
+                .control_plane
+                .ca
+                .certify_role(MeshRole::ControlPlane, now)?;
+            match TlsEpoch::new(&key, &self.control_plane.bundle) {
+                Ok(epoch) => {
+                    self.record_authority(role_created("control-plane", &key)).await;
+                    self.tls.send_replace(epoch);
+                    self.keys.serving = key;
+                }
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "failed to serve a new certificate");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_authority(&self, event: Event) {
+        if let Err(error) = self.control_plane.record(event).await {
+            tracing::error!(error = %Chain(&error), "failed to record a new authority");
+        }
+    }
+
+    /// Keeps the head of the record beside it, so that a cut at its end shows.
+    fn keep_head(&mut self) {
+        let head = self.control_plane.log.head();
+        if head == self.kept_head {
+            return;
+        }
+        match write_head(&self.head_file, &head) {
+            Ok(()) => self.kept_head = head,
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "failed to keep the record's head");
+            }
+        }
+    }
+}
+
+/// What the state of the mesh is made of now.
+pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) -> Inputs {
+    Inputs {
+        policy,
+        endpoints: control_plane.registry.endpoints(control_plane.now()),
+        bundle: control_plane.ca.bundle(),
+    }
+}
+
+/// The state that follows `before`, its revision written down; `None` when nothing changed.
+async fn next_state(
+    registry: &Registry,
+    before: &MeshState,
+    inputs: &Inputs,
+) -> Result<Option<MeshState>, PublishError> {
+    let revision = Revision {
+        sequence: before.revision.sequence + 1,
+        ..before.revision
+    };
+    let state = MeshState::build(revision, inputs);
+    if state.root == before.root {
+        return Ok(None);
+    }
+    write_revision(registry, &state).await?;
+    Ok(Some(state))
+}
+
+/// The state that a start begins with: the one that was in force before, or its successor.
+///
+/// # Errors
+/// [`PublishError::Store`].
+pub(crate) async fn first_state(
+    registry: &Registry,
+    inputs: &Inputs,
+) -> Result<(MeshState, bool), PublishError> {
+    let held = registry
+        .store()
+        .get(REVISION)
+        .await
+        .map_err(PublishError::Store)?;
+    let held: Option<StoredRevision> = match held {
+        Some(entry) => Some(serde_json::from_slice(&entry.value).map_err(|_| {
+            PublishError::Store(StoreError::Engine(format!("entry `{REVISION}` is damaged")))
+        })?),
+        None => None,
+    };
+    let (revision, root, digest) = held.map_or_else(
+        || (FIRST_REVISION, String::new(), String::new()),
+        |held| (held.revision(), held.root, held.policy),
+    );
+    let mut state = MeshState::build(revision, inputs);
+    let policy_changed = hex::encode(inputs.policy.digest) != digest;
+    if hex::encode(state.root) != root {
+        state.revision.sequence += 1;
+        write_revision(registry, &state).await?;
+    }
+    Ok((state, policy_changed))
+}
+
+async fn write_revision(registry: &Registry, state: &MeshState) -> Result<(), PublishError> {
+    let stored = StoredRevision {
+        epoch: state.revision.epoch,
+        sequence: state.revision.sequence,
+        root: hex::encode(state.root),
+        policy: hex::encode(state.policy.digest),
+    };
+    // Plain texts and numbers always have a JSON form.
+    let value = serde_json::to_vec(&stored).unwrap_or_default();
+    registry
+        .store()
+        .put_if(REVISION, value, Expect::Any)
+        .await
+        .map(drop)
+        .map_err(PublishError::Store)
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct StoredRevision {
+    epoch: u64,
+    sequence: u64,
+    root: String,
+    policy: String,
+}
+
+impl StoredRevision {
+    fn revision(&self) -> Revision {
+        Revision {
+            epoch: self.epoch,
+            sequence: self.sequence,
+        }
+    }
+}
+
+pub(crate) fn policy_changed(state: &MeshState) -> Event {
+    Event::PolicyChanged {
+        revision: state.revision,
+        root: state.root,
+        documents: state.documents(),
+    }
+}
+
+pub(crate) fn authority_created(facts: &AuthorityFacts) -> Event {
+    Event::AuthorityCreated {
+        role: facts.role.to_owned(),
+        spki_sha256: facts.spki_sha256,
+        not_after: facts.not_after,
+    }
+}
+
+pub(crate) fn role_created(role: &str, key: &RoleKey) -> Event {
+    Event::AuthorityCreated {
+        role: role.to_owned(),
+        spki_sha256: key.spki_sha256,
+        not_after: key.not_after,
+    }
+}
+
+/// Writes a head down: number and hash on one line.
+///
+/// # Errors
+/// [`FileError`].
+pub fn write_head(path: &std::path::Path, head: &Head) -> Result<(), FileError> {
+    let line = format!("{} {}\n", head.records, hex::encode(head.hash));
+    files::write_secret(path, &line)
+}
+
+/// Reads a head that was kept; the empty one where none was.
+///
+/// # Errors
+/// [`FileError`]; a damaged file counts as none kept, and the chain itself is checked all the same.
+pub fn read_head(path: &std::path::Path) -> Result<Head, FileError> {
+    if !path.exists() {
+        return Ok(Head::EMPTY);
+    }
+    let text = files::read_secret(path)?;
+    let parsed = text.trim().split_once(' ').and_then(|(records, hash)| {
+        let mut head = Head {
+            records: records.parse().ok()?,
+            hash: [0; 32],
+        };
+        hex::decode_to_slice(hash, &mut head.hash).ok()?;
+        Some(head)
+    });
+    Ok(parsed.unwrap_or(Head::EMPTY))
+}
+
+/// The bundle that verifies clients, replaced when authorities change.
+pub(crate) fn shared_bundle(ca: &CertificateAuthority) -> Arc<ArcSwap<TrustBundle>> {
+    Arc::new(ArcSwap::from_pointee(ca.trust_bundle()))
+}
+
+
+const REVISION: &str = "mesh/revision";
+/// Sequence 0 is "nothing applied yet", so the first state gets 1.
+const FIRST_REVISION: Revision = Revision {
+    epoch: 1,
+    sequence: 0,
+};
+/// Two looks that agree make a change, so it is seen within half a second.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// A sidecar that hears nothing for three of these is cut off (DESIGN §7).
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
+const TIDY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long registrations are gathered into one revision.
+const GATHER: Duration = Duration::from_millis(50);

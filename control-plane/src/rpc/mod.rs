@@ -1,0 +1,5 @@
+//! The API: what sidecars and operators may ask.
+
+pub mod attest;
+pub mod mesh_state;
+pub mod operator;

@@ -1,0 +1,254 @@
+//! The operator's questions, over a Unix socket of mode 0600 in the data folder.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{self, Stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use vouchsafe_api::convert::attest::workload;
+use vouchsafe_api::convert::record::{Event, RecordEntry};
+use vouchsafe_api::convert::unix_ms;
+use vouchsafe_api::v1;
+use vouchsafe_api::v1::operator_server::Operator;
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+
+use crate::log::{self, Head, StoredRecord};
+use crate::state::{ControlPlane, stopped};
+use crate::telemetry::Chain;
+
+/// The operator service.
+#[derive(Debug)]
+pub struct OperatorApi {
+    control_plane: Arc<ControlPlane>,
+}
+
+impl OperatorApi {
+    /// Serves from a control plane.
+    pub fn new(control_plane: Arc<ControlPlane>) -> Self {
+        Self { control_plane }
+    }
+}
+
+type Records = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Operator for OperatorApi {
+    type TailRecordsStream = Records;
+
+    async fn status(
+        &self,
+        _request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let control_plane = &self.control_plane;
+        let now = control_plane.now();
+        let head = control_plane.log.head();
+        let state = Arc::clone(&control_plane.mesh.borrow().state);
+        let authorities = control_plane.ca.facts().into_iter();
+        let authorities = authorities.map(|facts| v1::AuthorityStatus {
+            role: facts.role.to_owned(),
+            state: "active".to_owned(),
+            spki_sha256: facts.spki_sha256.to_vec(),
+            not_after_ms: unix_ms(facts.not_after),
+        });
+        let policy_error = control_plane.policy_error.borrow().clone();
+        Ok(Response::new(v1::StatusResponse {
+            trust_domain: control_plane.fixed.trust_domain.to_string(),
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: unix_ms(control_plane.started),
+            now_ms: unix_ms(now),
+            revision: Some(state.revision.into()),
+            policy_folder: control_plane.policy_folder.clone(),
+            policy_error: policy_error.unwrap_or_default(),
+            authorities: authorities.collect(),
+            sidecars: self.sidecars(),
+            records: head.records,
+            record_head: head.hash.to_vec(),
+            accepts_simulated: control_plane.fixed.accepts_simulated,
+        }))
+    }
+
+    async fn list_workloads(
+        &self,
+        _request: Request<v1::ListWorkloadsRequest>,
+    ) -> Result<Response<v1::ListWorkloadsResponse>, Status> {
+        let state = Arc::clone(&self.control_plane.mesh.borrow().state);
+        let live = self
+            .control_plane
+            .registry
+            .instances(self.control_plane.now());
+        let workloads = state.policy.set.workloads().map(|workload| {
+            let mut instances = live
+                .iter()
+                .map(|(instance, _)| instance)
+                .filter(|instance| instance.workload == workload.name)
+                .peekable();
+            let class = instances.peek().map(|instance| instance.class.clone());
+            let refusal = self.control_plane.registry.last_refusal(&workload.name);
+            v1::WorkloadStatus {
+                workload: workload.name.to_string(),
+                class: class.unwrap_or_default(),
+                instances: u32::try_from(instances.count()).unwrap_or(u32::MAX),
+                profile: workload.profile.to_string(),
+                last_refusal_ms: refusal.map_or(0, |(when, _)| unix_ms(when)),
+                last_refusal: refusal.map_or_else(String::new, |(_, reason)| reason.to_owned()),
+            }
+        });
+        Ok(Response::new(v1::ListWorkloadsResponse {
+            workloads: workloads.collect(),
+        }))
+    }
+
+    async fn explain_workload(
+        &self,
+        request: Request<v1::ExplainWorkloadRequest>,
+    ) -> Result<Response<v1::ExplainWorkloadResponse>, Status> {
+        let name = workload(&request.into_inner().workload)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let id = SpiffeId::for_workload(&self.control_plane.fixed.trust_domain, &name);
+        let path = self.control_plane.log.path().to_owned();
+        let found = tokio::task::spawn_blocking(move || concerning(path, &name, &id));
+        let mut records = found
+            .await
+            .map_err(|_| Status::internal("reading the record was interrupted"))??;
+        records.reverse();
+        records.truncate(MAX_EXPLAINED);
+        Ok(Response::new(v1::ExplainWorkloadResponse { records }))
+    }
+
+    async fn tail_records(
+        &self,
+        request: Request<v1::TailRecordsRequest>,
+    ) -> Result<Response<Records>, Status> {
+        let request = request.into_inner();
+        let tail = Tail {
+            path: self.control_plane.log.path().to_owned(),
+            heads: self.control_plane.log.heads(),
+            shutdown: self.control_plane.shutdown.clone(),
+            next: request.from.max(1),
+            follow: request.follow,
+            read: Vec::new(),
+        };
+        let records = stream::unfold(tail, |mut tail| async {
+            let record = tail.next().await?;
+            Some((record, tail))
+        });
+        Ok(Response::new(Box::pin(records)))
+    }
+}
+
+impl OperatorApi {
+    fn sidecars(&self) -> Vec<v1::SidecarStatus> {
+        let live = self
+            .control_plane
+            .registry
+            .instances(self.control_plane.now());
+        let sidecar = |(instance, session): (
+            crate::registration::Instance,
+            crate::registration::Session,
+        )| v1::SidecarStatus {
+            workload: instance.workload.to_string(),
+            instance: instance.id.0.to_vec(),
+            class: instance.class,
+            kinds: instance.kinds,
+            evidence_time_ms: unix_ms(instance.evidence_time),
+            not_after_ms: unix_ms(instance.not_after),
+            connected: session.streams > 0,
+            applied: Some(session.applied.into()),
+            error: session.error.unwrap_or_default(),
+            software_version: instance.software_version,
+            endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
+        };
+        live.into_iter().map(sidecar).collect()
+    }
+}
+
+/// Records that name a workload, oldest first.
+fn concerning(
+    path: PathBuf,
+    name: &WorkloadName,
+    id: &SpiffeId,
+) -> Result<Vec<v1::Record>, Status> {
+    let mut found = Vec::new();
+    log::scan(&path, 1, |record| {
+        let names_it = RecordEntry::decode(&record.leaf).is_ok_and(|entry| match entry.event {
+            Event::Issued(issued) => issued.spiffe_id == id.as_str(),
+            Event::Refused(refused) => refused.workload == name.to_string(),
+            Event::PolicyChanged { .. } | Event::AuthorityCreated { .. } => false,
+        });
+        if names_it {
+            found.push(wire(record));
+        }
+        true
+    })
+    .map_err(|error| Status::data_loss(Chain(&error).to_string()))?;
+    Ok(found)
+}
+
+/// A record on its way to an operator.
+struct Tail {
+    path: PathBuf,
+    heads: watch::Receiver<Head>,
+    shutdown: watch::Receiver<bool>,
+    next: u64,
+    follow: bool,
+    /// Read and not yet sent, newest first.
+    read: Vec<StoredRecord>,
+}
+
+impl Tail {
+    async fn next(&mut self) -> Option<Result<v1::Record, Status>> {
+        loop {
+            if let Some(record) = self.read.pop() {
+                self.next = record.number + 1;
+                return Some(Ok(wire(record)));
+            }
+            if self.heads.borrow_and_update().records >= self.next {
+                if let Err(status) = self.read().await {
+                    return Some(Err(status));
+                }
+                continue;
+            }
+            if !self.follow {
+                return None;
+            }
+            tokio::select! {
+                changed = self.heads.changed() => changed.ok()?,
+                () = stopped(&mut self.shutdown) => return None,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Status> {
+        let (path, from) = (self.path.clone(), self.next);
+        let read = tokio::task::spawn_blocking(move || log::read(&path, from, BATCH));
+        let mut read = read
+            .await
+            .map_err(|_| Status::internal("reading the record was interrupted"))?
+            .map_err(|error| Status::data_loss(Chain(&error).to_string()))?;
+        read.reverse();
+        self.read = read;
+        Ok(())
+    }
+}
+
+fn wire(record: StoredRecord) -> v1::Record {
+    let json = match RecordEntry::decode(&record.leaf) {
+        Ok(entry) => entry.to_json(),
+        Err(error) => serde_json::json!({"kind": "unreadable", "error": error.to_string()})
+            .to_string(),
+    };
+    v1::Record {
+        number: record.number,
+        hash: record.hash.to_vec(),
+        leaf: record.leaf,
+        json,
+    }
+}
+
+/// More than anyone reads.
+const MAX_EXPLAINED: usize = 100;
+/// Records read at once for a tail.
+const BATCH: usize = 1024;

@@ -1,0 +1,172 @@
+//! Accepts connections of sidecars and serves the gRPC API on them.
+//!
+//! Each connection is one TLS session with HTTP/2 on it, and every request on it carries the [`Connection`] that the
+//! handshake made, so that an attestation is bound to the session that it really came over.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+use vouchsafe_api::convert::{MAX_ATTEST_MESSAGE_BYTES, MAX_WATCH_REQUEST_BYTES};
+use vouchsafe_api::v1::attestation_server::AttestationServer;
+use vouchsafe_api::v1::mesh_state_server::MeshStateServer;
+
+use crate::rpc::attest::AttestationApi;
+use crate::rpc::mesh_state::MeshStateApi;
+use crate::state::{ControlPlane, stopped};
+use crate::telemetry::Chain;
+use crate::tls::{Connection, TlsEpoch};
+
+type Attestation = AttestationServer<AttestationApi>;
+type MeshState = MeshStateServer<MeshStateApi>;
+
+/// Serves until `shutdown` says so, then lets running requests end within the drain deadline.
+pub async fn serve(
+    listener: TcpListener,
+    control_plane: Arc<ControlPlane>,
+    epoch: watch::Receiver<TlsEpoch>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let api = Api {
+        attestation: AttestationServer::new(AttestationApi::new(Arc::clone(&control_plane)))
+            .max_decoding_message_size(MAX_ATTEST_MESSAGE_BYTES),
+        mesh_state: MeshStateServer::new(MeshStateApi::new(Arc::clone(&control_plane)))
+            .max_decoding_message_size(MAX_WATCH_REQUEST_BYTES),
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut shutdown) => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
+                    count_failure(&control_plane, "too_many_connections");
+                    continue;
+                };
+                let epoch = epoch.borrow().clone();
+                let (control_plane, api) = (Arc::clone(&control_plane), api.clone());
+                let shutdown = shutdown.clone();
+                connections.spawn(async move {
+                    serve_one(socket, address, epoch, control_plane, api, shutdown).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, usually: wait for some to be closed instead of spinning.
+                tracing::error!(error = %error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_DEADLINE, drained).await.is_err() {
+        tracing::warn!("connections did not end in time and are closed");
+    }
+    connections.shutdown().await;
+}
+
+async fn serve_one(
+    socket: TcpStream,
+    address: SocketAddr,
+    epoch: TlsEpoch,
+    control_plane: Arc<ControlPlane>,
+    api: Api,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    // Small messages both ways: waiting to fill packets only adds latency.
+    let _ = socket.set_nodelay(true);
+    let bundle = control_plane.bundle.load_full();
+    let accepted = epoch
+        .accept(socket, address, &bundle, control_plane.now())
+        .await;
+    let (connection, stream) = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            count_failure(&control_plane, error.reason());
+            tracing::debug!(peer = %address, reason = error.reason(), error = %Chain(&error), "handshake failed");
+            return;
+        }
+    };
+    control_plane.metrics.connections.inc();
+    let connection = Arc::new(connection);
+    let service = service_fn(move |request| {
+        let (mut api, connection) = (api.clone(), Arc::clone(&connection));
+        async move { api.call(request, connection).await }
+    });
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stopped(&mut shutdown) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %address, error = %Chain(&error), "connection ended");
+    }
+    control_plane.metrics.connections.dec();
+}
+
+fn count_failure(control_plane: &ControlPlane, reason: &str) {
+    let failures = &control_plane.metrics.handshake_failures;
+    failures.with_label_values(&[reason]).inc();
+}
+
+/// The services, by the first segment of the path.
+#[derive(Clone)]
+struct Api {
+    attestation: Attestation,
+    mesh_state: MeshState,
+}
+
+impl Api {
+    async fn call(
+        &mut self,
+        mut request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Result<Response<Body>, Infallible> {
+        request.extensions_mut().insert(connection);
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match service {
+            Attestation::NAME => self.attestation.call(request).await,
+            MeshState::NAME => self.mesh_state.call(request).await,
+            _ => Ok(tonic::Status::unimplemented("no such service").into_http()),
+        }
+    }
+}
+
+/// Sidecars hold one connection each, and a second one while they renew.
+const MAX_CONNECTIONS: usize = 20_000;
+/// An attestation and a mesh-state stream, with room.
+const MAX_STREAMS: u32 = 8;
+/// gRPC's own headers take a few hundred bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// Finds ends that are gone without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// An attestation takes a second; mesh-state streams end at once.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,0 +1,74 @@
+//! What all parts of a running control plane share.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+use vouchsafe_api::convert::record::{Event, RecordEntry};
+use vouchsafe_attestation::trust_bundle::TrustBundle;
+
+use crate::ca::CertificateAuthority;
+use crate::log::{Head, Log, LogError};
+use crate::mesh::Published;
+use crate::policy::Fixed;
+use crate::registration::Registry;
+use crate::telemetry::Metrics;
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// What can't change.
+    pub fixed: Fixed,
+    /// Authorities.
+    pub ca: CertificateAuthority,
+    /// The mesh's bundle, for verifying clients.
+    pub bundle: Arc<ArcSwap<TrustBundle>>,
+    /// The record.
+    pub log: Log,
+    /// Instances and spent tokens.
+    pub registry: Registry,
+    /// Mesh state with its newest signature.
+    pub mesh: watch::Receiver<Published>,
+    /// Why the policy folder's present content is not in force; `None` while it is.
+    pub policy_error: watch::Receiver<Option<String>>,
+    /// Ends streams.
+    pub shutdown: watch::Receiver<bool>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Attestations at once: each may cost milliseconds of cryptography.
+    pub attestations: Arc<Semaphore>,
+    /// Where policy comes from, for `status`.
+    pub policy_folder: String,
+    /// When this process started.
+    pub started: SystemTime,
+}
+
+impl ControlPlane {
+    /// The control plane's clock: the authority of the mesh's time.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place of the running control plane that reads the clock"
+    )]
+    pub fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Writes an event down; on the disk when it returns.
+    ///
+    /// # Errors
+    /// [`LogError`]: what was to be recorded must not happen.
+    pub async fn record(&self, event: Event) -> Result<Head, LogError> {
+        let time = self.now();
+        let head = self.log.append(RecordEntry { time, event }).await?;
+        let records = i64::try_from(head.records).unwrap_or(i64::MAX);
+        self.metrics.records.set(records);
+        Ok(head)
+    }
+}
+
+/// Waits until the control plane is to stop, or has stopped.
+pub async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // A closed channel is a control plane that is gone: stopped as well.
+    let _ = shutdown.wait_for(|ends| *ends).await.map(drop);
+}
