@@ -420,3 +420,6 @@ const RECORD_FILE: &str = "records";
 const HEAD_FILE: &str = "records.head";
 /// Each takes a few milliseconds of cryptography; more at once would only make all of them late.
 const MAX_ATTESTATIONS: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -364,7 +364,13 @@ mod tests {
         let shown = Some([1; 32]);
         check(tokens(60), "a", shown, None, spend);
         check(tokens(60), "a", None, None, Err("join_token_missing"));
-        check(tokens(60), "a", Some([2; 32]), None, Err("join_token_unknown"));
+        check(
+            tokens(60),
+            "a",
+            Some([2; 32]),
+            None,
+            Err("join_token_unknown"),
+        );
         check(tokens(0), "a", shown, None, Err("join_token_expired"));
         check(
             tokens(60),
@@ -373,13 +379,7 @@ mod tests {
             by("simulated_machine:a"),
             Err("join_token_spent"),
         );
-        check(
-            tokens(-60),
-            "a",
-            None,
-            by("simulated_machine:a"),
-            pinned,
-        );
+        check(tokens(-60), "a", None, by("simulated_machine:a"), pinned);
     }
 
     #[test]

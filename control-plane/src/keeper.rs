@@ -234,11 +234,15 @@ impl Keeper {
         let now = self.control_plane.now();
         let metrics = &self.control_plane.metrics;
         let live = self.control_plane.registry.instances(now).len();
-        metrics.instances.set(i64::try_from(live).unwrap_or(i64::MAX));
+        metrics
+            .instances
+            .set(i64::try_from(live).unwrap_or(i64::MAX));
         let left = self.control_plane.ca.issuer_end(now).ok();
         let left = left.and_then(|end| end.duration_since(now).ok());
         let left = left.unwrap_or_default().as_secs();
-        metrics.issuer_expiry.set(i64::try_from(left).unwrap_or(i64::MAX));
+        metrics
+            .issuer_expiry
+            .set(i64::try_from(left).unwrap_or(i64::MAX));
     }
 
     async fn rotate(&mut self) -> Result<(), CaError> {
@@ -257,7 +261,8 @@ impl Keeper {
                 .control_plane
                 .ca
                 .certify_role(MeshRole::MeshState, now)?;
-            self.record_authority(role_created("mesh-state", &key)).await;
+            self.record_authority(role_created("mesh-state", &key))
+                .await;
             self.keys.mesh_state = key;
         }
         if self.keys.serving.renew_at <= now {
@@ -267,7 +272,8 @@ impl Keeper {
                 .certify_role(MeshRole::ControlPlane, now)?;
             match TlsEpoch::new(&key, &self.control_plane.bundle) {
                 Ok(epoch) => {
-                    self.record_authority(role_created("control-plane", &key)).await;
+                    self.record_authority(role_created("control-plane", &key))
+                        .await;
                     self.tls.send_replace(epoch);
                     self.keys.serving = key;
                 }
@@ -450,7 +456,6 @@ pub fn read_head(path: &std::path::Path) -> Result<Head, FileError> {
 pub(crate) fn shared_bundle(ca: &CertificateAuthority) -> Arc<ArcSwap<TrustBundle>> {
     Arc::new(ArcSwap::from_pointee(ca.trust_bundle()))
 }
-
 
 const REVISION: &str = "mesh/revision";
 /// Sequence 0 is "nothing applied yet", so the first state gets 1.

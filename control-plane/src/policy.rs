@@ -79,12 +79,13 @@ impl LoadedPolicy {
     /// [`LoadPolicyError`].
     pub fn load(folder: &Path, now: SystemTime) -> Result<Self, LoadPolicyError> {
         let options = Options { now: Some(now) };
-        let set = vouchsafe_config::load::policy(&[folder.to_owned()], options).map_err(
-            |problems| LoadPolicyError::Problems {
-                folder: folder.to_owned(),
-                problems,
-            },
-        )?;
+        let set =
+            vouchsafe_config::load::policy(&[folder.to_owned()], options).map_err(|problems| {
+                LoadPolicyError::Problems {
+                    folder: folder.to_owned(),
+                    problems,
+                }
+            })?;
         let mesh = set
             .mesh()
             .cloned()
@@ -145,8 +146,8 @@ fn ek_roots(mesh: &Mesh) -> Result<EkRoots, LoadPolicyError> {
         };
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             let certificate = certificate.map_err(|_| LoadPolicyError::EkRoot)?;
-            let root = EkRoot::new(&certificate, Class::Hardware)
-                .map_err(|_| LoadPolicyError::EkRoot)?;
+            let root =
+                EkRoot::new(&certificate, Class::Hardware).map_err(|_| LoadPolicyError::EkRoot)?;
             roots.push(root);
         }
     }

@@ -101,7 +101,11 @@ fn fit(
 ) -> Result<Fitting, Refused> {
     let verdict = appraise(items, &reference(alternative), expected, now);
     let appraised = verdict.into_outcome()?;
-    let image = match appraised.devices().last().and_then(|one| one.claims.get("image")) {
+    let image = match appraised
+        .devices()
+        .last()
+        .and_then(|one| one.claims.get("image"))
+    {
         Some(ClaimValue::Text(image)) => image.clone(),
         _ => String::new(),
     };
@@ -200,12 +204,7 @@ fn tpm_reference(tpm: &ConfiguredTpm) -> TpmReference {
     });
     TpmReference {
         images: images.collect(),
-        class: tpm
-            .classes
-            .iter()
-            .copied()
-            .min()
-            .unwrap_or(Class::Hardware),
+        class: tpm.classes.iter().copied().min().unwrap_or(Class::Hardware),
         ek_certified: None,
         secure_boot: tpm.secure_boot,
     }

@@ -181,11 +181,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Refused`]: `join_token_spent` when another machine was faster.
-    pub async fn enroll(
-        &self,
-        instance: Instance,
-        spend: Option<[u8; 32]>,
-    ) -> Result<(), Refused> {
+    pub async fn enroll(&self, instance: Instance, spend: Option<[u8; 32]>) -> Result<(), Refused> {
         let mut writes = vec![write_instance(&instance)];
         if let Some(token) = spend {
             writes.push(Write {
@@ -480,9 +476,7 @@ mod tests {
         let claims: Vec<_> = (0..16)
             .map(|number| {
                 let registry = Arc::clone(&registry);
-                tokio::spawn(
-                    async move { registry.enroll(instance(number), Some([1; 32])).await },
-                )
+                tokio::spawn(async move { registry.enroll(instance(number), Some([1; 32])).await })
             })
             .collect();
         let mut admitted = 0;

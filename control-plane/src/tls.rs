@@ -103,7 +103,10 @@ impl TlsEpoch {
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        let leaf = key.chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let leaf = key
+            .chain
+            .first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
         Ok(Self {
             config: Arc::new(config),
             leaf_sha256: sha256(leaf),

@@ -225,10 +225,8 @@ impl CertificateAuthority {
         let not_after = (now + ROLE_LIFETIME).min(self.root.facts.not_after);
         params.not_before = (now - BACKDATE).into();
         params.not_after = not_after.into();
-        params.custom_extensions = vec![CustomExtension::from_oid_content(
-            &ROLE_OID,
-            role.to_der(),
-        )];
+        params.custom_extensions =
+            vec![CustomExtension::from_oid_content(&ROLE_OID, role.to_der())];
         let leaf = params
             .signed_by(&key, &self.root.issuer)
             .map_err(CaError::Make)?;
@@ -243,12 +241,7 @@ impl CertificateAuthority {
 
     fn issuing(&self) -> Arc<[Arc<Signer>]> {
         // A poisoned lock still holds a whole list: it is only ever replaced.
-        Arc::clone(
-            &self
-                .issuing
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        Arc::clone(&self.issuing.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn issuer(&self, now: SystemTime) -> Result<Arc<Signer>, CaError> {

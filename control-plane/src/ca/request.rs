@@ -55,9 +55,7 @@ impl CertifiedRequest {
 }
 
 /// P-256 with SHA-256 or P-384 with SHA-384, key and signature of the same kind.
-fn algorithm(
-    request: &X509CertificationRequest<'_>,
-) -> Option<&'static dyn VerificationAlgorithm> {
+fn algorithm(request: &X509CertificationRequest<'_>) -> Option<&'static dyn VerificationAlgorithm> {
     let key = &request.certification_request_info.subject_pki.algorithm;
     if key.algorithm.as_bytes() != EC_PUBLIC_KEY {
         return None;

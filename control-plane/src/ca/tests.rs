@@ -67,20 +67,12 @@ fn an_issued_certificate_makes_an_attested_peer() {
     let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
     let signed = authority.sign_svid(&template(spki.clone()), now()).unwrap();
     for role in [PeerRole::Client, PeerRole::Server] {
-        let peer = verify_peer(
-            &der(&signed.chain),
-            &authority.trust_bundle(),
-            role,
-            now(),
-        )
-        .unwrap();
+        let peer =
+            verify_peer(&der(&signed.chain), &authority.trust_bundle(), role, now()).unwrap();
         assert_eq!(peer.id(), &template(vec![]).id);
         assert_eq!(peer.serial().as_bytes(), serial([9; 16]));
         assert_eq!(peer.spki_sha256(), &sha256(&spki));
-        assert_eq!(
-            peer.authority_spki_sha256(),
-            &signed.authority_spki_sha256
-        );
+        assert_eq!(peer.authority_spki_sha256(), &signed.authority_spki_sha256);
         assert!(peer.result().is_some());
     }
 }
@@ -186,11 +178,8 @@ fn rotation_keeps_both_authorities_until_the_old_one_is_over() {
     assert_eq!(authority.bundle().len(), 2);
     assert_eq!(authority.rotate(now() + day * 7).unwrap().len(), 0);
     assert_eq!(authority.bundle().len(), 1);
-    let again = CertificateAuthority::open(
-        &folder.path().join("ca"),
-        &trust_domain(),
-        now() + day * 7,
-    );
+    let again =
+        CertificateAuthority::open(&folder.path().join("ca"), &trust_domain(), now() + day * 7);
     assert_eq!(again.unwrap().0.bundle().len(), 1);
 }
 

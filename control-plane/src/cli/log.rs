@@ -22,7 +22,10 @@ pub(super) async fn tail(lines: u64, follow: bool, ask: &Ask) -> Outcome {
         Err(status) => return failed(&status),
     };
     let from = records.saturating_sub(lines) + 1;
-    let mut stream = match client.tail_records(TailRecordsRequest { from, follow }).await {
+    let mut stream = match client
+        .tail_records(TailRecordsRequest { from, follow })
+        .await
+    {
         Ok(response) => response.into_inner(),
         Err(status) => return failed(&status),
     };
@@ -34,7 +37,11 @@ pub(super) async fn tail(lines: u64, follow: bool, ask: &Ask) -> Outcome {
                     Format::Table => record_line(&record),
                 };
                 let mut out = std::io::stdout();
-                if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+                if out
+                    .write_all(line.as_bytes())
+                    .and_then(|()| out.flush())
+                    .is_err()
+                {
                     // Whoever read has enough.
                     return Outcome::default();
                 }
@@ -95,7 +102,10 @@ pub(super) fn record_line(record: &Record) -> String {
         Some(other) => other.to_string(),
         None => String::new(),
     };
-    let time = value.get("time").and_then(Value::as_u64).unwrap_or_default();
+    let time = value
+        .get("time")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
     let what = match text("kind").as_str() {
         "issued" => format!(
             "issued {} to {} ({}, {}) as {}, ends {}",
@@ -104,7 +114,12 @@ pub(super) fn record_line(record: &Record) -> String {
             text("class"),
             text("purpose"),
             text("member"),
-            show_time(value.get("not_after").and_then(Value::as_u64).unwrap_or_default()),
+            show_time(
+                value
+                    .get("not_after")
+                    .and_then(Value::as_u64)
+                    .unwrap_or_default()
+            ),
         ),
         "refused" => format!(
             "REFUSED {}: {}: {}",

@@ -32,12 +32,11 @@ impl Arguments {
     fn config(&self) -> Result<ControlPlaneConfig, Outcome> {
         let mut config = match &self.config {
             Some(file) => {
-                let (config, warnings) =
-                    load::control_plane(file).map_err(|problems| Outcome {
-                        status: 1,
-                        output: String::new(),
-                        error: problems.to_string(),
-                    })?;
+                let (config, warnings) = load::control_plane(file).map_err(|problems| Outcome {
+                    status: 1,
+                    output: String::new(),
+                    error: problems.to_string(),
+                })?;
                 for warning in warnings {
                     tracing::warn!(warning = %warning, "configuration");
                 }

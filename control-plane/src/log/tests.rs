@@ -90,10 +90,7 @@ async fn a_dropped_and_a_swapped_record_are_found() {
     let swapped = [start, record(1), record(0), record(2)].concat();
     for changed in [dropped, swapped] {
         fs::write(&path, &changed).unwrap();
-        assert!(matches!(
-            verify(&path, &head),
-            Err(LogError::Broken { .. })
-        ));
+        assert!(matches!(verify(&path, &head), Err(LogError::Broken { .. })));
         assert!(
             Log::open(&path).is_err(),
             "the control plane does not start on it"

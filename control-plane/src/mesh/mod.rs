@@ -75,10 +75,7 @@ impl MeshState {
             let endpoints = v1::Endpoints {
                 endpoints: endpoints.iter().cloned().map(Into::into).collect(),
             };
-            contents.insert(
-                endpoints_name(workload),
-                endpoints.encode_to_vec().into(),
-            );
+            contents.insert(endpoints_name(workload), endpoints.encode_to_vec().into());
         }
         let bundle = trust_bundle(inputs.bundle.clone()).encode_to_vec();
         contents.insert(TRUST_BUNDLE.to_owned(), bundle.into());

@@ -204,7 +204,9 @@ impl Conversation {
                 "the trust domain was made without `danger_accept_simulated`",
             ));
         }
-        let names: Vec<&str> = reference::kinds(profile).map(|kind| kind.as_str()).collect();
+        let names: Vec<&str> = reference::kinds(profile)
+            .map(|kind| kind.as_str())
+            .collect();
         Err(Refused::new(
             "required_evidence",
             "offer the evidence that the workload's profile names",
@@ -336,10 +338,14 @@ impl Conversation {
         now: SystemTime,
     ) -> Result<Fitting, Refused> {
         let base = self.base(challenged);
-        let machine = challenged.hello.offers.iter().find_map(|offer| match offer {
-            Offer::Simulated { machine } => Some(machine.as_str()),
-            Offer::Tpm(_) => None,
-        });
+        let machine = challenged
+            .hello
+            .offers
+            .iter()
+            .find_map(|offer| match offer {
+                Offer::Simulated { machine } => Some(machine.as_str()),
+                Offer::Tpm(_) => None,
+            });
         let expected = Expected {
             base: &base,
             tpm: challenged.tpm.as_ref(),
@@ -459,7 +465,11 @@ impl Conversation {
         let member = membership(
             &challenged.workload,
             hardware,
-            challenged.hello.join_token.as_ref().map(|token| token.sha256()),
+            challenged
+                .hello
+                .join_token
+                .as_ref()
+                .map(|token| token.sha256()),
             |name| set.node(name),
             |token| registry.pinned(token),
             now,
@@ -558,7 +568,9 @@ impl Conversation {
             && state.policy.set.workload(&workload).is_some()
         {
             let now = control_plane.now();
-            control_plane.registry.refused(workload, now, refused.reason);
+            control_plane
+                .registry
+                .refused(workload, now, refused.reason);
         }
         let event = Event::Refused(Box::new(RefusedRecord {
             workload: self.asked.clone(),
@@ -606,10 +618,7 @@ impl Conversation {
     }
 }
 
-fn find(
-    state: &MeshState,
-    name: &WorkloadName,
-) -> Result<(Workload, AttestationProfile), Refused> {
+fn find(state: &MeshState, name: &WorkloadName) -> Result<(Workload, AttestationProfile), Refused> {
     let set = &state.policy.set;
     let workload = set.workload(name).ok_or_else(|| {
         Refused::new(
@@ -735,11 +744,7 @@ fn out_of_order() -> Refused {
 }
 
 fn enroll_again(detail: impl Into<String>) -> Refused {
-    Refused::retry(
-        "enroll_again",
-        "start again with an enrolment",
-        detail,
-    )
+    Refused::retry("enroll_again", "start again with an enrolment", detail)
 }
 
 /// A nonce is good for a minute: a TPM needs a second, a busy machine ten.

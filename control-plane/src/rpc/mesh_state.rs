@@ -47,10 +47,11 @@ impl MeshState for MeshStateApi {
         let connection = request.extensions().get::<Arc<Connection>>();
         let connection = connection.ok_or_else(|| Status::internal("no connection"))?;
         let (workload, instance) = holder(connection)?;
-        let left = connection
-            .peer
-            .as_ref()
-            .and_then(|peer| peer.not_after().duration_since(self.control_plane.now()).ok());
+        let left = connection.peer.as_ref().and_then(|peer| {
+            peer.not_after()
+                .duration_since(self.control_plane.now())
+                .ok()
+        });
         let watching = Watching {
             published: self.control_plane.mesh.clone(),
             shutdown: self.control_plane.shutdown.clone(),

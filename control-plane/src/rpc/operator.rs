@@ -145,22 +145,22 @@ impl OperatorApi {
             .control_plane
             .registry
             .instances(self.control_plane.now());
-        let sidecar = |(instance, session): (
-            crate::registration::Instance,
-            crate::registration::Session,
-        )| v1::SidecarStatus {
-            workload: instance.workload.to_string(),
-            instance: instance.id.0.to_vec(),
-            class: instance.class,
-            kinds: instance.kinds,
-            evidence_time_ms: unix_ms(instance.evidence_time),
-            not_after_ms: unix_ms(instance.not_after),
-            connected: session.streams > 0,
-            applied: Some(session.applied.into()),
-            error: session.error.unwrap_or_default(),
-            software_version: instance.software_version,
-            endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
-        };
+        let sidecar =
+            |(instance, session): (crate::registration::Instance, crate::registration::Session)| {
+                v1::SidecarStatus {
+                    workload: instance.workload.to_string(),
+                    instance: instance.id.0.to_vec(),
+                    class: instance.class,
+                    kinds: instance.kinds,
+                    evidence_time_ms: unix_ms(instance.evidence_time),
+                    not_after_ms: unix_ms(instance.not_after),
+                    connected: session.streams > 0,
+                    applied: Some(session.applied.into()),
+                    error: session.error.unwrap_or_default(),
+                    software_version: instance.software_version,
+                    endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
+                }
+            };
         live.into_iter().map(sidecar).collect()
     }
 }
@@ -237,8 +237,9 @@ impl Tail {
 fn wire(record: StoredRecord) -> v1::Record {
     let json = match RecordEntry::decode(&record.leaf) {
         Ok(entry) => entry.to_json(),
-        Err(error) => serde_json::json!({"kind": "unreadable", "error": error.to_string()})
-            .to_string(),
+        Err(error) => {
+            serde_json::json!({"kind": "unreadable", "error": error.to_string()}).to_string()
+        }
     };
     v1::Record {
         number: record.number,

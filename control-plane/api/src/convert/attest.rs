@@ -13,9 +13,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::{Leaf, sha256};
 
-use super::{
-    ConvertError, array, bounded, bytes, each, some_bytes, text, time, unix_ms, word,
-};
+use super::{ConvertError, array, bounded, bytes, each, some_bytes, text, time, unix_ms, word};
 use crate::v1;
 
 /// Opens an attestation.

@@ -143,9 +143,7 @@ impl std::str::FromStr for ResourceName {
                     .map_err(|_| malformed)?;
                 Ok(Self::Endpoints(workload))
             }
-            ["policy", kind, namespace, name]
-                if word(kind) && word(namespace) && word(name) =>
-            {
+            ["policy", kind, namespace, name] if word(kind) && word(namespace) && word(name) => {
                 Ok(Self::Policy {
                     kind: (*kind).to_owned(),
                     namespace: (*namespace).to_owned(),
