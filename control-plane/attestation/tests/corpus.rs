@@ -1,0 +1,53 @@
+//! Replays the fuzz targets' corpora, so that stable compilers check them too.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of a test, outside its functions"
+)]
+
+#[path = "../fuzz/src/lib.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::expect_used,
+    reason = "a module of the fuzz crate, which exports and asserts"
+)]
+mod targets;
+
+use std::path::Path;
+
+#[track_caller]
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let whole = std::fs::read(entry.unwrap().path()).unwrap();
+        run(&whole);
+        // And what a cut or a flipped byte makes of it.
+        for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
+            run(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            run(&flipped);
+        }
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn the_corpus_of_attestation_result_is_handled() {
+    replay("attestation_result", targets::attestation_result);
+}
+
+#[test]
+fn the_corpus_of_leaf_is_handled() {
+    replay("leaf", targets::leaf);
+}
+
+#[test]
+fn the_corpus_of_spiffe_id_is_handled() {
+    replay("spiffe_id", targets::spiffe_id);
+}

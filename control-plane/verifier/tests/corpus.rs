@@ -1,0 +1,59 @@
+//! Replays the fuzz targets' corpora, so that stable compilers check them too.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of a test, outside its functions"
+)]
+
+#[path = "../fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "the fuzz crate exports them")]
+mod targets;
+
+use std::path::Path;
+
+#[track_caller]
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let whole = std::fs::read(entry.unwrap().path()).unwrap();
+        run(&whole);
+        // And what a cut or a flipped byte makes of it.
+        for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
+            run(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            run(&flipped);
+        }
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn the_corpus_of_public_area_is_handled() {
+    replay("public_area", targets::public_area);
+}
+
+#[test]
+fn the_corpus_of_quote_is_handled() {
+    replay("quote", targets::quote);
+}
+
+#[test]
+fn the_corpus_of_signature_is_handled() {
+    replay("signature", targets::signature);
+}
+
+#[test]
+fn the_corpus_of_event_log_is_handled() {
+    replay("event_log", targets::event_log);
+}
+
+#[test]
+fn the_corpus_of_ek_certificate_is_handled() {
+    replay("ek_certificate", targets::ek_certificate);
+}
