@@ -5,4 +5,5 @@
 mod attestation;
 mod endorsement;
 mod event_log;
+mod hostile;
 mod support;
