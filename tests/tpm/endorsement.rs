@@ -156,3 +156,53 @@ async fn a_chain_of_another_key_is_refused() {
         assert_eq!(with_chain(cut), Err("ek_certificate"), "{end}");
     }
 }
+
+/// `TPM2_NV_UndefineSpace` of the RSA certificate, by the platform: a maker that publishes certificates elsewhere.
+const FORGET_CERTIFICATE: &[u8] = &[
+    0x80, 0x02, 0, 0, 0, 31, 0, 0, 0x01, 0x22, 0x40, 0, 0, 0x0c, 0x01, 0xc0, 0, 0x02, 0, 0, 0, 9,
+    0x40, 0, 0, 9, 0, 0, 0, 0, 0,
+];
+
+#[tokio::test]
+async fn a_chain_from_a_file_chooses_the_key_that_it_certifies() {
+    let maker = TpmMaker::new().unwrap();
+    let swtpm = Swtpm::start_certified(&maker).unwrap();
+    let from_nv = offer(&mut open(with_issuer(&swtpm, &maker)).await).await;
+    swtpm.transact(FORGET_CERTIFICATE).unwrap();
+    // Nothing says which key is certified: the default one, and no chain that fits it.
+    let plain = offer(&mut open(config(&swtpm)).await).await;
+    assert_ne!(plain.ek_public, from_nv.ek_public);
+    assert_eq!(plain.ek_chain, Vec::<Vec<u8>>::new());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let pem: String = from_nv.ek_chain.iter().map(|der| pem(der)).collect();
+    std::fs::write(file.path(), pem).unwrap();
+    let with_file = proxy::Tpm {
+        ek_chain: Some(file.path().to_owned()),
+        ..config(&swtpm)
+    };
+    let from_file = offer(&mut open(with_file).await).await;
+    assert_eq!(from_file.ek_public, from_nv.ek_public);
+    assert_eq!(from_file.ek_chain, from_nv.ek_chain);
+    let checked = check(&from_file, &roots(&maker, Class::Hardware)).unwrap();
+    assert!(checked.is_certified());
+}
+
+fn pem(der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for (index, chunk) in der.chunks(3).enumerate() {
+        let mut bytes = [0; 4];
+        bytes[1..=chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes(bytes);
+        for place in 0..4 {
+            let six = usize::try_from(bits >> (18 - 6 * place) & 0x3f).unwrap();
+            let padding = place > chunk.len();
+            text.push(if padding { '=' } else { ALPHABET[six].into() });
+        }
+        if index % 16 == 15 {
+            text.push('\n');
+        }
+    }
+    text.push_str("\n-----END CERTIFICATE-----\n");
+    text
+}

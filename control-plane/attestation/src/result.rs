@@ -318,7 +318,10 @@ fn read(claim_type: ClaimType, values: Vec<String>) -> Option<ClaimValue> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::claims::{CATALOG, ClaimDefinition};
 
     fn result() -> AttestationResult {
         let mut claims = Claims::default();
@@ -405,5 +408,71 @@ mod tests {
             AttestationResult::decode(&vec![0; 16385]),
             Err(DecodeResultError::TooLarge(16385))
         ));
+    }
+
+    fn claim_values(definition: &'static ClaimDefinition) -> BoxedStrategy<ClaimValue> {
+        match definition.value {
+            ClaimType::Bool => any::<bool>().prop_map(ClaimValue::Bool).boxed(),
+            ClaimType::Number => any::<u64>().prop_map(ClaimValue::Number).boxed(),
+            ClaimType::Text => "\\PC{0,24}".prop_map(ClaimValue::Text).boxed(),
+            ClaimType::Version => "[0-9]{1,9}(\\.[0-9]{1,9}){0,5}"
+                .prop_map(|text| ClaimValue::Version(text.parse().unwrap()))
+                .boxed(),
+            ClaimType::Set => prop::collection::btree_set("[a-z]{1,8}", 0..4)
+                .prop_map(ClaimValue::Set)
+                .boxed(),
+        }
+    }
+
+    fn devices() -> impl Strategy<Value = DeviceResult> {
+        let claim = (0..CATALOG.len()).prop_flat_map(|at| {
+            let definition = &CATALOG[at];
+            claim_values(definition).prop_map(move |value| (definition, value))
+        });
+        let kinds = prop::sample::select(EvidenceKind::ALL.to_vec());
+        (kinds, any::<u32>(), prop::collection::vec(claim, 0..8)).prop_map(
+            |(kind, index, values)| {
+                let mut claims = Claims::default();
+                for (definition, value) in values {
+                    if definition.kind == kind {
+                        claims.set(kind, definition.name, value).unwrap();
+                    }
+                }
+                DeviceResult {
+                    kind,
+                    index,
+                    claims,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_result_survives_the_certificate(
+            devices in prop::collection::vec(devices(), 1..6),
+            class in prop::sample::select(Class::ALL.to_vec()),
+            instance in any::<[u8; 16]>(),
+            seconds in 0..10_000_000_000_u64,
+            (epoch, sequence) in any::<(u64, u64)>(),
+            promise in prop::option::of(prop::collection::vec(any::<u8>(), 0..64)),
+        ) {
+            let result = AttestationResult {
+                class,
+                instance: InstanceId(instance),
+                evidence_time: UNIX_EPOCH + Duration::from_secs(seconds),
+                policy_revision: Revision { epoch, sequence },
+                devices,
+                inclusion_promise: promise,
+                ..result()
+            };
+            let der = result.encode().unwrap();
+            prop_assert_eq!(AttestationResult::decode(&der).unwrap(), result);
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(der in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = AttestationResult::decode(&der);
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! `attestation_result` of `src/lib.rs`, driven by libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_attestation_fuzz::attestation_result(data));

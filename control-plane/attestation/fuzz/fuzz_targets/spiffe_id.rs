@@ -1,3 +1,5 @@
+//! `spiffe_id` of `src/lib.rs`, driven by libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_attestation_fuzz::spiffe_id(data));

@@ -1,3 +1,5 @@
+//! `ek_certificate` of `src/lib.rs`, driven by libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_verifier_fuzz::ek_certificate(data));

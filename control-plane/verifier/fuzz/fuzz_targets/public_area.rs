@@ -1,3 +1,5 @@
+//! `public_area` of `src/lib.rs`, driven by libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_verifier_fuzz::public_area(data));

@@ -1,3 +1,5 @@
+//! `signature` of `src/lib.rs`, driven by libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_verifier_fuzz::signature(data));

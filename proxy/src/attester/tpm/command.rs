@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::transport::Transport;
+use super::wire::{Command, MAX_COUNT, Reader, Response, encode, put_sized};
 use crate::attester::CollectError;
 
 /// A TPM that takes commands.
@@ -66,12 +67,12 @@ impl Tpm {
     }
 
     fn handles(&mut self, first: u32) -> Result<Vec<Handle>, CollectError> {
-        let parameters = [CAP_HANDLES, first, MAX_HANDLES].map(u32::to_be_bytes);
+        let parameters = [CAP_HANDLES, first, MAX_COUNT].map(u32::to_be_bytes);
         let response = self.run(GET_CAPABILITY, &[], &[], parameters.as_flattened())?;
         let mut reader = Reader::new(GET_CAPABILITY, &response.parameters);
         reader.take(5)?;
         let count = reader.u32()?;
-        (0..count.min(MAX_HANDLES))
+        (0..count.min(MAX_COUNT))
             .map(|_| reader.u32().map(Handle))
             .collect()
     }
@@ -312,152 +313,6 @@ impl Tpm {
     }
 }
 
-/// Code and name of a command.
-type Command = (u32, &'static str);
-
-fn encode(code: u32, handles: &[Handle], sessions: &[Handle], parameters: &[u8]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for handle in handles {
-        body.extend(handle.0.to_be_bytes());
-    }
-    if !sessions.is_empty() {
-        let mut authorizations = Vec::new();
-        for session in sessions {
-            authorizations.extend(session.0.to_be_bytes());
-            // No nonce, no attributes (a policy session ends with the command), empty authorization value.
-            authorizations.extend([0, 0, 0, 0, 0]);
-        }
-        body.extend(length_u32(&authorizations));
-        body.extend(authorizations);
-    }
-    body.extend_from_slice(parameters);
-    let tag = if sessions.is_empty() {
-        NO_SESSIONS
-    } else {
-        SESSIONS
-    };
-    let mut command = tag.to_be_bytes().to_vec();
-    let size = u32::try_from(body.len() + HEADER).unwrap_or(u32::MAX);
-    command.extend(size.to_be_bytes());
-    command.extend(code.to_be_bytes());
-    command.extend(body);
-    command
-}
-
-/// A response, split into its handle and its parameters.
-struct Response {
-    code: u32,
-    handle: Option<Handle>,
-    parameters: Vec<u8>,
-}
-
-impl Response {
-    fn parse(command: Command, raw: &[u8]) -> Result<Self, CollectError> {
-        let mut reader = Reader::new(command, raw);
-        let tag = reader.u16()?;
-        let size = reader.u32()?;
-        let code = reader.u32()?;
-        if usize::try_from(size) != Ok(raw.len()) {
-            return Err(CollectError::Malformed(command.1));
-        }
-        let returns_handle = [CREATE_PRIMARY.0, START_AUTH_SESSION.0].contains(&command.0);
-        let handle = match code {
-            0 if returns_handle => Some(Handle(reader.u32()?)),
-            _ => None,
-        };
-        let parameters = match (code, tag) {
-            (0, SESSIONS) => {
-                let length = reader.u32()?;
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                reader.take(length)?
-            }
-            _ => reader.rest(),
-        };
-        Ok(Self {
-            code,
-            handle,
-            parameters: parameters.to_vec(),
-        })
-    }
-
-    fn handle(&self, command: Command) -> Result<Handle, CollectError> {
-        self.handle.ok_or(CollectError::Malformed(command.1))
-    }
-}
-
-/// Reads what a TPM answered.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    command: &'static str,
-}
-
-impl<'a> Reader<'a> {
-    fn new(command: Command, bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            command: command.1,
-        }
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], CollectError> {
-        let (taken, rest) = self
-            .bytes
-            .split_at_checked(length)
-            .ok_or(CollectError::Malformed(self.command))?;
-        self.bytes = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], CollectError> {
-        let (taken, rest) = self
-            .bytes
-            .split_first_chunk()
-            .ok_or(CollectError::Malformed(self.command))?;
-        self.bytes = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, CollectError> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16, CollectError> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, CollectError> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    /// A count of a list; a response of 4 KiB holds no longer one.
-    fn count(&mut self) -> Result<u32, CollectError> {
-        match self.u32()? {
-            count if count <= MAX_HANDLES => Ok(count),
-            _ => Err(CollectError::Malformed(self.command)),
-        }
-    }
-
-    fn sized(&mut self) -> Result<&'a [u8], CollectError> {
-        let length = self.u16()?;
-        self.take(length.into())
-    }
-
-    fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.bytes)
-    }
-}
-
-/// Appends a `TPM2B`. Nothing that we send comes near 64 KiB.
-pub(super) fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
-    let size = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    out.extend(size.to_be_bytes());
-    out.extend_from_slice(bytes);
-}
-
-fn length_u32(bytes: &[u8]) -> [u8; 4] {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()
-}
-
 /// `TPML_PCR_SELECTION` of hash identifiers with bitmaps of PCRs 0 to 23.
 fn selection_list(selection: &[(u16, u32)]) -> Vec<u8> {
     let count = u32::try_from(selection.len()).unwrap_or(u32::MAX);
@@ -475,10 +330,6 @@ fn is_absent(code: u32) -> bool {
     code & 0xbf == 0x8b
 }
 
-const HEADER: usize = 10;
-const NO_SESSIONS: u16 = 0x8001;
-const SESSIONS: u16 = 0x8002;
-
 const NV_READ: Command = (0x14e, "TPM2_NV_Read");
 const CREATE_PRIMARY: Command = (0x131, "TPM2_CreatePrimary");
 const STARTUP: Command = (0x144, "TPM2_Startup");
@@ -495,8 +346,6 @@ const PCR_READ: Command = (0x17e, "TPM2_PCR_Read");
 const CAP_HANDLES: u32 = 1;
 const TRANSIENT_OBJECTS: u32 = 0x8000_0000;
 const LOADED_SESSIONS: u32 = 0x0200_0000;
-/// More than any TPM holds loaded.
-const MAX_HANDLES: u32 = 64;
 /// Below `TPM_PT_NV_BUFFER_MAX` of every TPM in use (512 to 2048).
 const NV_CHUNK: usize = 512;
 const SESSION_POLICY: u8 = 1;

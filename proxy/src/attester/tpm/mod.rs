@@ -9,6 +9,7 @@
 
 mod command;
 mod transport;
+mod wire;
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -25,8 +26,9 @@ use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_config::proxy::{self, TpmTransport};
 
 use super::{CollectError, KeyNames};
-use command::{Handle, Tpm, put_sized};
+use command::{Handle, Tpm};
 use transport::Transport;
+use wire::put_sized;
 
 /// A TPM that collects evidence. Holds no connection: each operation opens its own.
 #[derive(Debug)]
@@ -59,9 +61,7 @@ impl TpmAttester {
     pub(super) fn open(config: &proxy::Tpm) -> Result<Self, CollectError> {
         let given = given_chain(config)?;
         let mut tpm = connect(config)?;
-        let (template, leaf) = choose_ek(&mut tpm)?;
-        let place = find_ek(&mut tpm, template)?;
-        let ek_public = with_ek(&mut tpm, place, |_, _, public| Ok(public.to_vec()))?;
+        let (place, ek_public, leaf) = choose_ek(&mut tpm, &given)?;
         let ak_public = tpm.with_primary(&ak_template(), |_, _, public| Ok(public.to_vec()))?;
         Ok(Self {
             config: config.clone(),
@@ -147,9 +147,12 @@ fn connect(config: &proxy::Tpm) -> Result<Tpm, CollectError> {
     Tpm::new(transport, address)
 }
 
-/// The endorsement key that the maker certified, with its certificate. ECC first: chips make ECC keys in milliseconds
-/// and RSA keys in seconds.
-fn choose_ek(tpm: &mut Tpm) -> Result<(EkTemplate, Option<Vec<u8>>), CollectError> {
+/// The endorsement key that the maker certified, in the TPM or in the given chain, with the TPM's own certificate of
+/// it; ECC P-256 where nothing is certified. ECC first: chips make ECC keys in milliseconds and RSA keys in seconds.
+fn choose_ek(
+    tpm: &mut Tpm,
+    given: &[Vec<u8>],
+) -> Result<(EkPlace, Vec<u8>, Option<Vec<u8>>), CollectError> {
     for (index, template) in [
         (NV_ECC_CERTIFICATE, EkTemplate::EccP256),
         (NV_RSA_CERTIFICATE, EkTemplate::Rsa2048),
@@ -157,22 +160,33 @@ fn choose_ek(tpm: &mut Tpm) -> Result<(EkTemplate, Option<Vec<u8>>), CollectErro
         if let Some(content) = tpm.read_nv(index)?
             && let Some(certificate) = one_der(&content)
         {
-            return Ok((template, Some(certificate.to_vec())));
+            let (place, public) = find_ek(tpm, template)?;
+            return Ok((place, public, Some(certificate.to_vec())));
         }
     }
-    Ok((EkTemplate::EccP256, None))
+    let (place, public) = find_ek(tpm, EkTemplate::EccP256)?;
+    let certified = |public: &[u8]| given.first().is_some_and(|leaf| holds_key(leaf, public));
+    if !given.is_empty() && !certified(&public) {
+        let (rsa_place, rsa_public) = find_ek(tpm, EkTemplate::Rsa2048)?;
+        if certified(&rsa_public) {
+            return Ok((rsa_place, rsa_public, None));
+        }
+    }
+    Ok((place, public, None))
 }
 
 /// A persistent RSA endorsement key saves making it; by convention it is at one handle. Only one made by the standard
 /// template is taken: another may have a policy that we can't satisfy.
-fn find_ek(tpm: &mut Tpm, template: EkTemplate) -> Result<EkPlace, CollectError> {
+fn find_ek(tpm: &mut Tpm, template: EkTemplate) -> Result<(EkPlace, Vec<u8>), CollectError> {
     if template == EkTemplate::Rsa2048
         && let Some(public) = tpm.read_public(PERSISTENT_RSA_EK)?
         && public.starts_with(&ek_head(EkTemplate::Rsa2048))
     {
-        return Ok(EkPlace::Persistent(PERSISTENT_RSA_EK));
+        return Ok((EkPlace::Persistent(PERSISTENT_RSA_EK), public));
     }
-    Ok(EkPlace::Template(template))
+    let place = EkPlace::Template(template);
+    let public = with_ek(tpm, place, |_, _, public| Ok(public.to_vec()))?;
+    Ok((place, public))
 }
 
 fn with_ek<T>(
