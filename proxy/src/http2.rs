@@ -79,7 +79,7 @@ pub(crate) async fn serve<F>(
                     }
                     return;
                 }
-                None => return,
+                None => break,
             },
             // Tasks report for themselves; here they are only collected.
             Some(_) = streams.join_next() => {}
@@ -89,6 +89,8 @@ pub(crate) async fn serve<F>(
             }
         }
     }
+    // All streams have ended for the peer; what they still have to say to others is said.
+    while streams.join_next().await.is_some() {}
 }
 
 fn is_flood(error: &std::io::Error) -> bool {

@@ -59,7 +59,10 @@ pub(crate) enum Done {
 /// How an exchange ended badly.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// Nothing was answered and nothing lost: another connection may be tried.
+    /// Nothing was sent: another connection may be tried.
+    Unsent,
+    /// It was sent on a connection that turned out to be gone, and not answered: it may be sent again where that does no
+    /// harm.
     Stale,
     /// Nothing was answered: the sidecar still can.
     Unanswered(Refusal),
@@ -150,11 +153,11 @@ pub(crate) async fn exchange(
             let ended = matches!(forward.framing, Framing::None | Framing::Length(0));
             let Ok(mut send) = upstream.send.clone().ready().await else {
                 lane.close();
-                return Err(Failed::Stale);
+                return Err(Failed::Unsent);
             };
             let Ok((response, stream)) = send.send_request(request, ended) else {
                 lane.close();
-                return Err(Failed::Stale);
+                return Err(Failed::Unsent);
             };
             let call = Call::Http2 {
                 response,

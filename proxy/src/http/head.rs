@@ -333,12 +333,12 @@ impl ResponseHead {
 /// The target with its path normalised: what policy judges and the application gets.
 pub(crate) fn normalized_target<'a>(
     target: &'a str,
-    path: &Cow<'_, str>,
+    path: Cow<'_, str>,
     query: Option<&str>,
 ) -> Cow<'a, str> {
     match (path, query) {
         (Cow::Borrowed(_), _) => Cow::Borrowed(target),
-        (Cow::Owned(path), None) => Cow::Owned(path.clone()),
+        (Cow::Owned(path), None) => Cow::Owned(path),
         (Cow::Owned(path), Some(query)) => Cow::Owned(format!("{path}?{query}")),
     }
 }

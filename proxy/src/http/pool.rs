@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::task::JoinHandle;
 use vouchsafe_config::proxy::Limits;
 
 use crate::http1::wire::{Reader, Writer, split};
@@ -142,18 +141,11 @@ pub(crate) struct Http2Pool {
 struct PlainLane {
     send: SendRequest<Bytes>,
     closed: Rc<Cell<bool>>,
-    driver: JoinHandle<()>,
 }
 
 impl CloseLane for PlainLane {
     fn close(&self) {
         self.closed.set(true);
-    }
-}
-
-impl Drop for PlainLane {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }
 
@@ -180,7 +172,8 @@ impl Http2Pool {
             return Err(broken);
         };
         let closed = Rc::new(Cell::new(false));
-        let driver = tokio::task::spawn_local({
+        // Ends by itself, after what is still to be sent, when the last handle and stream are gone.
+        tokio::task::spawn_local({
             let closed = Rc::clone(&closed);
             async move {
                 // How the connection ended is seen by its streams.
@@ -188,11 +181,7 @@ impl Http2Pool {
                 closed.set(true);
             }
         });
-        let lane = Rc::new(PlainLane {
-            send,
-            closed,
-            driver,
-        });
+        let lane = Rc::new(PlainLane { send, closed });
         self.lanes.borrow_mut().push(Rc::clone(&lane));
         Ok(upstream(lane))
     }

@@ -58,8 +58,9 @@ pub(crate) async fn serve_http1<D: Doorway>(io: Io, doorway: &Rc<D>) {
                 }
                 return;
             }
-            After::Upgraded(upstream, record) => {
-                return tunnel(reader, writer, *upstream, record).await;
+            After::Upgraded(upgraded) => {
+                let (upstream, record) = *upgraded;
+                return tunnel(reader, writer, upstream, record).await;
             }
         }
     }
@@ -71,7 +72,7 @@ enum After {
     Linger,
     /// The client must see that its response broke off.
     Cut,
-    Upgraded(Box<Http1Upstream>, Record),
+    Upgraded(Box<(Http1Upstream, Record)>),
 }
 
 async fn serve_one<D: Doorway>(
@@ -119,8 +120,10 @@ async fn serve_one<D: Doorway>(
                     After::Linger
                 };
             }
-            Ok(Done::Upgraded(upstream)) => return After::Upgraded(upstream, call.record),
-            Err(Failed::Stale) => {}
+            Ok(Done::Upgraded(upstream)) => {
+                return After::Upgraded(Box::new((*upstream, call.record)));
+            }
+            Err(Failed::Stale | Failed::Unsent) => {}
             Err(failed) => break failed,
         }
     };
@@ -139,7 +142,7 @@ async fn serve_one<D: Doorway>(
             call.record.failed(reason);
             After::Cut
         }
-        Failed::Gone | Failed::Stale => After::Cut,
+        Failed::Gone | Failed::Stale | Failed::Unsent => After::Cut,
     }
 }
 
@@ -255,7 +258,7 @@ pub(crate) async fn serve_stream<D: Doorway>(
                 return;
             }
             Ok(Done::Upgraded(_)) => break Failed::Broken(reason::UPGRADE),
-            Err(Failed::Stale) => {}
+            Err(Failed::Stale | Failed::Unsent) => {}
             Err(failed) => break failed,
         }
     };
@@ -268,7 +271,7 @@ pub(crate) async fn serve_stream<D: Doorway>(
             call.record.failed(reason);
             respond.send_reset(H2Reason::INTERNAL_ERROR);
         }
-        Failed::Gone | Failed::Stale => respond.send_reset(H2Reason::CANCEL),
+        Failed::Gone | Failed::Stale | Failed::Unsent => respond.send_reset(H2Reason::CANCEL),
     }
 }
 
@@ -326,7 +329,7 @@ impl<'a, D: Doorway> Call<'a, D> {
         let target = self.head.target();
         let (path, query) = split_query(target);
         let path = normalize_path(path).map_err(|_| Failed::Unanswered(AMBIGUOUS_PATH))?;
-        let target = normalized_target(target, &path, query);
+        let target = normalized_target(target, path, query);
         let forward = Forward {
             head: self.head,
             target: &target,
@@ -343,9 +346,11 @@ impl<'a, D: Doorway> Call<'a, D> {
         };
         let result = exchange(&forward, downstream, route.upstream, &mut self.record).await;
         match result {
-            Err(Failed::Stale) if !resendable || self.tried > ATTEMPTS => Err(Failed::Unanswered(
-                Refusal::bad_gateway(reason::UPSTREAM_CLOSED),
-            )),
+            Err(Failed::Unsent) if self.tried <= ATTEMPTS => Err(Failed::Unsent),
+            Err(Failed::Stale) if resendable && self.tried <= ATTEMPTS => Err(Failed::Stale),
+            Err(Failed::Stale | Failed::Unsent) => Err(Failed::Unanswered(Refusal::bad_gateway(
+                reason::UPSTREAM_CLOSED,
+            ))),
             other => other,
         }
     }

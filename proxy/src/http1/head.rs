@@ -78,7 +78,7 @@ impl RequestHead {
         scanned: &mut usize,
         limit: usize,
     ) -> Result<Option<Self>, HeadError> {
-        skip_empty_lines(buf, *scanned)?;
+        skip_empty_lines(buf, scanned);
         let Some(bytes) = take_head(buf, scanned, limit)? else {
             return Ok(None);
         };
@@ -200,20 +200,13 @@ impl ResponseHead {
     }
 }
 
-/// One or two empty lines before a request are forgiven (RFC 9112 §2.2).
-fn skip_empty_lines(buf: &mut BytesMut, scanned: usize) -> Result<(), HeadError> {
-    if scanned > 0 {
-        return Ok(());
+/// Empty lines before a request are forgiven (RFC 9112 §2.2): some clients send one after a body.
+fn skip_empty_lines(buf: &mut BytesMut, scanned: &mut usize) {
+    // A CR alone was looked at before, when its LF had not come.
+    while *scanned <= 1 && buf.starts_with(b"\r\n") {
+        let _ = buf.split_to(2);
+        *scanned = 0;
     }
-    for _ in 0..2 {
-        if buf.starts_with(b"\r\n") {
-            let _ = buf.split_to(2);
-        }
-    }
-    if buf.starts_with(b"\r\n") {
-        return Err(HeadError::Syntax);
-    }
-    Ok(())
 }
 
 /// Takes a head up to and with its empty line. Lines end in CRLF and nothing else, so that no LF hides a line from us that

@@ -96,7 +96,10 @@ impl Outbound {
         };
         match opened {
             Opened::Lane(lane) if lane.kind == LaneKind::Shared => {
-                open_stream(lane, &preamble).await
+                let deadline = self.worker.parts.config.limits.handshake;
+                tokio::time::timeout(deadline, open_stream(lane, &preamble))
+                    .await
+                    .unwrap_or(Err(reason::CONNECT_TIMEOUT))
             }
             // HTTP/2 of a server without our sidecar has no place for a flow.
             Opened::Lane(_) => Err(reason::PORT_PROTOCOL),

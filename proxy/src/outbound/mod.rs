@@ -24,6 +24,7 @@ use crate::http::pool::Http1Pool;
 use crate::http::serve::{serve_http1, serve_http2};
 use crate::io::{Io, SCRATCH_BYTES, Transport, poll_read_scratch};
 use crate::listener::{Accepted, Listening, accept};
+use crate::outbound::balance::Endpoints;
 use crate::outbound::http::RequestsOut;
 use crate::outbound::pool::Lanes;
 use crate::reason;
@@ -43,6 +44,7 @@ pub(crate) struct Outbound {
     pub(crate) lanes: Rc<Lanes>,
     /// Where the next endpoint is looked for.
     pub(crate) turn: Cell<usize>,
+    pub(crate) endpoints: RefCell<Option<Endpoints>>,
     /// Warm HTTP/1.1 flows of the dedicated lane.
     pub(crate) dedicated: Rc<Http1Pool>,
     /// Warm HTTP/1.1 connections to a server without our sidecar.
@@ -80,6 +82,7 @@ impl Outbound {
             expected,
             lanes: Rc::clone(lanes),
             turn: Cell::new(0),
+            endpoints: RefCell::default(),
             dedicated: Rc::default(),
             interop: Rc::default(),
             nothing: Rc::new([]),

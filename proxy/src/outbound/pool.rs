@@ -10,7 +10,6 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tracing::info;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::Direction;
@@ -38,7 +37,7 @@ pub(crate) struct Lanes {
 #[derive(Debug)]
 pub(crate) struct Target {
     id: SpiffeId,
-    endpoint: Rc<str>,
+    endpoint: Box<str>,
     lanes: RefCell<Vec<Rc<PeerLane>>>,
     /// Held while a lane is opened, so that a burst opens one and not hundreds.
     opening: tokio::sync::Mutex<()>,
@@ -54,14 +53,6 @@ pub(crate) struct PeerLane {
     pub(crate) live: Rc<Live>,
     epoch: u64,
     closed: Rc<Cell<bool>>,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for PeerLane {
-    fn drop(&mut self) {
-        // Nobody can use it any more: streams hold the lane as long as they run.
-        self.driver.abort();
-    }
 }
 
 impl PeerLane {
@@ -135,17 +126,18 @@ impl Opened {
 }
 
 impl Lanes {
-    fn target(&self, id: &SpiffeId, endpoint: &Rc<str>) -> Rc<Target> {
+    /// The target of a workload at an endpoint (`host:port`).
+    pub(crate) fn target(&self, id: &SpiffeId, endpoint: &str) -> Rc<Target> {
         let mut targets = self.targets.borrow_mut();
         let known = targets
             .iter()
-            .find(|target| target.endpoint == *endpoint && target.id == *id);
+            .find(|target| &*target.endpoint == endpoint && target.id == *id);
         if let Some(known) = known {
             return Rc::clone(known);
         }
         let target = Rc::new(Target {
             id: id.clone(),
-            endpoint: Rc::clone(endpoint),
+            endpoint: endpoint.into(),
             lanes: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
         });
@@ -170,8 +162,7 @@ impl Outbound {
     pub(crate) async fn acquire(&self, offer: Offer) -> Result<Opened, Reason> {
         let epoch = self.worker.tls().ok_or(reason::NO_IDENTITY)?;
         let mut last = reason::NO_ENDPOINT;
-        for endpoint in self.endpoints() {
-            let target = self.lanes.target(&self.expected, &endpoint);
+        for target in self.targets() {
             match target.acquire(&self.worker, &epoch, offer).await {
                 Ok(opened) => return Ok(opened),
                 Err(reason) => last = reason,
@@ -311,7 +302,8 @@ async fn open_lane(
     let live = Rc::clone(&registered.registration.live);
     live.ends_when_idle();
     let closed = Rc::new(Cell::new(false));
-    let driver = tokio::task::spawn_local({
+    // Ends by itself, after what is still to be sent, when the last handle and stream are gone.
+    tokio::task::spawn_local({
         let closed = Rc::clone(&closed);
         let live = Rc::clone(&live);
         let worker = Rc::clone(worker);
@@ -332,7 +324,6 @@ async fn open_lane(
         live,
         epoch,
         closed,
-        driver,
     }))
 }
 

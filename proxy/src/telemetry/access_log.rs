@@ -397,7 +397,7 @@ mod tests {
         };
         let line = line("/v1/x", Verdict::Allow(Some(&rule)));
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["time"], "2026-11-23T08:00:00.042Z");
+        assert_eq!(value["time"], "2026-11-23T02:40:00.042Z");
         assert_eq!(value["rule"], "AccessPolicy inference/gateway:12");
         assert_eq!(value["elapsed_ms"], 1.234);
         assert_eq!(line.matches('\n').count(), 1);
