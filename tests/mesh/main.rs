@@ -2,5 +2,6 @@
 
 mod example;
 mod files;
+mod identity;
 mod leaving;
 mod peers;

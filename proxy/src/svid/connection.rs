@@ -135,10 +135,7 @@ impl ControlPlane {
         let chain = session.peer_certificates().unwrap_or_default();
         let server = verifier
             .verify_role(chain, MeshRole::ControlPlane)
-            .map_err(|verdict| ConnectError::Untrusted {
-                reason: verdict.reason(),
-                error: std::io::Error::other(verdict),
-            })?;
+            .map_err(|verdict| ConnectError::Untrusted(Arc::new(verdict)))?;
         let (requests, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
@@ -349,14 +346,8 @@ pub enum ConnectError {
     #[error("the control plane at `{0}` did not answer in time")]
     Deadline(String),
     /// The presented chain is not the control plane's: a wrong pin, or an impostor.
-    #[error("what answered is not the control plane of this trust domain (`{reason}`)")]
-    Untrusted {
-        /// [`VerifyPeerError::reason`].
-        reason: &'static str,
-        /// What the handshake returned; its chain of causes has our verifier's verdict.
-        #[source]
-        error: std::io::Error,
-    },
+    #[error("what answered is not the control plane of this trust domain")]
+    Untrusted(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Any other failure of the handshake, such as an end that has no TLS 1.3.
     #[error("the TLS handshake with the control plane failed")]
     Handshake(#[source] std::io::Error),
@@ -381,15 +372,13 @@ impl ConnectError {
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>())
             .and_then(|error| match error {
-                rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
-                    inner
-                        .downcast_ref::<VerifyPeerError>()
-                        .map(VerifyPeerError::reason)
+                rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(verdict))) => {
+                    Some(verdict)
                 }
                 _ => None,
             });
         match verdict {
-            Some(reason) => Self::Untrusted { reason, error },
+            Some(verdict) => Self::Untrusted(Arc::clone(verdict)),
             None => Self::Handshake(error),
         }
     }
@@ -398,7 +387,7 @@ impl ConnectError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoAddress | Self::Unreachable(..) | Self::Deadline(_) => "unreachable",
-            Self::Untrusted { .. } => "untrusted",
+            Self::Untrusted(_) => "untrusted",
             Self::Handshake(_) | Self::Alpn => "handshake",
             Self::Exporter(_) => "exporter",
             Self::Http2(_) => "transport",
