@@ -292,7 +292,10 @@ pub(crate) fn check(
         .iter()
         .enumerate()
     {
-        if let (Some(labels), None) = (node.entry("labels"), node.entry("namespace")) {
+        let other = node.entry("workload").or(node.entry("spiffe_id"));
+        if let (Some(labels), None, Some(_)) =
+            (node.entry("labels"), node.entry("namespace"), other)
+        {
             let problem = reporter
                 .at(labels.key_span, "`labels` needs `namespace`")
                 .path(from.index(index, node).key("labels", labels.key_span).path);

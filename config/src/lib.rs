@@ -7,7 +7,7 @@
 //!
 //! # Why own tables instead of serde
 //! serde stops at the first mistake and forgets places. The tables of fields report all mistakes with their spans, and
-//! the JSON Schemas that editors use are made from the very same tables.
+//! the JSON Schemas that editors use are made from the very same tables ([`schema`]).
 
 pub mod access;
 pub mod claim;
@@ -20,6 +20,7 @@ pub mod policy;
 pub mod problem;
 pub mod profile;
 pub mod proxy;
+pub mod schema;
 pub mod set;
 pub mod source;
 pub mod workload;

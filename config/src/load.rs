@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::control_plane::ControlPlaneConfig;
+use crate::document::Kind;
 use crate::mesh::EkRoots;
 use crate::problem::{Problem, Problems};
 use crate::proxy::ProxyConfig;
@@ -20,6 +21,68 @@ use crate::yaml::MAX_BYTES;
 /// # Errors
 /// All mistakes of all files at once.
 pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems> {
+    let (files, problems) = files(paths);
+    let (sources, problems) = sources(files, problems);
+    policy_of(sources, problems, options)
+}
+
+/// What [`check`] found.
+#[derive(Debug)]
+pub struct Checked {
+    /// The policy documents.
+    pub policy: Result<PolicySet, Problems>,
+    /// Mistakes and warnings of bootstrap files, by themselves and against the policy; empty: all are right.
+    pub bootstrap: Vec<Problem>,
+    /// How many files were read.
+    pub files: usize,
+}
+
+/// Reads policy documents as [`policy`] does, and bootstrap files that lie among them.
+pub fn check(paths: &[PathBuf], options: Options) -> Checked {
+    let (files, problems) = files(paths);
+    let (sources, problems) = sources(files, problems);
+    let files = sources.len();
+    let kind_of = |source: &Source| {
+        let mut lines = source.text().lines();
+        lines.find_map(|line| match line.trim_end().strip_prefix("kind: ")? {
+            "Proxy" => Some(Kind::Proxy),
+            "ControlPlane" => Some(Kind::ControlPlane),
+            _ => None,
+        })
+    };
+    let (bootstrap, documents): (Vec<_>, Vec<_>) = sources
+        .into_iter()
+        .map(|source| (kind_of(&source), source))
+        .partition(|(kind, _)| kind.is_some());
+    let documents = documents.into_iter().map(|(_, source)| source).collect();
+    let policy = policy_of(documents, problems, options);
+    let mut found = Vec::new();
+    for (kind, source) in bootstrap {
+        let file = PathBuf::from(source.name());
+        let checked = if kind == Some(Kind::Proxy) {
+            let proxy = ProxyConfig::parse(source, folder(&file));
+            proxy.map(|(proxy, warnings)| {
+                found.extend(warnings);
+                if let Ok(set) = &policy {
+                    found.extend(set.check_proxy(&proxy, &file.display().to_string()));
+                }
+            })
+        } else {
+            let parsed = ControlPlaneConfig::parse(source, folder(&file));
+            parsed.map(|(_, warnings)| found.extend(warnings))
+        };
+        if let Err(problems) = checked {
+            found.extend(problems.iter().cloned());
+        }
+    }
+    Checked {
+        policy,
+        bootstrap: found,
+        files,
+    }
+}
+
+fn files(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<Problem>) {
     let mut files = Vec::new();
     let mut problems = Vec::new();
     for path in paths {
@@ -29,6 +92,10 @@ pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems
             files.push(path.clone());
         }
     }
+    (files, problems)
+}
+
+fn sources(files: Vec<PathBuf>, mut problems: Vec<Problem>) -> (Vec<Source>, Vec<Problem>) {
     let mut sources = Vec::new();
     let mut total = 0;
     for file in files {
@@ -37,7 +104,7 @@ pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems
                 total += text.len();
                 sources.push(Source::new(file.display().to_string(), text));
             }
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
         if total > MAX_TOTAL_BYTES {
             let message =
@@ -46,6 +113,14 @@ pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems
             break;
         }
     }
+    (sources, problems)
+}
+
+fn policy_of(
+    sources: Vec<Source>,
+    mut problems: Vec<Problem>,
+    options: Options,
+) -> Result<PolicySet, Problems> {
     let parsed = PolicySet::parse(sources, options);
     if !problems.is_empty() {
         if let Err(more) = parsed {
@@ -63,7 +138,7 @@ pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems
 /// # Errors
 /// All mistakes at once.
 pub fn proxy(file: &Path) -> Result<(ProxyConfig, Vec<Problem>), Problems> {
-    let text = read(file, MAX_BYTES).map_err(Problems::one)?;
+    let text = read(file, MAX_BYTES).map_err(|problem| Problems::one(*problem))?;
     ProxyConfig::parse(Source::new(file.display().to_string(), text), folder(file))
 }
 
@@ -72,7 +147,7 @@ pub fn proxy(file: &Path) -> Result<(ProxyConfig, Vec<Problem>), Problems> {
 /// # Errors
 /// All mistakes at once.
 pub fn control_plane(file: &Path) -> Result<(ControlPlaneConfig, Vec<Problem>), Problems> {
-    let text = read(file, MAX_BYTES).map_err(Problems::one)?;
+    let text = read(file, MAX_BYTES).map_err(|problem| Problems::one(*problem))?;
     ControlPlaneConfig::parse(Source::new(file.display().to_string(), text), folder(file))
 }
 
@@ -120,14 +195,20 @@ fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, problems: &mut Ve
     }
 }
 
-fn read(file: &Path, most: usize) -> Result<String, Problem> {
+fn read(file: &Path, most: usize) -> Result<String, Box<Problem>> {
     let name = file.display().to_string();
     let failed = |error: std::io::Error| {
-        Problem::of_file(name.clone(), format!("the file can't be read: {error}"))
+        Box::new(Problem::of_file(
+            name.clone(),
+            format!("the file can't be read: {error}"),
+        ))
     };
     let opened = fs::File::open(file).map_err(failed)?;
     if opened.metadata().map_err(failed)?.is_dir() {
-        return Err(Problem::of_file(name, "this is a folder, not a file"));
+        return Err(Box::new(Problem::of_file(
+            name,
+            "this is a folder, not a file",
+        )));
     }
     let mut bytes = Vec::new();
     // One byte more than is allowed tells a file at the limit from one beyond it; a growing file stays bounded.
@@ -136,29 +217,29 @@ fn read(file: &Path, most: usize) -> Result<String, Problem> {
     if bytes.len() > most {
         let message = format!("the file has more than the {most} bytes that are read");
         let problem = Problem::of_file(name, message);
-        return Err(problem.hint("spread the documents over several files"));
+        return Err(Box::new(
+            problem.hint("spread the documents over several files"),
+        ));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let before = error.as_bytes().get(..at).unwrap_or_default();
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         let message = format!("byte {at} on line {line} is not UTF-8");
-        Problem::of_file(name, message).hint("save the file as UTF-8")
+        Box::new(Problem::of_file(name, message).hint("save the file as UTF-8"))
     })
 }
 
 fn read_ek_roots(set: &mut PolicySet) -> Result<(), Problems> {
-    let document = set
-        .documents()
-        .iter()
-        .find(|d| d.kind == crate::document::Kind::Mesh);
+    let document = set.documents().iter().find(|d| d.kind == Kind::Mesh);
     let base = document.map(|d| folder(Path::new(&d.file)).to_owned());
     let (Some(mesh), Some(base)) = (set.mesh_mut(), base) else {
         return Ok(());
     };
     for roots in &mut mesh.ek_roots {
         if let EkRoots::File(file) = roots {
-            let pem = read(&base.join(file), MAX_PEM_BYTES).map_err(Problems::one)?;
+            let pem =
+                read(&base.join(file), MAX_PEM_BYTES).map_err(|problem| Problems::one(*problem))?;
             *roots = EkRoots::Pem(pem);
         }
     }

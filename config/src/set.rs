@@ -14,7 +14,8 @@ use crate::node::Node;
 use crate::policy::{Policy, RuleSource};
 use crate::problem::{Problem, Problems, Reporter};
 use crate::profile::AttestationProfile;
-use crate::source::{ORIGIN_PREFIX, Source};
+use crate::proxy::ProxyConfig;
+use crate::source::{ORIGIN_PREFIX, Source, Span};
 use crate::workload::Workload;
 use crate::{access, check, mesh, node, profile, workload, yaml};
 
@@ -222,8 +223,12 @@ impl PolicySet {
             .into_iter()
             .map(|(name, text)| Source::new(name, text))
             .collect();
-        let set = Self::read(sources, Options::default(), false)?;
-        Ok(set.policy(trust_domain))
+        Ok(Self::slice(sources)?.policy(trust_domain))
+    }
+
+    /// Reads texts that are a part of a policy: what they refer to may be missing.
+    pub(crate) fn slice(sources: Vec<Source>) -> Result<Self, Problems> {
+        Self::read(sources, Options::default(), false)
     }
 
     /// The documents that the sidecar of a workload needs to decide about all its doors and all doors that it may call.
@@ -267,6 +272,52 @@ impl PolicySet {
         self.documents.iter().filter(is_wanted).collect()
     }
 
+    /// What a sidecar's bootstrap says that the policy does not know: it would run, and deny.
+    pub(crate) fn check_proxy(&self, proxy: &ProxyConfig, file: &str) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut report = |message: String, hint: &str| {
+            found.push(Problem::of_file(file, message).hint(hint));
+        };
+        if let Some(mesh) = &self.mesh
+            && mesh.trust_domain != proxy.trust_domain
+        {
+            let message = format!(
+                "trust domain `{}` is not that of the Mesh, `{}`",
+                proxy.trust_domain, mesh.trust_domain
+            );
+            report(message, "write the Mesh's into `spec.trust_domain`");
+        }
+        match self.workloads.get(&proxy.workload) {
+            None => report(
+                format!("there is no Workload `{}`", proxy.workload),
+                "write a Workload document, or correct `spec.workload`",
+            ),
+            Some(workload) => {
+                let ports = proxy.inbound.iter().flat_map(|listener| &listener.ports);
+                for port in ports.filter(|port| workload.port(&port.name).is_none()) {
+                    let message =
+                        format!("workload `{}` has no port `{}`", workload.name, port.name);
+                    report(message, "correct the name in `spec.inbound`");
+                }
+            }
+        }
+        for listener in &proxy.outbound {
+            match self.workloads.get(&listener.to) {
+                None => report(
+                    format!("there is no Workload `{}`", listener.to),
+                    "correct `to` in `spec.outbound`",
+                ),
+                Some(workload) if workload.port(&listener.port).is_none() => {
+                    let message =
+                        format!("workload `{}` has no port `{}`", listener.to, listener.port);
+                    report(message, "correct `port` in `spec.outbound`");
+                }
+                Some(_) => {}
+            }
+        }
+        found
+    }
+
     /// Workloads that a rule selects by labels: without their documents a sidecar can't tell.
     fn labelled<'s>(&'s self, rule: &'s AccessPolicy) -> impl Iterator<Item = &'s WorkloadName> {
         let selectors = rule.from.iter().filter(
@@ -297,13 +348,21 @@ impl Selector {
     }
 }
 
-/// Texts of documents whose kind or name can't be read: what they define is unknown, so nobody who refers to them is
-/// blamed.
+/// Texts of documents whose kind or name can't be read, in lower case: what they define is unknown, so nobody who refers
+/// to it is blamed.
 pub(crate) struct Lost(Vec<String>);
 
 impl Lost {
-    pub(crate) fn may_define(&self, name: &str) -> bool {
-        self.0.iter().any(|text| text.contains(name))
+    /// Whether a lost document may be this one.
+    pub(crate) fn may_define(&self, kind: Kind, name: &str) -> bool {
+        let is_other = |text: &str| {
+            let says =
+                |kind: Kind| text.contains(&format!("kind: {}", kind.as_str().to_lowercase()));
+            !says(kind) && Kind::ALL.into_iter().any(says)
+        };
+        self.0
+            .iter()
+            .any(|text| text.contains(name) && !is_other(text))
     }
 }
 
@@ -317,13 +376,11 @@ fn read_all(
     for source in sources {
         let source = Arc::new(source);
         let mut reporter = Reporter::new(&source, found);
-        let before = reporter.count();
         let trees = yaml::parse(&mut reporter);
-        if reporter.count() > before {
-            lost.push(source.text().to_lowercase());
-        }
-        for tree in trees {
-            let text = tree.text.range();
+        let text_of = |span: Span| source.text().get(span.range()).unwrap_or_default();
+        lost.extend(trees.lost.iter().map(|span| text_of(*span).to_lowercase()));
+        for tree in trees.read {
+            let text = tree.text;
             match Raw::read(tree, &source, &POLICY_KINDS, now, &mut reporter) {
                 Some(raw) => {
                     let is_named = raw.head.name.is_some()
@@ -333,7 +390,7 @@ fn read_all(
                     }
                     raws.push(raw);
                 }
-                None => lost.push(source.text().get(text).unwrap_or_default().to_lowercase()),
+                None => lost.push(text_of(text).to_lowercase()),
             }
         }
     }
@@ -359,7 +416,7 @@ pub(crate) fn parse_single<T>(
     let mut found = Vec::new();
     let mut reporter = Reporter::new(&source, &mut found);
     let mut raws = Vec::new();
-    for tree in yaml::parse(&mut reporter) {
+    for tree in yaml::parse(&mut reporter).read {
         let span = tree.root.span;
         if !raws.is_empty() {
             reporter.report(reporter.at(span, "the file has more than one document"));

@@ -16,17 +16,17 @@ use crate::yaml::{Node, Value};
 pub(crate) enum Shape {
     Map(&'static MapShape),
     /// Free keys of one kind.
-    MapOf(&'static Text, &'static Shape),
+    MapOf(&'static Text, &'static Self),
     /// At least one item.
-    List(&'static Shape),
+    List(&'static Self),
     /// Also without items.
-    ListOrEmpty(&'static Shape),
+    ListOrEmpty(&'static Self),
     Text(&'static Text),
     Word(&'static [&'static str]),
     Bool,
     Number(u64, u64),
     /// The word `any`, or the shape.
-    AnyOr(&'static Shape),
+    AnyOr(&'static Self),
     /// Comparisons with claims of one kind.
     Claims(EvidenceKind),
     /// A key of the design whose feature is not there.
@@ -219,14 +219,20 @@ fn conform_map(node: &Node, map: &MapShape, place: &Place, reporter: &mut Report
         let allowed = format!("a map of {}", list(map.allowed()));
         return wrong_type(node, &allowed, place, reporter);
     }
+    // One slip is one mistake: a key that is misspelt is not missing too.
+    let mut slips = Vec::new();
     for entry in node.entries() {
         let inner = place.key(&entry.key, entry.key_span);
         match map.fields.iter().find(|field| field.key == entry.key) {
-            None => unknown_key(entry.key_span, &entry.key, map.allowed(), &inner, reporter),
+            None => {
+                slips.push(nearest(&entry.key, map.allowed()));
+                unknown_key(entry.key_span, &entry.key, map.allowed(), &inner, reporter);
+            }
             Some(Field {
                 shape: Shape::NotBuilt,
                 ..
             }) => {
+                slips.push(None);
                 let message = format!("`{}` is not built yet", entry.key);
                 let problem = reporter.at(entry.key_span, message).path(inner.path);
                 reporter.report(problem.hint("leave it out: this version would not enforce it"));
@@ -235,7 +241,7 @@ fn conform_map(node: &Node, map: &MapShape, place: &Place, reporter: &mut Report
         }
     }
     for field in map.fields.iter().filter(|field| field.required) {
-        if node.entry(field.key).is_none() {
+        if node.entry(field.key).is_none() && !slips.contains(&Some(field.key)) {
             let message = format!("missing key `{}`", field.key);
             let problem = reporter
                 .at(place.owner, message)
@@ -249,7 +255,7 @@ fn conform_map(node: &Node, map: &MapShape, place: &Place, reporter: &mut Report
         }
     }
     for group in map.exactly_one {
-        conform_group(node, group, place, reporter);
+        conform_group(node, group, !slips.is_empty(), place, reporter);
     }
 }
 
@@ -261,12 +267,21 @@ fn lower_first(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn conform_group(node: &Node, group: &[&str], place: &Place, reporter: &mut Reporter<'_>) {
+fn conform_group(
+    node: &Node,
+    group: &[&str],
+    has_slips: bool,
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
     let mut found = node
         .entries()
         .iter()
         .filter(|entry| group.contains(&entry.key.as_str()));
     let Some(first) = found.next() else {
+        if has_slips {
+            return;
+        }
         let message = format!("missing one of {}", list(group.iter().copied()));
         let problem = reporter.at(place.owner, message).path(place.path.clone());
         return reporter.report(problem);
@@ -367,9 +382,9 @@ fn conform_text(node: &Node, text: &Text, place: &Place, reporter: &mut Reporter
     }
 }
 
-/// Words that YAML 1.1 reads as booleans.
+/// Words that readers of YAML 1.1 take for booleans; `y` and `n`, which hardly any of them does, are names.
 fn is_ambiguous(text: &str) -> bool {
-    ["true", "false", "yes", "no", "on", "off", "y", "n"]
+    ["true", "false", "yes", "no", "on", "off"]
         .iter()
         .any(|word| text.eq_ignore_ascii_case(word))
 }

@@ -27,6 +27,13 @@ pub struct Workload {
     pub ports: Vec<Port>,
 }
 
+impl Workload {
+    /// The port of a name.
+    pub fn port(&self, name: &Name) -> Option<&Port> {
+        self.ports.iter().find(|port| port.name == *name)
+    }
+}
+
 /// Which instances may bear a workload's name.
 #[derive(Clone, Debug)]
 pub enum Members {

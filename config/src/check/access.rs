@@ -99,24 +99,25 @@ impl Index<'_> {
         let Selector::Namespace { namespace, labels } = selector else {
             return None;
         };
-        let of_namespace = |(kind, name): &&(Kind, WorkloadName)| {
-            *kind == Kind::Workload && name.namespace == *namespace
+        let raws = self
+            .namespaces
+            .get(namespace)
+            .map_or(&[][..], Vec::as_slice);
+        let bears = |raw: &&&Raw| {
+            let held = &raw.head.labels;
+            labels
+                .iter()
+                .all(|(key, value)| held.get(key) == Some(value))
         };
-        let raws: Vec<_> = self.raws.keys().filter(of_namespace).collect();
         let selected: Vec<WorkloadName> = raws
             .iter()
-            .filter(|key| {
-                self.raws.get(**key).is_some_and(|raw| {
-                    let held = &raw.head.labels;
-                    labels.iter().all(|(key, value)| held.get(key) == Some(value))
-                })
-            })
-            .map(|(_, name)| name.clone())
+            .filter(bears)
+            .filter_map(|raw| raw.head.full_name())
             .collect();
         if !selected.is_empty() {
             return Some(selected);
         }
-        if self.lost.may_define(namespace.as_str()) {
+        if self.lost.may_define(Kind::Workload, namespace.as_str()) {
             return None;
         }
         let (key, message) = if raws.is_empty() {
@@ -183,11 +184,13 @@ impl Index<'_> {
             profiles.push(profile);
         }
         if let Some((span, path, what)) = impossible(&profiles, &demands, node) {
-            let whose = if end == "client" { "of these clients" } else { "of this workload" };
+            let whose = if end == "client" {
+                "of these clients"
+            } else {
+                "of this workload"
+            };
             let message = format!("no profile {whose} can meet {what}: the rule can never match");
-            found.push(
-                Problem::at(&raw.source, span, message).path(format!("spec.{end}.{path}")),
-            );
+            found.push(Problem::at(&raw.source, span, message).path(format!("spec.{end}.{path}")));
         }
     }
 }
@@ -225,7 +228,11 @@ fn check_port(
     let protocol = port.get("protocol").and_then(Node::text);
     match (protocol, spec.entry("allow")) {
         (Some("http"), None) => {
-            let owner = raw.tree.root.entry("spec").map_or(node.span, |spec| spec.key_span);
+            let owner = raw
+                .tree
+                .root
+                .entry("spec")
+                .map_or(node.span, |spec| spec.key_span);
             let message = format!("missing key `allow`: port `{wanted}` speaks http");
             let problem = Problem::at(&raw.source, owner, message).path("spec");
             found.push(problem.hint("list methods and paths, or write `allow: any`"));
@@ -247,14 +254,22 @@ fn impossible(
 ) -> Option<(Span, String, &'static str)> {
     let alternatives = || profiles.iter().flat_map(|profile| &profile.any_of);
     if !alternatives().any(|one| class_is_possible(one, demands)) {
-        return Some((node.entry("classes")?.key_span, "classes".to_owned(), "`classes`"));
+        return Some((
+            node.entry("classes")?.key_span,
+            "classes".to_owned(),
+            "`classes`",
+        ));
     }
     let require = node.get("require")?;
     for requirement in &demands.require {
         let kind = requirement.kind.as_str();
         let entry = require.entry(kind)?;
         if !alternatives().any(|one| kind_of(one) == requirement.kind) {
-            return Some((entry.key_span, format!("require.{kind}"), "that kind of evidence"));
+            return Some((
+                entry.key_span,
+                format!("require.{kind}"),
+                "that kind of evidence",
+            ));
         }
         for condition in &requirement.conditions {
             let alone = Requirement {

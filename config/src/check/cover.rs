@@ -37,7 +37,9 @@ pub(super) fn check(raws: &[Raw], index: &Index<'_>, found: &mut Vec<Problem>) {
         }
     }
     for (at, (raw, rule)) in rules.iter().enumerate() {
-        let Some(first) = rule.from.first() else { continue };
+        let Some(first) = rule.from.first() else {
+            continue;
+        };
         let candidates = Key::covering(first)
             .filter_map(|key| by_key.get(&(&rule.to, &rule.port, key)))
             .flatten()
@@ -116,7 +118,12 @@ fn selects(wide: &Selector, narrow: &Selector, index: &Index<'_>) -> bool {
                 namespace: narrow,
                 labels: more,
             },
-        ) => wide == narrow && fewer.iter().all(|(key, value)| more.get(key) == Some(value)),
+        ) => {
+            wide == narrow
+                && fewer
+                    .iter()
+                    .all(|(key, value)| more.get(key) == Some(value))
+        }
         (Selector::SpiffeId(wide), Selector::SpiffeId(narrow)) => wide == narrow,
         (Selector::Workload(_) | Selector::Namespace { .. } | Selector::SpiffeId(_), _) => false,
     }
@@ -148,7 +155,9 @@ fn demands_less(wide: &Demands, narrow: &Demands) -> bool {
 
 fn allows_more(wide: &Allow, narrow: &Allow) -> bool {
     match (wide, narrow) {
-        (Allow::Connections, Allow::Connections) | (Allow::Any, Allow::Any | Allow::Only(_)) => true,
+        (Allow::Connections, Allow::Connections) | (Allow::Any, Allow::Any | Allow::Only(_)) => {
+            true
+        }
         (Allow::Only(wide), Allow::Only(narrow)) => narrow
             .iter()
             .all(|one| wide.iter().any(|other| matches_more(other, one))),

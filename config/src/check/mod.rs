@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::claims::Class;
-use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::name::{Name, WorkloadName};
 
 use crate::document::{Kind, Raw};
 use crate::mesh::{DEFAULT_LIFETIME, DEFAULT_REATTEST_ROOT};
 use crate::node::{Node as Machine, NodeHardware};
-use crate::problem::{Problem, nearest};
+use crate::problem::{Problem, Problems, nearest};
 use crate::profile::{Alternative, AttestationProfile};
 use crate::scalar;
 use crate::set::Lost;
@@ -37,7 +37,10 @@ pub(crate) fn duplicates(raws: &[Raw], found: &mut Vec<Problem>) {
             ((raw.kind, None, None), message)
         } else if let Some(full) = raw.head.full_name() {
             let message = format!("{} `{full}` is written twice", raw.kind.as_str());
-            ((raw.kind, raw.head.namespace.clone(), Some(name.clone())), message)
+            (
+                (raw.kind, raw.head.namespace.clone(), Some(name.clone())),
+                message,
+            )
         } else {
             continue;
         };
@@ -56,6 +59,9 @@ pub(crate) fn duplicates(raws: &[Raw], found: &mut Vec<Problem>) {
 pub(crate) fn all(raws: &[Raw], lost: &Lost, now: Option<SystemTime>, found: &mut Vec<Problem>) {
     let index = Index::new(raws, lost);
     for raw in raws {
+        if found.len() >= Problems::MAX {
+            return;
+        }
         match raw.kind {
             Kind::AttestationProfile => index.check_profile(raw, now, found),
             Kind::Workload => index.check_workload(raw, now, found),
@@ -66,7 +72,7 @@ pub(crate) fn all(raws: &[Raw], lost: &Lost, now: Option<SystemTime>, found: &mu
     check_tokens(raws, found);
     if index.mesh.is_none()
         && let Some(first) = raws.first()
-        && !lost.may_define("mesh")
+        && !lost.may_define(Kind::Mesh, "")
     {
         let hint = "add one with `spec: {trust_domain: ...}`";
         let problem = Problem::of_file(first.source.name(), "no Mesh document among the files");
@@ -82,6 +88,8 @@ struct Index<'r> {
     profiles: HashMap<WorkloadName, AttestationProfile>,
     nodes: HashMap<WorkloadName, Machine>,
     workloads: HashMap<WorkloadName, Workload>,
+    /// Workload documents by namespace, so that a selector costs its namespace and not the mesh.
+    namespaces: HashMap<Name, Vec<&'r Raw>>,
     lost: &'r Lost,
 }
 
@@ -93,6 +101,7 @@ impl<'r> Index<'r> {
             profiles: HashMap::new(),
             nodes: HashMap::new(),
             workloads: HashMap::new(),
+            namespaces: HashMap::new(),
             lost,
         };
         for raw in raws {
@@ -110,8 +119,12 @@ impl<'r> Index<'r> {
                     index.nodes.extend(read.map(|machine| (name, machine)));
                 }
                 Kind::Workload => {
+                    let namespace = name.namespace.clone();
+                    index.namespaces.entry(namespace).or_default().push(raw);
                     let read = workload::read(&raw.head, spec);
-                    index.workloads.extend(read.map(|workload| (name, workload)));
+                    index
+                        .workloads
+                        .extend(read.map(|workload| (name, workload)));
                 }
                 Kind::Mesh | Kind::AccessPolicy | Kind::Proxy | Kind::ControlPlane => {}
             }
@@ -123,7 +136,7 @@ impl<'r> Index<'r> {
     fn mesh_duration(&self, keys: &[&str], default: Duration) -> Option<Duration> {
         let Some(mesh) = self.mesh else {
             // Without a Mesh there is nothing to contradict.
-            return (!self.lost.may_define("mesh")).then_some(default);
+            return (!self.lost.may_define(Kind::Mesh, "")).then_some(default);
         };
         match mesh.spec()?.find(keys) {
             Some(node) => node.as_duration(),
@@ -148,7 +161,7 @@ impl<'r> Index<'r> {
         if self.raws.contains_key(&(kind, name.clone())) {
             return Some(name);
         }
-        if self.lost.may_define(name.name.as_str()) {
+        if self.lost.may_define(kind, name.name.as_str()) {
             return None;
         }
         let message = format!("there is no {} `{name}`", kind.as_str());
@@ -228,26 +241,34 @@ impl<'r> Index<'r> {
         };
         let message = "nothing can satisfy this: class `hardware` needs `ek_roots` in the Mesh";
         let hint = "name the TPM manufacturers' roots there, or accept `classes: [hardware, software]` here";
-        found.push(Problem::at(&raw.source, span, message).path(path).hint(hint));
+        found.push(
+            Problem::at(&raw.source, span, message)
+                .path(path)
+                .hint(hint),
+        );
     }
 
     fn check_lifetime(&self, raw: &Raw, spec: &Node, found: &mut Vec<Problem>) {
-        let Some(node) = spec.get("lifetime") else { return };
+        let Some(node) = spec.get("lifetime") else {
+            return;
+        };
         let mesh = self.mesh_duration(&["certificates", "lifetime"], DEFAULT_LIFETIME);
         let (Some(lifetime), Some(root), Some(mesh)) = (node.as_duration(), self.reattest(), mesh)
         else {
             return;
         };
-        let at = |message: String| {
-            Problem::at(&raw.source, node.span, message).path("spec.lifetime")
-        };
+        let at =
+            |message: String| Problem::at(&raw.source, node.span, message).path("spec.lifetime");
         if lifetime < root.saturating_mul(2) {
             let message = format!(
                 "a lifetime of {} is below twice `reattest.root` of {}",
                 scalar::show_duration(lifetime),
                 scalar::show_duration(root)
             );
-            let allowed = format!("at least `{}`", scalar::show_duration(root.saturating_mul(2)));
+            let allowed = format!(
+                "at least `{}`",
+                scalar::show_duration(root.saturating_mul(2))
+            );
             found.push(at(message).allowed(allowed));
         } else if lifetime > mesh {
             let message = format!(
@@ -271,21 +292,33 @@ impl<'r> Index<'r> {
                 continue;
             };
             if let (Some(machine), Some(profile)) = (self.nodes.get(&name), profile)
-                && !profile.any_of.iter().any(|one| is_of(one, &machine.hardware))
+                && !profile
+                    .any_of
+                    .iter()
+                    .any(|one| is_of(one, &machine.hardware))
             {
-                let message = format!("profile `{}` accepts no evidence that Node `{name}` has", profile.name);
+                let message = format!(
+                    "profile `{}` accepts no evidence that Node `{name}` has",
+                    profile.name
+                );
                 found.push(Problem::at(&raw.source, node.span, message).path(path));
             }
         }
         let tokens = spec.find(&["members", "join_tokens"]);
         for (index, token) in tokens.map_or(&[][..], Node::items).iter().enumerate() {
-            let Some(node) = token.get("expires") else { continue };
+            let Some(node) = token.get("expires") else {
+                continue;
+            };
             if let (Some(expires), Some(now)) = (node.as_time(), now)
                 && expires <= now
             {
                 let message = "the token has expired: no further instance can join by it";
                 let path = format!("spec.members.join_tokens[{index}].expires");
-                found.push(Problem::at(&raw.source, node.span, message).path(path).warning());
+                found.push(
+                    Problem::at(&raw.source, node.span, message)
+                        .path(path)
+                        .warning(),
+                );
             }
         }
     }
@@ -295,9 +328,13 @@ impl<'r> Index<'r> {
 fn check_tokens(raws: &[Raw], found: &mut Vec<Problem>) {
     let mut seen: HashMap<String, (&Raw, Span)> = HashMap::new();
     for raw in raws.iter().filter(|raw| raw.kind == Kind::Workload) {
-        let tokens = raw.spec().and_then(|spec| spec.find(&["members", "join_tokens"]));
+        let tokens = raw
+            .spec()
+            .and_then(|spec| spec.find(&["members", "join_tokens"]));
         for (index, token) in tokens.map_or(&[][..], Node::items).iter().enumerate() {
-            let Some((node, text)) = token.get("sha256").and_then(|node| Some((node, node.text()?)))
+            let Some((node, text)) = token
+                .get("sha256")
+                .and_then(|node| Some((node, node.text()?)))
             else {
                 continue;
             };

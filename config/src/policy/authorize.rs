@@ -1,8 +1,10 @@
 //! The decision, and the walk over a door's rules that makes it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::claims::{Class, EvidenceKind};
+use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 
 use super::compile::{Door, From, Policy, Rule};
@@ -14,7 +16,41 @@ use crate::access::{Allow, RequestMatch};
 /// Without a request it decides about the connection: it is allowed where some rule could admit a request of this peer.
 /// On a `tcp` port that is the whole decision.
 pub fn authorize(policy: &Policy, context: &Context<'_>) -> Decision {
-    judge(policy, context, &mut Unwatched)
+    judge(policy, &Question::from(context), &mut Unwatched)
+}
+
+/// What [`authorize`] asks, with the peer as what it shows: so that a peer that nobody verified can be explained, but
+/// never be authorized.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// The workload that the asking sidecar serves.
+    pub local: &'a WorkloadName,
+    /// Who the peer is.
+    pub peer: &'a SpiffeId,
+    /// What it proved.
+    pub result: Option<&'a AttestationResult>,
+    /// Name of the door's port.
+    pub port: &'a Name,
+    /// The request; `None` asks about the connection alone.
+    pub request: Option<&'a Request<'a>>,
+    /// Mesh time.
+    pub now: SystemTime,
+}
+
+impl<'a> std::convert::From<&Context<'a>> for Question<'a> {
+    fn from(context: &Context<'a>) -> Self {
+        Self {
+            direction: context.direction,
+            local: context.local,
+            peer: context.peer.id(),
+            result: context.peer.result(),
+            port: context.port,
+            request: context.request,
+            now: context.now,
+        }
+    }
 }
 
 /// Sees each rule as it is judged.
@@ -70,8 +106,8 @@ impl Failure {
 }
 
 /// The one walk: [`authorize`] makes it unwatched, an explanation watches it.
-pub(super) fn judge(policy: &Policy, context: &Context<'_>, watch: &mut impl Watch) -> Decision {
-    let Some((door, client)) = find_door(policy, context) else {
+pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
+    let Some((door, client)) = find_door(policy, question) else {
         return Decision::Deny(DenyReason::UnknownDoor);
     };
     let mut furthest = DenyReason::NoRule;
@@ -79,7 +115,7 @@ pub(super) fn judge(policy: &Policy, context: &Context<'_>, watch: &mut impl Wat
     let (first, end) = door.rules;
     let rules = policy.rules.get(first as usize..end as usize);
     for (index, rule) in (first..).zip(rules.unwrap_or_default()) {
-        let verdict = judge_rule(rule, door, &client, context);
+        let verdict = judge_rule(rule, door, &client, question);
         let go_on = watch.rule(RuleId(index), verdict);
         match verdict {
             Ok(()) if !go_on => return Decision::Allow(RuleId(index)),
@@ -89,18 +125,18 @@ pub(super) fn judge(policy: &Policy, context: &Context<'_>, watch: &mut impl Wat
     }
     match allowed {
         Some(rule) => Decision::Allow(rule),
-        None => deny(door.port.enforcement, furthest, context),
+        None => deny(door.port.enforcement, furthest, question),
     }
 }
 
 /// What `audit` may admit: it keeps identity and class mandatory.
-fn deny(enforcement: Enforcement, reason: DenyReason, context: &Context<'_>) -> Decision {
+fn deny(enforcement: Enforcement, reason: DenyReason, question: &Question<'_>) -> Decision {
     match (enforcement, reason) {
         (Enforcement::Enforce, _)
         | (_, DenyReason::UnknownDoor | DenyReason::Unattested | DenyReason::Class) => {
             Decision::Deny(reason)
         }
-        (Enforcement::Audit, DenyReason::NoRule) if context.peer.result().is_none() => {
+        (Enforcement::Audit, DenyReason::NoRule) if question.result.is_none() => {
             Decision::Deny(DenyReason::Unattested)
         }
         (
@@ -121,14 +157,14 @@ struct Client<'a> {
     id: Option<&'a SpiffeId>,
 }
 
-fn find_door<'p>(policy: &'p Policy, context: &Context<'p>) -> Option<(&'p Door, Client<'p>)> {
-    let id = context.peer.id();
+fn find_door<'p>(policy: &'p Policy, question: &Question<'p>) -> Option<(&'p Door, Client<'p>)> {
+    let id = question.peer;
     let path = (Some(id.trust_domain()) == policy.trust_domain.as_ref()).then(|| id.path());
-    let local = policy.doors(context.local)?;
-    match context.direction {
+    let local = policy.doors(question.local)?;
+    match question.direction {
         Direction::Inbound => {
             let client = Client { path, id: Some(id) };
-            Some((local.door(context.port)?, client))
+            Some((local.door(question.port)?, client))
         }
         Direction::Outbound => {
             let client = Client {
@@ -136,7 +172,7 @@ fn find_door<'p>(policy: &'p Policy, context: &Context<'p>) -> Option<(&'p Door,
                 id: None,
             };
             let peer = policy.doors_by_path(path?)?;
-            Some((peer.door(context.port)?, client))
+            Some((peer.door(question.port)?, client))
         }
     }
 }
@@ -145,26 +181,26 @@ fn judge_rule(
     rule: &Rule,
     door: &Door,
     client: &Client<'_>,
-    context: &Context<'_>,
+    question: &Question<'_>,
 ) -> Result<(), Failure> {
     if !rule.from.iter().any(|from| from.admits(client)) {
         return Err(Failure::From);
     }
-    if rule.expires.is_some_and(|expires| context.now >= expires) {
+    if rule.expires.is_some_and(|expires| question.now >= expires) {
         return Err(Failure::Expired);
     }
-    let demands = match context.direction {
+    let demands = match question.direction {
         Direction::Inbound => &rule.client,
         Direction::Outbound => &rule.server,
     };
-    match context.peer.result() {
+    match question.result {
         None if !demands.danger_unattested => return Err(Failure::Unattested),
         None => {}
         Some(result) => {
             if !demands.classes.is_empty() && !demands.classes.contains(&result.class) {
                 return Err(Failure::Class(result.class));
             }
-            let age = result.age(context.now);
+            let age = result.age(question.now);
             if let Some(within) = demands.attested_within
                 && age > within
             {
@@ -177,7 +213,7 @@ fn judge_rule(
             }
         }
     }
-    match (door.port.protocol, context.request) {
+    match (door.port.protocol, question.request) {
         (Protocol::Tcp, _) | (Protocol::Http, None) => Ok(()),
         (Protocol::Http, Some(request)) if allows(&rule.allow, request) => Ok(()),
         (Protocol::Http, Some(_)) => Err(Failure::Request),

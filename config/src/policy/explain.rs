@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::authorize::{Failure, Watch, judge};
-use super::{Context, Decision, Policy, RuleId, RuleSource};
+use super::authorize::{Failure, Question, Watch, judge};
+use super::{Decision, Policy, RuleId, RuleSource};
 
 /// A decision with the verdict on each rule of the door.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub struct ExplainedRule {
 
 impl Policy {
     /// Decides as [`super::authorize`] does, and keeps why.
-    pub fn explain(&self, context: &Context<'_>) -> Explanation {
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
         struct Notes(Vec<(RuleId, Result<(), Failure>)>);
         impl Watch for Notes {
             fn rule(&mut self, rule: RuleId, verdict: Result<(), Failure>) -> bool {
@@ -34,7 +34,7 @@ impl Policy {
             }
         }
         let mut notes = Notes(Vec::new());
-        let decision = judge(self, context, &mut notes);
+        let decision = judge(self, question, &mut notes);
         let rules = notes.0.into_iter().filter_map(|(rule, verdict)| {
             let source = self.source(rule)?.clone();
             Some(ExplainedRule { source, verdict })

@@ -13,7 +13,7 @@ mod compile;
 mod explain;
 mod path;
 
-pub use authorize::{Failure, authorize};
+pub use authorize::{Failure, Question, authorize};
 pub use compile::Policy;
 pub use explain::{ExplainedRule, Explanation};
 pub use path::{ParsePatternError, PathError, PathPattern, normalize_path};
@@ -194,5 +194,7 @@ pub struct RuleSource {
     pub line: u32,
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

@@ -130,18 +130,357 @@ fn a_rule_admits_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn a_whole_set_reads_and_names_lines() {
-    let set = PolicySet::parse(vec![Source::new("a.yaml", POLICY)], Options::default());
-    let documents: Vec<_> = match &set {
-        Ok(set) => set
-            .documents()
-            .iter()
-            .map(|d| (d.title(), d.line))
-            .collect(),
-        Err(error) => panic!("{error}"),
+fn each_reason_is_produced_by_its_condition() {
+    use vouchsafe_attestation::claims::{ClaimValue, Class, EvidenceKind};
+    let policy = compile(POLICY);
+    let image = |name: &str| [("image", ClaimValue::Text(name.to_owned()))];
+    let tpm = |class, name: &str, age: u64| {
+        let age = std::time::Duration::from_secs(age);
+        testing::result(class, EvidenceKind::Tpm, &image(name), age)
     };
+    let gateway = |result| testing::workload_peer("edge/gateway", Some(&result));
+    let denied = |peer: &Peer, port, reason| {
+        assert_eq!(
+            ask(&policy, peer, port, None),
+            Decision::Deny(reason),
+            "{port}"
+        );
+    };
+    let good = tpm(Class::Software, "llm-1", 0);
+    denied(&gateway(good.clone()), "none", DenyReason::UnknownDoor);
+    denied(
+        &testing::workload_peer("edge/other", Some(&good)),
+        "openai",
+        DenyReason::NoRule,
+    );
+    denied(
+        &testing::workload_peer("edge/gateway", None),
+        "openai",
+        DenyReason::Unattested,
+    );
+    denied(
+        &gateway(tpm(Class::Software, "llm-1", 1201)),
+        "openai",
+        DenyReason::EvidenceTooOld,
+    );
+    denied(
+        &gateway(tpm(Class::Software, "llm-9", 0)),
+        "openai",
+        DenyReason::Claims,
+    );
+    let simulated = testing::result(
+        Class::Simulated,
+        EvidenceKind::Simulated,
+        &image("llm-1"),
+        std::time::Duration::ZERO,
+    );
+    denied(&gateway(simulated.clone()), "openai", DenyReason::Claims);
+    denied(&gateway(simulated), "trial", DenyReason::Class);
+    let at_the_limit = gateway(tpm(Class::Software, "llm-2", 1200));
+    assert!(matches!(
+        ask(&policy, &at_the_limit, "openai", None),
+        Decision::Allow(_)
+    ));
+    let words: Vec<_> = DenyReason::ALL.map(DenyReason::as_str).into();
     assert_eq!(
-        documents[2],
-        ("AccessPolicy inference/gateway-to-llm".to_owned(), 18)
+        words,
+        [
+            "unknown_door",
+            "no_rule",
+            "unattested",
+            "class",
+            "evidence_too_old",
+            "claims",
+            "request"
+        ]
+    );
+}
+
+#[test]
+fn audit_admits_what_policy_denies_but_not_who_is_unknown() {
+    let policy = compile(POLICY);
+    let attested = |name| testing::workload_peer(name, Some(&testing::attested()));
+    let get = |path| Some(("GET", path, false));
+    let trial = |peer: &Peer, request| ask(&policy, peer, "trial", request);
+    assert!(matches!(
+        trial(&attested("edge/gateway"), get("/a")),
+        Decision::Allow(_)
+    ));
+    assert_eq!(
+        trial(&attested("edge/gateway"), get("/b")),
+        Decision::Audit(DenyReason::Request)
+    );
+    assert_eq!(
+        trial(&attested("edge/other"), get("/a")),
+        Decision::Audit(DenyReason::NoRule)
+    );
+    let unattested = |name| testing::workload_peer(name, None);
+    assert_eq!(
+        trial(&unattested("edge/gateway"), get("/a")),
+        Decision::Deny(DenyReason::Unattested)
+    );
+    assert_eq!(
+        trial(&unattested("edge/other"), get("/a")),
+        Decision::Deny(DenyReason::Unattested)
+    );
+}
+
+#[test]
+fn only_the_mesh_s_own_trust_domain_has_its_workloads() {
+    let policy = compile(POLICY);
+    let foreign = testing::peer(
+        "spiffe://evil.example/ns/edge/workload/gateway",
+        Some(&testing::attested()),
+    );
+    assert_eq!(
+        ask(&policy, &foreign, "openai", None),
+        Decision::Deny(DenyReason::NoRule)
+    );
+    assert_eq!(
+        ask(&policy, &foreign, "kv", None),
+        Decision::Deny(DenyReason::NoRule)
+    );
+    assert_eq!(
+        authorize(&Policy::default(), &context(&policy_of_llm(), &foreign)),
+        Decision::Deny(DenyReason::UnknownDoor)
+    );
+}
+
+/// A question's fixed parts.
+struct Asked {
+    local: WorkloadName,
+    port: Name,
+}
+
+fn policy_of_llm() -> Asked {
+    Asked {
+        local: "inference/llm".parse().unwrap(),
+        port: "openai".parse().unwrap(),
+    }
+}
+
+fn context<'a>(asked: &'a Asked, peer: &'a Peer) -> Context<'a> {
+    Context {
+        direction: Direction::Inbound,
+        local: &asked.local,
+        peer,
+        port: &asked.port,
+        request: None,
+        user: None,
+        on_behalf_of: None,
+        now: testing::now(),
+    }
+}
+
+#[test]
+fn a_peer_of_another_authority_is_admitted_by_its_whole_name() {
+    let policy = compile(
+        &POLICY
+            .replace("from: [{workload: edge/gateway}]\n  client: {attested_within: 20m, require: {tpm: {image: [llm-1, llm-2]}}}",
+                "from: [{spiffe_id: \"spiffe://partner.example/spire/gateway\"}]\n  client: {danger_unattested: true}"),
+    );
+    let partner = testing::peer("spiffe://partner.example/spire/gateway", None);
+    let other = testing::peer("spiffe://partner.example/spire/gateway2", None);
+    assert!(matches!(
+        ask(&policy, &partner, "openai", None),
+        Decision::Allow(_)
+    ));
+    assert_eq!(
+        ask(&policy, &other, "openai", None),
+        Decision::Deny(DenyReason::NoRule)
+    );
+}
+
+#[test]
+fn outbound_asks_the_peer_s_door_and_what_the_server_proved() {
+    let text = POLICY.replace(
+        "  allow:\n    - {methods: [POST]",
+        "  server: {require: {tpm: {secure_boot: true}}}\n  allow:\n    - {methods: [POST]",
+    );
+    let policy = compile(&text);
+    let ask = |local: &str,
+               result: Option<&vouchsafe_attestation::result::AttestationResult>,
+               port: &str| {
+        let asked = Asked {
+            local: local.parse().unwrap(),
+            port: port.parse().unwrap(),
+        };
+        let server = testing::workload_peer("inference/llm", result);
+        let context = Context {
+            direction: Direction::Outbound,
+            ..context(&asked, &server)
+        };
+        authorize(&policy, &context)
+    };
+    let plain = testing::attested();
+    let secure = [(
+        "secure_boot",
+        vouchsafe_attestation::claims::ClaimValue::Bool(true),
+    )];
+    let secure = testing::result(
+        plain.class,
+        plain.root,
+        &secure,
+        std::time::Duration::from_secs(9999),
+    );
+    assert!(matches!(
+        ask("edge/gateway", Some(&secure), "openai"),
+        Decision::Allow(_)
+    ));
+    assert_eq!(
+        ask("edge/gateway", Some(&plain), "openai"),
+        Decision::Deny(DenyReason::Claims)
+    );
+    assert_eq!(
+        ask("edge/gateway", None, "openai"),
+        Decision::Deny(DenyReason::Unattested)
+    );
+    assert_eq!(
+        ask("inference/llm", Some(&secure), "openai"),
+        Decision::Deny(DenyReason::NoRule)
+    );
+    assert_eq!(
+        ask("edge/nobody", Some(&secure), "openai"),
+        Decision::Deny(DenyReason::UnknownDoor)
+    );
+    assert!(
+        matches!(ask("edge/gateway", Some(&plain), "kv"), Decision::Allow(_)),
+        "by its labels"
+    );
+}
+
+#[test]
+fn a_break_glass_rule_ends() {
+    let expiring = |expires: &str| {
+        let text = POLICY.replace(
+            "  to: {workload: llm, port: kv}",
+            &format!("  expires: {expires}\n  reason: drill\n  to: {{workload: llm, port: kv}}"),
+        );
+        let gateway = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+        ask(&compile(&text), &gateway, "kv", None)
+    };
+    // `testing::now` is 2027-01-15T08:00:00Z.
+    assert!(matches!(
+        expiring("2027-01-15T08:00:01Z"),
+        Decision::Allow(_)
+    ));
+    assert_eq!(
+        expiring("2027-01-15T08:00:00Z"),
+        Decision::Deny(DenyReason::NoRule)
+    );
+}
+
+#[test]
+fn a_rule_whose_allow_is_not_of_the_port_s_protocol_opens_nothing() {
+    let gateway = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let http_without = POLICY
+        .replace("\n  allow: [{methods: [GET], paths: [/a]}]", "")
+        .replace(", enforcement: audit", "");
+    assert_eq!(
+        ask(&compile(&http_without), &gateway, "trial", None),
+        Decision::Deny(DenyReason::NoRule)
+    );
+    let tcp_with = POLICY.replace(
+        "  to: {workload: llm, port: kv}",
+        "  to: {workload: llm, port: kv}\n  allow: any",
+    );
+    assert_eq!(
+        ask(&compile(&tcp_with), &gateway, "kv", None),
+        Decision::Deny(DenyReason::NoRule)
+    );
+}
+
+/// Rules that were looked at for one decision.
+fn visited(policy: &Policy, peer: &Peer) -> usize {
+    struct Count(usize);
+    impl authorize::Watch for Count {
+        fn rule(&mut self, _: RuleId, _: Result<(), Failure>) -> bool {
+            self.0 += 1;
+            false
+        }
+    }
+    let asked = Asked {
+        local: "inference/llm-5".parse().unwrap(),
+        port: "p".parse().unwrap(),
+    };
+    let mut count = Count(0);
+    let decision = authorize::judge(policy, &Question::from(&context(&asked, peer)), &mut count);
+    assert!(matches!(decision, Decision::Allow(_)));
+    count.0
+}
+
+pub(super) fn many(policies: usize) -> String {
+    let mut text = String::new();
+    for at in 0..policies {
+        text.push_str(&format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {{name: llm-{at}, namespace: inference}}\nspec: {{profile: p, members: {{nodes: [a]}}, ports: [{{name: p, port: 80, protocol: tcp}}]}}\n---\n\
+             apiVersion: vouchsafe.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: rule-{at}, namespace: inference}}\nspec:\n  to: {{workload: llm-{at}, port: p}}\n  from: [{{workload: edge/gateway}}, {{workload: llm-{at}}}]\n---\n"
+        ));
+    }
+    text.push_str("apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: gateway, namespace: edge}\nspec: {profile: inference/p, members: {nodes: [inference/a]}}\n---\n\
+        apiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\nmetadata: {name: p, namespace: inference}\nspec: {any_of: [{tpm: {classes: [software], images: [{name: i, pcrs: {sha256: {\"1\": 0000000000000000000000000000000000000000000000000000000000000000}}}]}}]}\n---\n\
+        apiVersion: vouchsafe.dev/v1alpha1\nkind: Node\nmetadata: {name: a, namespace: inference}\nspec: {hardware: {tpm_ek_sha256: 0000000000000000000000000000000000000000000000000000000000000000}}\n---\n\
+        apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example}\n");
+    text
+}
+
+#[test]
+fn ten_thousand_policies_in_one_file_load_and_cost_what_ten_cost() {
+    let gateway = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let cost = |policies: usize| {
+        let sources = vec![Source::new("many.yaml", many(policies))];
+        let set = PolicySet::parse(sources, Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(set.access_policies().count(), policies);
+        visited(&set.policy(&testing::trust_domain()), &gateway)
+    };
+    assert_eq!((cost(10), cost(10_000)), (1, 1));
+}
+
+#[test]
+fn a_slice_decides_as_the_whole_and_names_the_operator_s_line() {
+    let text = many(5);
+    let set = PolicySet::parse(
+        vec![Source::new("team/many.yaml", &*text)],
+        Options::default(),
+    )
+    .unwrap();
+    let slice = set.slice_for(&"inference/llm-3".parse().unwrap());
+    let names: Vec<_> = slice.iter().map(|document| document.title()).collect();
+    assert_eq!(
+        names,
+        ["Workload inference/llm-3", "AccessPolicy inference/rule-3"]
+    );
+    let texts: Vec<_> = slice
+        .iter()
+        .map(|d| (d.resource_name(), d.distributable()))
+        .collect();
+    let texts = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()));
+    let policy = PolicySet::compile_slice(&testing::trust_domain(), texts).unwrap();
+    let asked = Asked {
+        local: "inference/llm-3".parse().unwrap(),
+        port: "p".parse().unwrap(),
+    };
+    let gateway = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let Decision::Allow(rule) = authorize(&policy, &context(&asked, &gateway)) else {
+        panic!()
+    };
+    let line = text
+        .lines()
+        .position(|line| line.contains("rule-3"))
+        .unwrap()
+        - 1;
+    let source = policy.source(rule).unwrap();
+    assert_eq!(
+        (source.document.as_str(), source.file.as_str()),
+        ("AccessPolicy inference/rule-3", "team/many.yaml")
+    );
+    assert_eq!(source.line as usize, line);
+    let caller = set.slice_for(&"edge/gateway".parse().unwrap());
+    assert_eq!(
+        caller.len(),
+        11,
+        "its own document, and the doors that it may call with their rules"
     );
 }

@@ -118,9 +118,21 @@ const MAX_NODES: usize = 1_500_000;
 /// Most documents of one file.
 const MAX_DOCUMENTS: usize = 100_000;
 
+/// What a text holds.
+#[derive(Debug, Default)]
+pub(crate) struct Trees {
+    pub(crate) read: Vec<Tree>,
+    /// Where documents were that could not be read.
+    pub(crate) lost: Vec<Span>,
+}
+
 /// Reads all documents of a text; what can't be read is reported, and reading goes on with the next document.
-pub(crate) fn parse(reporter: &mut Reporter<'_>) -> Vec<Tree> {
+pub(crate) fn parse(reporter: &mut Reporter<'_>) -> Trees {
     let source = reporter.source;
+    let nothing = Trees {
+        read: Vec::new(),
+        lost: vec![Span::new(0, source.text().len())],
+    };
     if source.text().len() > MAX_BYTES {
         let message = format!(
             "the file has {} bytes, more than the {MAX_BYTES} that are read",
@@ -131,7 +143,7 @@ pub(crate) fn parse(reporter: &mut Reporter<'_>) -> Vec<Tree> {
                 .at(Span::default(), message)
                 .hint("spread the documents over several files"),
         );
-        return Vec::new();
+        return nothing;
     }
     if let Some((at, found)) = source.text().char_indices().find(|(_, c)| is_forbidden(*c)) {
         let message = format!("control character U+{:04X} in the file", u32::from(found));
@@ -140,7 +152,7 @@ pub(crate) fn parse(reporter: &mut Reporter<'_>) -> Vec<Tree> {
                 .at(Span::new(at, at + 1), message)
                 .hint("is this a text file?"),
         );
-        return Vec::new();
+        return nothing;
     }
     Reading::new(reporter).run()
 }
@@ -172,6 +184,9 @@ struct Reading<'r, 's> {
     extent: Option<Span>,
     nodes: usize,
     trees: Vec<Tree>,
+    lost: Vec<Span>,
+    /// End of the last document, read or lost.
+    end: usize,
 }
 
 impl<'r, 's> Reading<'r, 's> {
@@ -183,10 +198,12 @@ impl<'r, 's> Reading<'r, 's> {
             extent: None,
             nodes: 0,
             trees: Vec::new(),
+            lost: Vec::new(),
+            end: 0,
         }
     }
 
-    fn run(mut self) -> Vec<Tree> {
+    fn run(mut self) -> Trees {
         let options = options! {
             disallow_directives: true,
             emit_unresolved_aliases: true,
@@ -196,6 +213,7 @@ impl<'r, 's> Reading<'r, 's> {
             block_nesting_limit: MAX_DEPTH,
         };
         let mut parser = Parser::new_from_str_with_options(self.reporter.source.text(), options);
+        let length = self.reporter.source.text().len();
         while let Some(next) = parser.next_event() {
             let (event, at) = match next {
                 Ok(next) => next,
@@ -204,21 +222,34 @@ impl<'r, 's> Reading<'r, 's> {
                     self.abandon();
                     match parser.proceed_next_document() {
                         Ok(true) => continue,
-                        Ok(false) => break,
-                        Err(error) => {
-                            self.syntax(&error);
-                            break;
-                        }
+                        Ok(false) => {}
+                        Err(error) => self.syntax(&error),
                     }
+                    self.found_end(length);
+                    break;
                 }
             };
             let span = at.byte_range().unwrap_or_default();
             let tag = at.tag_span().and_then(|span| span.byte_range());
             if !self.event(event, Span::new(span.start, span.end), tag) {
+                self.lost.push(Span::new(self.end, length));
                 break;
             }
         }
-        self.trees
+        Trees {
+            read: self.trees,
+            lost: self.lost,
+        }
+    }
+
+    /// Says where a lost document ended: where the next one begins.
+    fn found_end(&mut self, at: usize) {
+        if let Some(lost) = self.lost.last_mut()
+            && lost.range().is_empty()
+        {
+            *lost = Span::new(lost.range().start, at);
+            self.end = at;
+        }
     }
 
     /// Takes one event; `false` when a bound was passed.
@@ -268,6 +299,7 @@ impl<'r, 's> Reading<'r, 's> {
                     "write the value out where it is needed",
                 );
             }
+            Event::DocumentStart(..) => self.found_end(span.range().start),
             Event::DocumentEnd => self.finish(),
             _ => {}
         }
@@ -337,6 +369,7 @@ impl<'r, 's> Reading<'r, 's> {
         self.open.clear();
         if let (Some(root), Some(extent)) = (root, extent) {
             let text = self.lines(extent);
+            self.end = text.range().end;
             self.trees.push(Tree { root, text });
         }
     }
@@ -356,6 +389,7 @@ impl<'r, 's> Reading<'r, 's> {
     }
 
     fn abandon(&mut self) {
+        self.lost.push(Span::new(self.end, self.end));
         self.open.clear();
         self.root = None;
         self.extent = None;
@@ -368,18 +402,24 @@ impl<'r, 's> Reading<'r, 's> {
 
     fn syntax(&mut self, error: &granit_parser::ScanError) {
         let source = self.reporter.source;
-        let at = error
-            .marker()
-            .byte_offset()
-            .unwrap_or_default()
-            .min(source.text().len());
+        let at = error.marker().byte_offset().unwrap_or_default();
+        let mut at = at.min(source.text().len());
+        // The parser blames where the scalar before it began; people look for the tab.
+        if error.info().contains("tab") {
+            let (before, after) = source.text().split_at_checked(at).unwrap_or_default();
+            if before.ends_with('\t') && !after.starts_with('\t') {
+                at -= 1;
+            } else {
+                at += after.find('\t').unwrap_or_default();
+            }
+        }
         let rest = source.text().get(at..).unwrap_or_default();
         let width = rest.chars().next().map_or(0, char::len_utf8);
         let mut problem = self.reporter.at(
             Span::new(at, at + width),
             format!("not YAML: {}", error.info()),
         );
-        if rest.starts_with('\t') || problem.excerpt.trim_start_matches(' ').starts_with('\t') {
+        if rest.starts_with('\t') {
             problem = problem.hint("indent with spaces: YAML does not allow tabs there");
         }
         self.reporter.report(problem);

@@ -3,7 +3,13 @@
 //! Exit codes are stable: 0 as it should be · 1 something was looked at and is not as it should be · 2 wrong usage ·
 //! 3 it could not be done. Output goes to standard output, what is wrong to standard error; `-o json` is for programs.
 
+pub mod check;
+pub mod explain;
+pub mod schema;
+pub mod workload_init;
+
 mod client;
+mod documents;
 mod log;
 mod serve;
 mod status;
@@ -86,6 +92,12 @@ enum Command {
     Init(serve::Arguments),
     /// Shows the control plane, its authorities and its sidecars.
     Status(Ask),
+    /// Checks policy documents and bootstrap files: all mistakes at once, and what follows from what is right.
+    Check(documents::Check),
+    /// Prints the JSON Schema of a kind, for editors.
+    Schema(documents::Schema),
+    /// Says why a request would be allowed or denied, rule by rule, as the sidecar decides it.
+    Explain(documents::ExplainRequest),
     /// Workloads and their instances.
     #[command(subcommand)]
     Workload(WorkloadCommand),
@@ -96,6 +108,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum WorkloadCommand {
+    /// Writes what a new service needs: documents, `proxy.yaml`, a join token; ready to edit.
+    Init(documents::Init),
     /// Shows all workloads of the policy, with instances and the newest refusal.
     List(Ask),
     /// Shows why a workload got its certificates, or did not: newest first.
@@ -162,6 +176,10 @@ async fn run(command: Command) -> Outcome {
         Command::Serve(arguments) => serve::serve(arguments).await,
         Command::Init(arguments) => serve::init(arguments).await,
         Command::Status(ask) => status::show(&ask).await,
+        Command::Check(asked) => asked.run(),
+        Command::Schema(asked) => asked.run(),
+        Command::Explain(asked) => asked.run(),
+        Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
         Command::Workload(WorkloadCommand::Explain { workload, ask }) => {
             workload::explain(&workload, &ask).await

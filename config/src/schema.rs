@@ -1,0 +1,145 @@
+//! JSON Schema of each kind, made from the tables of fields that the reader checks by, so that editors complete and
+//! check as one types. A schema is looser than the reader: what holds between fields or documents only the reader says.
+//!
+//! Source: JSON Schema draft 2020-12.
+
+use serde_json::{Map, Value, json};
+use vouchsafe_attestation::claims::{CATALOG, ClaimType, EvidenceKind};
+
+use crate::claim;
+use crate::document::Kind;
+use crate::shape::{Field, MapShape, Shape};
+
+/// The schema of one kind, as text that ends with a line end.
+pub fn of(kind: Kind) -> String {
+    let mut schema = map(kind.shape());
+    if let Some(object) = schema.as_object_mut() {
+        object.insert(
+            "$schema".to_owned(),
+            json!("https://json-schema.org/draft/2020-12/schema"),
+        );
+        object.insert("title".to_owned(), json!(kind.as_str()));
+    }
+    format!("{schema:#}\n")
+}
+
+/// The name of the file that holds the schema of a kind: `access-policy.json`.
+pub fn file_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Mesh => "mesh.json",
+        Kind::AttestationProfile => "attestation-profile.json",
+        Kind::Node => "node.json",
+        Kind::Workload => "workload.json",
+        Kind::AccessPolicy => "access-policy.json",
+        Kind::Proxy => "proxy.json",
+        Kind::ControlPlane => "control-plane.json",
+    }
+}
+
+fn map(shape: &MapShape) -> Value {
+    let built = || {
+        let fields = shape.fields.iter();
+        fields.filter(|field| !matches!(field.shape, Shape::NotBuilt))
+    };
+    let properties: Map<String, Value> = built()
+        .map(|field| (field.key.to_owned(), field_schema(field)))
+        .collect();
+    let required: Vec<_> = built()
+        .filter(|field| field.required)
+        .map(|field| field.key)
+        .collect();
+    let mut schema = json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    });
+    if let Some(object) = schema.as_object_mut() {
+        if !required.is_empty() {
+            object.insert("required".to_owned(), json!(required));
+        }
+        let groups: Vec<Value> = shape
+            .exactly_one
+            .iter()
+            .map(|group| {
+                let one: Vec<_> = group.iter().map(|key| json!({"required": [key]})).collect();
+                json!({"oneOf": one})
+            })
+            .collect();
+        if !groups.is_empty() {
+            object.insert("allOf".to_owned(), json!(groups));
+        }
+    }
+    schema
+}
+
+fn field_schema(field: &Field) -> Value {
+    let mut schema = of_shape(&field.shape);
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("description".to_owned(), json!(field.doc));
+        if !field.default.is_empty() {
+            object.insert("default".to_owned(), default_of(field));
+        }
+    }
+    schema
+}
+
+/// Defaults are kept as they would be written in YAML.
+fn default_of(field: &Field) -> Value {
+    match &field.shape {
+        Shape::Bool => json!(field.default == "true"),
+        Shape::Number(..) => json!(crate::shape::parse_number(field.default)),
+        Shape::List(_) | Shape::ListOrEmpty(_) => {
+            let items = field.default.trim_matches(['[', ']']).split(", ");
+            json!(items.filter(|item| !item.is_empty()).collect::<Vec<_>>())
+        }
+        Shape::Map(_) | Shape::MapOf(..) | Shape::Claims(_) => json!({}),
+        Shape::Text(_) | Shape::Word(_) | Shape::AnyOr(_) | Shape::NotBuilt => json!(field.default),
+    }
+}
+
+fn of_shape(shape: &Shape) -> Value {
+    match shape {
+        Shape::Map(inner) => map(inner),
+        Shape::MapOf(key, value) => json!({
+            "type": "object",
+            "propertyNames": {"pattern": key.pattern},
+            "additionalProperties": of_shape(value),
+        }),
+        Shape::List(item) => json!({"type": "array", "minItems": 1, "items": of_shape(item)}),
+        Shape::ListOrEmpty(item) => json!({"type": "array", "items": of_shape(item)}),
+        Shape::Text(text) => json!({"type": "string", "pattern": text.pattern}),
+        Shape::Word(words) => json!({"enum": words}),
+        Shape::Bool => json!({"type": "boolean"}),
+        Shape::Number(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Shape::AnyOr(inner) => json!({"anyOf": [{"const": "any"}, of_shape(inner)]}),
+        Shape::Claims(kind) => claims(*kind),
+        Shape::NotBuilt => json!(false),
+    }
+}
+
+fn claims(kind: EvidenceKind) -> Value {
+    let properties: Map<String, Value> = CATALOG
+        .iter()
+        .filter(|claim| claim.kind == kind)
+        .map(|claim| {
+            let one = match claim.value {
+                ClaimType::Bool => json!({"type": "boolean"}),
+                ClaimType::Number => json!({"anyOf": [
+                    {"type": "integer", "minimum": 0},
+                    {"type": "string", "pattern": "^(>=|<=|<|>) *[0-9]+$"},
+                ]}),
+                ClaimType::Text | ClaimType::Set => json!({"type": "string", "minLength": 1}),
+                ClaimType::Version => json!({
+                    "type": "string",
+                    "pattern": "^(>=|<=|<|>)? *[0-9]+(\\.[0-9]+){0,5}$",
+                }),
+            };
+            let schema = json!({
+                "anyOf": [one, {"type": "array", "minItems": 1, "items": one}],
+                "description": format!("{} Allowed: {}.", claim.doc, claim::allowed(claim.value)),
+            });
+            (claim.name.to_owned(), schema)
+        })
+        .collect();
+    json!({"type": "object", "additionalProperties": false, "properties": properties})
+}

@@ -1,0 +1,159 @@
+//! Command lines of what works on documents alone: `check`, `schema`, `explain`, `workload init`.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use vouchsafe_attestation::name::Name;
+use vouchsafe_attestation::trust_domain::TrustDomain;
+
+use super::Outcome;
+use super::check::check;
+use super::explain::{Explain, explain};
+use super::workload_init::{WorkloadInit, init};
+use super::schema;
+
+/// What `check` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// Files and folders of policy; bootstrap files among them are checked too.
+    #[arg(default_value = ".")]
+    paths: Vec<PathBuf>,
+}
+
+impl Check {
+    pub(super) fn run(&self) -> Outcome {
+        check(&self.paths, now())
+    }
+}
+
+/// What `schema` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Schema {
+    /// A kind, such as `Workload`; without it the kinds are listed.
+    kind: Option<String>,
+    /// Writes the schemas of all kinds into this folder.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "kind")]
+    write: Option<PathBuf>,
+}
+
+impl Schema {
+    pub(super) fn run(&self) -> Outcome {
+        match &self.write {
+            Some(folder) => schema::write(folder),
+            None => schema::show(self.kind.as_deref()),
+        }
+    }
+}
+
+/// What `explain` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainRequest {
+    /// Files and folders of policy.
+    #[arg(long, default_value = ".")]
+    policy: Vec<PathBuf>,
+    /// The client: `namespace/name` or a SPIFFE ID.
+    #[arg(long, required_unless_present = "peer")]
+    from: Option<String>,
+    /// The workload that is called: `namespace/name`.
+    #[arg(long)]
+    to: String,
+    /// Name of its port.
+    #[arg(long)]
+    port: String,
+    /// HTTP method; without it the connection alone is asked about.
+    #[arg(long)]
+    method: Option<String>,
+    /// Path of the request.
+    #[arg(long, requires = "method")]
+    path: Option<String>,
+    /// The request is gRPC.
+    #[arg(long, requires = "method")]
+    grpc: bool,
+    /// Certificate of the client in PEM, whose attestation result is read (it is not verified).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "class", "claim", "evidence_age", "unattested"])]
+    peer: Option<PathBuf>,
+    /// Class of the client's attestation result.
+    #[arg(long)]
+    class: Option<String>,
+    /// A claim that the client has proven, such as `tpm.image=llm-1`; may be repeated.
+    #[arg(long)]
+    claim: Vec<String>,
+    /// Age of the client's evidence in seconds.
+    #[arg(long, default_value_t = 0)]
+    evidence_age: u64,
+    /// The client has no attestation result.
+    #[arg(long, conflicts_with_all = ["class", "claim"])]
+    unattested: bool,
+}
+
+impl ExplainRequest {
+    pub(super) fn run(self) -> Outcome {
+        let asked = Explain {
+            policy: self.policy,
+            from: self.from,
+            to: self.to,
+            port: self.port,
+            method: self.method,
+            path: self.path,
+            grpc: self.grpc,
+            peer: self.peer,
+            class: self.class,
+            claims: self.claim,
+            evidence_age: Duration::from_secs(self.evidence_age),
+            unattested: self.unattested,
+        };
+        explain(&asked, now())
+    }
+}
+
+/// What `workload init` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Init {
+    /// Name of the workload.
+    name: Name,
+    /// Port where the service listens on loopback.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Namespace of the workload: a team's own.
+    #[arg(long, default_value = "default")]
+    namespace: Name,
+    /// Policy folder; made where it is not there.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Trust domain, where the folder has no Mesh.
+    #[arg(long, default_value = "factory.example")]
+    trust_domain: TrustDomain,
+    /// SHA-256 of the control plane's root key, as `vouchsafe status` prints it.
+    #[arg(long, value_name = "SHA256")]
+    root_pin: Option<String>,
+}
+
+impl Init {
+    pub(super) fn run(self) -> Outcome {
+        let root_pin = match self.root_pin {
+            None => None,
+            Some(text) => {
+                let mut pin = [0; 32];
+                if hex::decode_to_slice(&text, &mut pin).is_err() {
+                    let message = format!("error: `{text}` is not a SHA-256 digest: 64 hexadecimal digits\n");
+                    return Outcome::misused(message);
+                }
+                Some(pin)
+            }
+        };
+        let wanted = WorkloadInit {
+            name: self.name,
+            namespace: self.namespace,
+            port: self.port,
+            folder: self.dir,
+            trust_domain: self.trust_domain,
+            root_pin,
+        };
+        init(&wanted, now())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line is the edge: here the present is read")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}

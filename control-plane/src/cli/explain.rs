@@ -1,0 +1,319 @@
+//! `vouchsafe explain`: why a request is allowed or denied, by the very walk that the sidecar makes.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use vouchsafe_attestation::claims::{
+    ClaimType, ClaimValue, Claims, Class, EvidenceKind, definition,
+};
+use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
+use vouchsafe_attestation::trust_domain::TrustDomain;
+use vouchsafe_config::load;
+use vouchsafe_config::policy::{Decision, Direction, Question, Request, normalize_path};
+use vouchsafe_config::set::{Options, PolicySet};
+use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
+
+use super::Outcome;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Explain {
+    /// Files and folders of policy.
+    pub policy: Vec<PathBuf>,
+    /// The client: `namespace/name` or a SPIFFE ID. May be left out where `peer` says it.
+    pub from: Option<String>,
+    /// The workload that is called: `namespace/name`.
+    pub to: String,
+    /// Its port.
+    pub port: String,
+    /// HTTP method; without it the connection alone is asked about.
+    pub method: Option<String>,
+    /// Path of the request; default `/`.
+    pub path: Option<String>,
+    /// Whether the request is gRPC.
+    pub grpc: bool,
+    /// PEM certificate of the client, whose attestation result is read (and not verified).
+    pub peer: Option<PathBuf>,
+    /// Class that the client has; default `hardware`.
+    pub class: Option<String>,
+    /// Claims that the client has proven: `tpm.image=llm-1`.
+    pub claims: Vec<String>,
+    /// Age of its evidence; default none.
+    pub evidence_age: Duration,
+    /// It has no attestation result.
+    pub unattested: bool,
+}
+
+/// Answers; the status is 0 where the request would be admitted, 1 where it would be denied, 2 for a bad question.
+pub fn explain(asked: &Explain, now: SystemTime) -> Outcome {
+    let set = match load::policy(&asked.policy, Options { now: Some(now) }) {
+        Ok(set) => set,
+        Err(problems) => return Outcome::misused(problems.to_string()),
+    };
+    match answer(asked, &set, now) {
+        Ok(outcome) => outcome,
+        Err(message) => Outcome::misused(format!("error: {message}\n")),
+    }
+}
+
+fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, String> {
+    let mesh = set
+        .mesh()
+        .ok_or("the policy has no Mesh document, so the trust domain is unknown")?;
+    let trust_domain = &mesh.trust_domain;
+    let to: WorkloadName = parse("--to", &asked.to)?;
+    let port: Name = parse("--port", &asked.port)?;
+    let (id, result) = match &asked.peer {
+        Some(file) => read_peer(file)?,
+        None => {
+            let from = asked
+                .from
+                .as_deref()
+                .ok_or("say who asks: --from or --peer")?;
+            let id = client_id(from, trust_domain)?;
+            let result = if asked.unattested {
+                None
+            } else {
+                Some(claimed(asked, now)?)
+            };
+            (id, result)
+        }
+    };
+    let path =
+        normalize_path(asked.path.as_deref().unwrap_or("/")).map_err(|error| error.to_string())?;
+    let request = asked.method.as_deref().map(|method| Request {
+        method,
+        path: &path,
+        grpc: asked.grpc,
+    });
+    let policy = set.policy(trust_domain);
+    let explanation = policy.explain(&Question {
+        direction: Direction::Inbound,
+        local: &to,
+        peer: &id,
+        result: result.as_ref(),
+        port: &port,
+        request: request.as_ref(),
+        now,
+    });
+    let shown = match &request {
+        Some(request) => format!("{} {} ", request.method, request.path),
+        None => String::new(),
+    };
+    let class = result
+        .as_ref()
+        .map_or("unattested", |result| result.class.as_str());
+    let output = format!("{id} ({class}) -> {to}:{port} {shown}\n{explanation}");
+    Ok(match explanation.decision {
+        Decision::Allow(_) | Decision::Audit(_) => Outcome::good(output),
+        Decision::Deny(_) => Outcome::bad(output),
+    })
+}
+
+fn parse<T>(option: &str, text: &str) -> Result<T, String>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse()
+        .map_err(|error| format!("{option} `{text}`: {error}"))
+}
+
+fn client_id(from: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, String> {
+    if from.starts_with("spiffe://") {
+        return parse("--from", from);
+    }
+    let workload = parse("--from", from)?;
+    Ok(SpiffeId::for_workload(trust_domain, &workload))
+}
+
+/// The result that the options describe.
+fn claimed(asked: &Explain, now: SystemTime) -> Result<AttestationResult, String> {
+    let class: Class = parse("--class", asked.class.as_deref().unwrap_or("hardware"))?;
+    let mut devices: Vec<DeviceResult> = Vec::new();
+    for claim in &asked.claims {
+        let shape = || {
+            format!("--claim `{claim}`: expected `<kind>.<claim>=<value>`, like `tpm.image=llm-1`")
+        };
+        let (name, value) = claim.split_once('=').ok_or_else(shape)?;
+        let (kind, name) = name.split_once('.').ok_or_else(shape)?;
+        let kind: EvidenceKind = parse("--claim", kind)?;
+        let value = claim_value(kind, name, value)?;
+        let at = devices.iter().position(|device| device.kind == kind);
+        let at = at.unwrap_or_else(|| {
+            devices.push(DeviceResult {
+                kind,
+                index: 0,
+                claims: Claims::default(),
+            });
+            devices.len() - 1
+        });
+        if let Some(device) = devices.get_mut(at) {
+            device
+                .claims
+                .set(kind, name, value)
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    let root = match class {
+        Class::Simulated => EvidenceKind::Simulated,
+        Class::Software | Class::Hardware => EvidenceKind::Tpm,
+    };
+    if !devices.iter().any(|device| device.kind == root) {
+        devices.push(DeviceResult {
+            kind: root,
+            index: 0,
+            claims: Claims::default(),
+        });
+    }
+    Ok(AttestationResult {
+        class,
+        root,
+        instance: InstanceId([0; 16]),
+        evidence_time: now
+            .checked_sub(asked.evidence_age)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+        policy_revision: Revision::default(),
+        ear_sha256: [0; 32],
+        devices,
+        inclusion_promise: None,
+    })
+}
+
+fn claim_value(kind: EvidenceKind, name: &str, text: &str) -> Result<ClaimValue, String> {
+    let definition =
+        definition(kind, name).ok_or_else(|| format!("`{kind}` has no claim `{name}`"))?;
+    Ok(match definition.value {
+        ClaimType::Bool => ClaimValue::Bool(parse(name, text)?),
+        ClaimType::Number => ClaimValue::Number(parse(name, text)?),
+        ClaimType::Text => ClaimValue::Text(text.to_owned()),
+        ClaimType::Version => ClaimValue::Version(parse(name, text)?),
+        ClaimType::Set => ClaimValue::Set(text.split(',').map(str::to_owned).collect()),
+    })
+}
+
+/// What a certificate says of itself. It explains; it admits nobody.
+fn read_peer(file: &std::path::Path) -> Result<(SpiffeId, Option<AttestationResult>), String> {
+    let shown = file.display();
+    let failed = |what: &str| format!("{shown}: {what}");
+    let pem = std::fs::read(file).map_err(|error| failed(&error.to_string()))?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(&pem).map_err(|_| failed("no certificate in PEM"))?;
+    let (_, certificate) =
+        X509Certificate::from_der(&pem.contents).map_err(|_| failed("no certificate"))?;
+    let mut id = None;
+    let mut result = None;
+    for extension in certificate.extensions() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
+            id = names.general_names.iter().find_map(|name| match name {
+                GeneralName::URI(uri) => uri.parse::<SpiffeId>().ok(),
+                _ => None,
+            });
+        }
+        let is_result = extension
+            .oid
+            .iter()
+            .is_some_and(|arcs| arcs.eq(ATTESTATION_RESULT_OID));
+        if is_result {
+            let decoded = AttestationResult::decode(extension.value);
+            result = Some(decoded.map_err(|error| failed(&error.to_string()))?);
+        }
+    }
+    let id = id.ok_or_else(|| failed("the certificate has no SPIFFE ID"))?;
+    Ok((id, result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(folder: &std::path::Path) -> Explain {
+        Explain {
+            policy: vec![folder.to_owned()],
+            from: Some("edge/gateway".to_owned()),
+            to: "inference/llm".to_owned(),
+            port: "openai".to_owned(),
+            method: Some("POST".to_owned()),
+            path: Some("/v1/chat/completions".to_owned()),
+            grpc: false,
+            peer: None,
+            class: Some("software".to_owned()),
+            claims: vec!["tpm.image=base-1".to_owned()],
+            evidence_age: Duration::ZERO,
+            unattested: false,
+        }
+    }
+
+    fn example() -> PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/ai-factory")
+    }
+
+    #[track_caller]
+    fn check(change: impl Fn(&mut Explain), status: u8, words: &str) {
+        let mut asked = asked(&example());
+        change(&mut asked);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let outcome = explain(&asked, now);
+        let shown = format!("{}{}", outcome.output, outcome.error);
+        assert!(shown.contains(words), "{shown}");
+        assert_eq!(outcome.status, status, "{shown}");
+    }
+
+    #[test]
+    fn an_answer_names_the_rule_with_document_and_line() {
+        check(
+            |_| {},
+            0,
+            "ALLOW\n  + AccessPolicy inference/gateway-to-llm (",
+        );
+        check(|_| {}, 0, "llm.yaml:15) allows");
+    }
+
+    #[test]
+    fn a_denial_names_the_first_condition_that_failed() {
+        check(
+            |asked| asked.path = Some("/v1/files".into()),
+            1,
+            "does not allow this request",
+        );
+        check(
+            |asked| asked.unattested = true,
+            1,
+            "demands an attestation result",
+        );
+        check(
+            |asked| asked.evidence_age = Duration::from_secs(1300),
+            1,
+            "demands evidence of the last 20m, and the peer's is 21m40s old",
+        );
+        check(
+            |asked| asked.from = Some("inference/llm".into()),
+            1,
+            "is not for this client",
+        );
+        check(|asked| asked.port = "other".into(), 1, "DENY: unknown_door");
+    }
+
+    #[test]
+    fn a_question_without_sense_says_what_is_wrong() {
+        check(
+            |asked| asked.to = "llm".into(),
+            2,
+            "--to `llm`: expected `<namespace>/<name>`",
+        );
+        check(
+            |asked| asked.claims = vec!["tpm.imagee=x".into()],
+            2,
+            "no claim `imagee`",
+        );
+        check(
+            |asked| asked.path = Some("/a/../b".into()),
+            2,
+            "dot segment",
+        );
+        check(|asked| asked.from = None, 2, "--from or --peer");
+    }
+}
