@@ -9,8 +9,8 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use super::Outcome;
 use super::check::check;
 use super::explain::{Explain, explain};
-use super::workload_init::{WorkloadInit, init};
 use super::schema;
+use super::workload_init::{WorkloadInit, init};
 
 /// What `check` is told.
 #[derive(Debug, clap::Args)]
@@ -135,7 +135,8 @@ impl Init {
             Some(text) => {
                 let mut pin = [0; 32];
                 if hex::decode_to_slice(&text, &mut pin).is_err() {
-                    let message = format!("error: `{text}` is not a SHA-256 digest: 64 hexadecimal digits\n");
+                    let message =
+                        format!("error: `{text}` is not a SHA-256 digest: 64 hexadecimal digits\n");
                     return Outcome::misused(message);
                 }
                 Some(pin)
@@ -153,7 +154,10 @@ impl Init {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the command line is the edge: here the present is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line is the edge: here the present is read"
+)]
 fn now() -> SystemTime {
     SystemTime::now()
 }
