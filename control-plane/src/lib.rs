@@ -1,4 +1,33 @@
-//! The control plane.
+//! The control plane: `vouchsafe serve`, and the operator's command line.
+//!
+//! # Life of one attestation
+//! 1. [`server`] accepts a connection; [`tls`] shakes hands and takes what evidence will be bound to: the exporter of
+//!    this very session and the digest of the leaf that was served on it.
+//! 2. [`rpc::attest`] reads the hello, finds workload and profile in the policy in force, and answers with a challenge
+//!    that lives in this stream's memory only.
+//! 3. The evidence consumes the challenge. [`mod@reference`] makes reference values of the profile and lets
+//!    `vouchsafe-verifier` judge, over the transcript that this end computed.
+//! 4. [`issuance`] decides, purely: membership, names, lifetime, the attestation result. [`registration`] writes down
+//!    what admits an instance, [`ca`] signs, [`log`] records, and only then the certificate is handed out.
+//! 5. [`keeper`], the one owner of what changes, sees the new endpoint, gives the state of the [`mod@mesh`] the next
+//!    revision, and [`rpc::mesh_state`] brings it to every sidecar that it concerns.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`app`] | start and end: the only place that wires the parts |
+//! | [`state`] | what all parts share |
+//! | [`policy`] | the watched policy folder |
+//! | [`store`], [`registration`] | what must outlive the process |
+//! | [`log`] | the append-only record |
+//! | [`ca`], [`svid_template`] | keys and certificates |
+//! | [`refusal`] | the bounded words of refusals |
+//! | [`mod@http`], [`telemetry`] | metrics and probes |
+//! | [`operator`], [`rpc::operator`], [`cli`] | the operator's questions |
+//!
+//! # Why
+//! One thread serves the API, so nothing needs a lock across an await; an attestation is a few signatures. The disk has
+//! threads of its own ([`store::redb`], [`log`]), which group what waits into one sync. Should one core ever be too
+//! little for a mesh, a pool for verifying evidence is the first thing to add, and replicas the second.
 
 pub mod app;
 pub mod ca;

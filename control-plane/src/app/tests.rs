@@ -410,7 +410,10 @@ async fn a_second_start_keeps_pin_revision_and_record() {
     assert_eq!(after.authorities, before.authorities);
     // Two role keys are new with each start; nothing else happened.
     assert_eq!(factory.records().len(), records + 2);
-    assert_eq!(factory.verify_record().records as usize, records + 2);
+    assert_eq!(
+        usize::try_from(factory.verify_record().records),
+        Ok(records + 2)
+    );
     factory.stop().await;
 }
 

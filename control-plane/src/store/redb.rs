@@ -274,9 +274,7 @@ fn unmet(
 }
 
 /// Forgets the oldest changes; whole revisions only, so that a watch never sees half a transaction.
-fn compact(
-    changes: &mut redb::Table<'_, (u64, u32), (&'static str, Option<&'static [u8]>)>,
-) -> Result<(), StoreError> {
+fn compact(changes: &mut redb::Table<'_, Position, Written>) -> Result<(), StoreError> {
     let held = changes.len().map_err(engine)?;
     if held <= MAX_CHANGES + MAX_CHANGES / 4 {
         return Ok(());
@@ -295,7 +293,7 @@ fn compact(
 }
 
 fn last_revision(
-    changes: &impl ReadableTable<(u64, u32), (&'static str, Option<&'static [u8]>)>,
+    changes: &impl ReadableTable<Position, Written>,
 ) -> Result<StoreRevision, StoreError> {
     let last = changes.last().map_err(engine)?;
     Ok(last.map_or(0, |(position, _)| position.value().0))
@@ -315,8 +313,11 @@ fn engine(error: impl std::fmt::Display) -> StoreError {
 /// Key → (revision that wrote it, value).
 const VALUES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("values");
 /// (revision, number within it) → (key, new value). Never empty once something was written: it holds the revision.
-const CHANGES: TableDefinition<'_, (u64, u32), (&str, Option<&[u8]>)> =
-    TableDefinition::new("changes");
+const CHANGES: TableDefinition<'_, Position, Written> = TableDefinition::new("changes");
+/// (revision, number within it).
+type Position = (u64, u32);
+/// (key, new value).
+type Written = (&'static str, Option<&'static [u8]>);
 /// Transactions that may wait for the writer: also the largest batch of one sync.
 const QUEUE: usize = 1024;
 /// Changes that a slow watcher may leave unread before the follower waits; the store itself never waits.
