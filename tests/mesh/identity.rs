@@ -43,7 +43,11 @@ struct Factory {
 
 impl Factory {
     fn start() -> Self {
-        let mesh = Mesh::start(&documents());
+        Self::start_with(&documents())
+    }
+
+    fn start_with(documents: &str) -> Self {
+        let mesh = Mesh::start(documents);
         let application = Backend::echo(b"", b"");
         let server = mesh
             .simulated("server", "app/server", "machine-1", "image-1")
@@ -216,4 +220,49 @@ fn without_a_control_plane_what_runs_goes_on_and_what_starts_waits() {
         flows(late.outbound(0)).then_some(())
     });
     assert!(factory.flows());
+}
+
+/// The same documents with certificates that live as shortly as an operator may say.
+fn short_lived(lifetime: &str, root: &str) -> String {
+    let simulated = "danger_accept_simulated: true";
+    documents().replace(
+        simulated,
+        &format!(
+            "{simulated}\n  certificates: {{lifetime: {lifetime}}}\n  reattest: {{root: {root}}}"
+        ),
+    )
+}
+
+#[test]
+fn a_certificate_is_replaced_with_new_evidence_while_flows_pass() {
+    let factory = Factory::start_with(&short_lived("30s", "2s"));
+    let identity = || factory.server.admin("/certs")["identity"].clone();
+    let before = identity();
+    let after = wait::until("a new certificate", || {
+        let now = identity();
+        (now["serial"] != before["serial"]).then_some(now)
+    });
+    assert_ne!(
+        before["spki_sha256"], after["spki_sha256"],
+        "a key of its own"
+    );
+    let (old, new) = (&before["attestation_result"], &after["attestation_result"]);
+    assert_eq!(old["instance"], new["instance"], "still the same instance");
+    assert!(old["evidence_time"].as_u64() < new["evidence_time"].as_u64());
+    assert!(factory.flows());
+}
+
+#[test]
+fn a_certificate_that_ends_without_a_successor_denies_everything() {
+    let mut factory = Factory::start_with(&short_lived("8s", "3s"));
+    factory.mesh.stop();
+    wait::until("the certificates to end", || {
+        (!factory.server.is_ready() && !factory.client.is_ready()).then_some(())
+    });
+    assert!(!factory.flows());
+    assert_eq!(factory.server.admin("/certs")["identity"], json!(null));
+    factory.mesh.restart();
+    factory.server.wait_ready();
+    factory.client.wait_ready();
+    wait::until("flows to pass again", || factory.flows().then_some(()));
 }
