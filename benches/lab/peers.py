@@ -1,8 +1,10 @@
 """Who is compared: each peer as a pair of sidecars, outbound and inbound, on one core."""
 
 import dataclasses
+import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from . import machine, policy
@@ -107,7 +109,6 @@ class Pair:
             "backend": self.lab.backend_address[1], "certificates": self.lab.certificates,
             "nginx_modules": "/usr/lib/nginx/modules", "connections": self.lab.connections,
         }
-        started = None
         for side in ("inbound", "outbound"):
             folder = Path(self.folder.name) / side
             folder.mkdir()
@@ -117,13 +118,15 @@ class Pair:
                 self._wait_until_it_listens(self.inbound_port)
             process = Process(side, self._command(configuration, folder), self.lab.proxy_core, folder, cwd=folder)
             self.processes.append(process)
-        self.seconds_to_first_answer = wait_for_answer(self.out, START_DEADLINE, self.assert_alive)
+        try:
+            self.seconds_to_first_answer = wait_for_answer(self.out, START_DEADLINE, self.assert_alive)
+        except LabError as error:
+            tails = "\n".join(f"  {process.name} said:\n{process.tail()}" for process in self.processes)
+            raise LabError(f"{error}\n{tails}") from None
         return self
 
     def _wait_until_it_listens(self, port):
         """The outbound side starts against an inbound side that is there, as in life; what is timed is its own start."""
-        import socket
-        import time
         deadline = time.monotonic() + START_DEADLINE
         while time.monotonic() < deadline:
             self.assert_alive()

@@ -6,7 +6,7 @@ RULES_OF_DOOR = 10
 
 def documents(protocol, rules):
     """`rules` of the whole mesh; 0 stands for one rule that allows any request."""
-    parts = [_mesh(), _profile(), _workload("client"), _workload("server", protocol)]
+    parts = [_mesh(), _nobody(), _workload("client"), _workload("server", protocol)]
     if rules == 0 or protocol == "tcp":
         parts.append(_access("server", "door", 'allow: any' if protocol == "http" else ""))
     else:
@@ -34,16 +34,20 @@ def _mesh():
     return _head("Mesh", "bench", namespace=False) + "spec: {trust_domain: bench.test}\n"
 
 
-def _profile():
-    return ""
+def _nobody():
+    """A profile and a node that no machine satisfies: identities come from files here, and documents must be whole."""
+    zeros = "0" * 64
+    return (_head("AttestationProfile", "nobody") + "spec:\n  any_of:\n    - tpm: {classes: [hardware], images: "
+            f'[{{name: none, pcrs: {{sha256: {{11: "{zeros}"}}}}}}]}}\n---\n'
+            + _head("Node", "nowhere") + f'spec: {{hardware: {{tpm_ek_sha256: "{zeros}"}}}}\n')
 
 
 def _workload(name, protocol=None):
     ports = f"\n  ports:\n    - {{name: api, port: 8000, protocol: {protocol}}}" if protocol else ""
-    return _head("Workload", name) + f"spec:\n  members: {{nodes: [here]}}{ports}\n"
+    return _head("Workload", name) + f"spec:\n  profile: nobody\n  members: {{nodes: [nowhere]}}{ports}\n"
 
 
 def _access(workload, name, allow):
     return _head("AccessPolicy", name) + (
         f"spec:\n  to: {{workload: {workload}, port: api}}\n  from: [{{workload: client}}]\n"
-        f"  client: {{danger_unattested: true}}\n  {allow}\n")
+        f"  client: {{danger_unattested: true}}\n  server: {{danger_unattested: true}}\n  {allow}\n")
