@@ -452,7 +452,10 @@ fn type_problem(
     reporter: &Reporter<'_>,
 ) -> crate::problem::Problem {
     let message = match &node.value {
-        Value::Scalar(scalar) => format!("`{}` is not allowed here", shorten(&scalar.text)),
+        Value::Scalar(scalar) if scalar.plain => {
+            format!("`{}` is not allowed here", shorten(&scalar.text))
+        }
+        Value::Scalar(scalar) => format!("`\"{}\"` is not allowed here", shorten(&scalar.text)),
         Value::Null | Value::List(_) | Value::Map(_) | Value::Broken => {
             format!("{} is not allowed here", node.describe())
         }
