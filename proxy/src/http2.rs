@@ -49,6 +49,8 @@ pub(crate) async fn serve<F>(
 ) where
     F: Future<Output = ()> + 'static,
 {
+    let io = Budgeted::new(io, true);
+    let flooded = io.flooded();
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -58,7 +60,7 @@ pub(crate) async fn serve<F>(
         // Streams that were reset and not yet looked at (CVE-2023-44487), and that we had to reset (CVE-2025-8671).
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
-        .handshake(Budgeted::new(io, true));
+        .handshake(io);
     let Ok(Ok(mut connection)) = tokio::time::timeout(limits.handshake, handshake).await else {
         metrics.failed(live.direction, reason::HTTP2);
         return;
@@ -74,7 +76,7 @@ pub(crate) async fn serve<F>(
                     streams.spawn_local(serve(request, respond));
                 }
                 Some(Err(error)) => {
-                    if !error.is_io() || error.get_io().is_some_and(is_flood) {
+                    if !error.is_io() || flooded.get() {
                         metrics.failed(live.direction, reason::HTTP2);
                     }
                     return;
@@ -91,12 +93,6 @@ pub(crate) async fn serve<F>(
     }
     // All streams have ended for the peer; what they still have to say to others is said.
     while streams.join_next().await.is_some() {}
-}
-
-fn is_flood(error: &std::io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<crate::lane::budget::FloodError>())
 }
 
 fn head_bytes(limits: &Limits) -> u32 {

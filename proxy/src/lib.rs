@@ -12,7 +12,7 @@
 //!    and a [`lane`] carries it.
 //! 5. The peer's sidecar does the same from the other side in `inbound`: handshake, peer, policy, application. No byte
 //!    passes before that.
-//! 6. The connection ends by itself, at the end of its lease ([`registry`]), when policy says so, or at the end of a
+//! 6. The connection ends by itself, at the end of its lease ([`registry`]), after too long a silence, or at the end of a
 //!    [`drain`]. Its line in the access log says why, in a word of [`reason`].
 //!
 //! Time is [`clock`]'s, everywhere. Operators look in by [`admin`], orchestrators by [`health`].

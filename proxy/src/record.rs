@@ -13,7 +13,7 @@ use vouchsafe_config::policy::Decision;
 
 use crate::reason::{self, Reason};
 use crate::registry::{Live, StreamGuard};
-use crate::relay::RelayBytes;
+use crate::relay::{Count, RelayBytes};
 use crate::state::PolicyEpoch;
 use crate::telemetry::access_log::{Entry, RequestEntry, Verdict};
 use crate::tls::peer_verifier::Verified;
@@ -74,7 +74,10 @@ impl Record {
             status: 0,
             judged: None,
             reason: None,
-            bytes: RelayBytes::default(),
+            bytes: RelayBytes {
+                sent: Count::of(&live.received),
+                received: Count::of(&live.sent),
+            },
             finished: false,
             time: worker.now(),
             started: Instant::now(),

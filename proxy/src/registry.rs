@@ -83,8 +83,8 @@ pub(crate) struct Live {
     pub(crate) peer: Option<Rc<Verified>>,
     pub(crate) port: RefCell<Option<Name>>,
     pub(crate) streams: Cell<u32>,
-    pub(crate) received: Cell<u64>,
-    pub(crate) sent: Cell<u64>,
+    pub(crate) received: Rc<Cell<u64>>,
+    pub(crate) sent: Rc<Cell<u64>>,
     opened: SystemTime,
     lease_end: Option<SystemTime>,
     stage: Cell<Stage>,
@@ -187,6 +187,8 @@ impl Live {
         if bytes != seen {
             self.activity.set((bytes, now));
         } else if let Some(idle) = idle
+            // A lane's silence is judged where its streams were opened: there the bytes are counted.
+            && !self.ends_when_idle.get()
             && self.streams.get() > 0
             && now.duration_since(since).unwrap_or_default() > idle
         {
@@ -284,8 +286,8 @@ impl Registry {
             peer: new.peer,
             port: RefCell::new(new.port),
             streams: Cell::new(0),
-            received: Cell::new(0),
-            sent: Cell::new(0),
+            received: Rc::default(),
+            sent: Rc::default(),
             opened: new.now,
             lease_end: new.lease_end,
             stage: Cell::new(Stage::Open),

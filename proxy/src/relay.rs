@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
@@ -16,9 +17,37 @@ use crate::io::{Io, SCRATCH_BYTES, poll_read_scratch};
 #[derive(Debug, Default)]
 pub(crate) struct RelayBytes {
     /// From the opener.
-    pub(crate) sent: Cell<u64>,
+    pub(crate) sent: Count,
     /// To the opener.
-    pub(crate) received: Cell<u64>,
+    pub(crate) received: Count,
+}
+
+/// Bytes of one flow in one direction, which also count for its connection: by them the registry sees that it is alive.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    own: Cell<u64>,
+    connection: Rc<Cell<u64>>,
+}
+
+impl Count {
+    /// A count that begins at zero.
+    pub(crate) fn of(connection: &Rc<Cell<u64>>) -> Self {
+        Self {
+            own: Cell::new(0),
+            connection: Rc::clone(connection),
+        }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.own.set(self.own.get().wrapping_add(bytes));
+        self.connection
+            .set(self.connection.get().wrapping_add(bytes));
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.own.get()
+    }
 }
 
 /// Copies until both directions have ended.
@@ -69,7 +98,7 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut Io,
         to: &mut Io,
-        bytes: &Cell<u64>,
+        bytes: &Count,
     ) -> Poll<io::Result<()>> {
         loop {
             match self.end {
@@ -115,7 +144,7 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut Io,
         to: &mut Io,
-        bytes: &Cell<u64>,
+        bytes: &Count,
     ) -> Poll<io::Result<()>> {
         let mut waker = Context::from_waker(cx.waker());
         let passed = ready!(poll_read_scratch(from, cx, SCRATCH_BYTES, |mut rest| {
@@ -123,7 +152,7 @@ impl Way {
                 self.end = End::Ended;
                 return Ok(());
             }
-            bytes.set(bytes.get() + rest.len() as u64);
+            bytes.add(rest.len());
             self.dirty = true;
             while !rest.is_empty() {
                 match poll_write_some(&mut waker, to, rest)? {

@@ -93,7 +93,8 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
             .spawn(
                 move || match Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => {
-                        let worker = Worker::new(number, parts, log, open);
+                        let share = parts.config.limits.handshakes / count;
+                        let worker = Worker::new(number, parts, log, open, share);
                         LocalSet::new().block_on(&runtime, worker.run(bound, questions));
                     }
                     Err(error) => {
@@ -193,8 +194,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    fn new(number: usize, parts: Parts, log: AccessLogBuffer, open: Arc<AtomicUsize>) -> Self {
-        let share = parts.config.limits.handshakes;
+    /// `share`: handshakes that this worker may have under way.
+    fn new(
+        number: usize,
+        parts: Parts,
+        log: AccessLogBuffer,
+        open: Arc<AtomicUsize>,
+        share: usize,
+    ) -> Self {
         Self {
             local: parts.config.workload.to_string(),
             parts,

@@ -2,8 +2,6 @@
 //!
 //! A piece is read only when the one before was taken: back-pressure reaches from the slower end to the faster.
 
-use std::cell::Cell;
-
 use bytes::Bytes;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::HeaderMap;
@@ -12,6 +10,7 @@ use crate::http::head::clean_trailers;
 use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk_head, encode_last_chunk};
 use crate::http1::wire::{Reader, Writer};
 use crate::lane::flow::poll_capacity;
+use crate::relay::Count;
 
 /// Where a body comes from.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ pub(crate) enum Broken {
 pub(crate) async fn pump(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
-    bytes: &Cell<u64>,
+    bytes: &Count,
 ) -> Result<(), Broken> {
     loop {
         let piece = tokio::select! {
@@ -70,7 +69,7 @@ pub(crate) async fn pump(
         };
         match piece {
             Piece::Data(data) => {
-                bytes.set(bytes.get() + data.len() as u64);
+                bytes.add(data.len());
                 sink.data(data).await?;
             }
             Piece::End(trailers) => {

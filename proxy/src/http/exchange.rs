@@ -18,6 +18,7 @@ use crate::http1::body::{BodyDecoder, Framing};
 use crate::http1::wire::{ReadHeadError, Reader, Writer};
 use crate::reason::{self, Reason};
 use crate::record::Record;
+use crate::relay::Count;
 
 /// What is passed on.
 #[derive(Debug)]
@@ -280,7 +281,7 @@ async fn download(
     mut from: From<'_>,
     answer: &mut Answer<'_>,
     status: &mut u16,
-    bytes: &Cell<u64>,
+    bytes: &Count,
     answered: &Cell<bool>,
 ) -> Result<Answered, Failed> {
     let to_head = forward.head.is_head();

@@ -5,8 +5,10 @@
 //! nine bytes of each frame header as they pass (RFC 9113 §4.1) and lets such frames cost credit. Credit comes back with
 //! time, with useful frames and with what we send, because an honest receiver answers our DATA with WINDOW_UPDATE.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -19,6 +21,7 @@ use crate::io::Io;
 pub(crate) struct Budgeted {
     io: Io,
     budget: Budget,
+    flooded: Rc<Cell<bool>>,
 }
 
 impl Budgeted {
@@ -27,7 +30,13 @@ impl Budgeted {
         Self {
             io,
             budget: Budget::new(preface, Instant::now()),
+            flooded: Rc::default(),
         }
+    }
+
+    /// Whether the connection was ended for want of credit: `h2` keeps no more of an error than its text.
+    pub(crate) fn flooded(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.flooded)
     }
 }
 
@@ -44,6 +53,7 @@ impl AsyncRead for Budgeted {
         if this.budget.read(fresh, Instant::now) {
             Poll::Ready(Ok(()))
         } else {
+            this.flooded.set(true);
             Poll::Ready(Err(io::Error::other(FloodError)))
         }
     }
@@ -88,7 +98,7 @@ impl AsyncWrite for Budgeted {
 /// The connection sent far more control frames than requests or data call for.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer floods the HTTP/2 connection with control frames")]
-pub(crate) struct FloodError;
+struct FloodError;
 
 /// The count itself; pure.
 #[derive(Debug)]

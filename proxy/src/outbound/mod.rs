@@ -235,22 +235,30 @@ impl Outbound {
 }
 
 impl AppConnection {
-    async fn serve(self: &Rc<Self>, io: Io) {
+    async fn serve(self: &Rc<Self>, mut io: Io) {
         let port = self.outbound.port();
-        match port {
-            Some(port) if port.protocol == Protocol::Tcp => self.relay(io, &port).await,
-            // Without a policy nobody knows what is spoken here; HTTP at least can be told why it is refused.
-            _ => self.requests(io).await,
+        if let Some(port) = port.as_ref().filter(|port| port.protocol == Protocol::Tcp) {
+            return self.relay(io, port).await;
         }
-    }
-
-    async fn requests(self: &Rc<Self>, mut io: Io) {
         let limits = &self.outbound.worker.parts.config.limits;
+        let first = tokio::select! {
+            first = read_some(&mut io) => first,
+            () = self.live.drained() => return,
+            // Without a policy nobody knows what is spoken here, and who may be waiting for whom.
+            () = tokio::time::sleep(limits.handshake), if port.is_none() => return,
+        };
+        let Some(first) = first else { return };
+        // HTTP can be told why it is refused; anything else is closed.
+        if port.is_none() && !METHODS.iter().any(|method| first.starts_with(method)) {
+            let metrics = &self.outbound.worker.parts.metrics;
+            metrics.failed(Direction::Outbound, reason::UNKNOWN_PORT);
+            return;
+        }
         let requests = Rc::new(RequestsOut {
             connection: Rc::clone(self),
             own: RefCell::default(),
         });
-        match begins_http2(&mut io, limits).await {
+        match begins_http2(&mut io, first, limits).await {
             Some(true) => serve_http2(io, &requests).await,
             Some(false) => serve_http1(io, &requests).await,
             None => {}
@@ -259,8 +267,7 @@ impl AppConnection {
 }
 
 /// Whether an application speaks HTTP/2 with prior knowledge (RFC 9113 §3.4); `None` when it has gone away.
-async fn begins_http2(io: &mut Io, limits: &Limits) -> Option<bool> {
-    let mut bytes = read_some(io).await?;
+async fn begins_http2(io: &mut Io, mut bytes: BytesMut, limits: &Limits) -> Option<bool> {
     let rest = async {
         while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
             bytes.extend_from_slice(&read_some(io).await?);
@@ -280,6 +287,17 @@ async fn read_some(io: &mut Io) -> Option<BytesMut> {
     read.await.ok().filter(|bytes| !bytes.is_empty())
 }
 
+/// How HTTP begins.
+const METHODS: [&[u8]; 8] = [
+    b"GET ",
+    b"POST ",
+    b"PUT ",
+    b"HEAD ",
+    b"DELETE ",
+    b"PATCH ",
+    b"OPTIONS ",
+    b"PRI ",
+];
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often idle connections are looked through.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);

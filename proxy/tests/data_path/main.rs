@@ -11,5 +11,6 @@
 mod http;
 mod http2;
 mod identity;
+mod interop;
 mod support;
 mod tcp;

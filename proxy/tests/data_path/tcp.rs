@@ -2,10 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::support::{LANES, Pair, application, read_all, read_until, run, soon};
+use crate::support::{
+    LANES, Mesh, Pair, Sidecar, Wish, application, read_all, read_until, run, soon,
+};
 
 #[test]
 fn both_halves_of_a_flow_close_by_themselves() {
@@ -133,6 +137,35 @@ fn a_dead_application_closes_the_flow_with_a_reason() {
             assert_eq!(read_all(&mut stream).await, "");
             let failed = &["direction=\"inbound\"", "reason=\"unreachable\""];
             pair.server.counts("vouchsafe_failures_total", failed).await;
+        }
+    });
+}
+
+#[test]
+fn silence_ends_a_flow_only_where_it_was_forbidden() {
+    run(async {
+        for lane in LANES {
+            let server = application(|mut stream| async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            })
+            .await;
+            let mesh = Mesh::new();
+            let mut wish = Wish::new("app/server", lane).behind("raw", server);
+            wish.limits.idle = Some(Duration::from_secs(3));
+            let server = Sidecar::start(&mesh, wish);
+            let wish = Wish::new("app/client", lane).calls("raw", server.door());
+            let client = Sidecar::start(&mesh, wish);
+            let mut stream = TcpStream::connect(client.calls(0)).await.unwrap();
+            // As long as something passes it lives, for longer than the bound.
+            for _ in 0..40 {
+                stream.write_all(b"x").await.unwrap();
+                assert_eq!(read_until(&mut stream, "x").await, "x", "{lane:?}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert_eq!(read_all(&mut stream).await, "");
+            let cut = &["reason=\"idle\""];
+            server.counts("vouchsafe_connection_cuts_total", cut).await;
         }
     });
 }
