@@ -1,10 +1,10 @@
 //! What sidecars say to each other: application protocols, how a flow names its port, and what a shared lane carries.
 //!
 //! Between sidecars nothing is guessed (DESIGN §6): ALPN says what follows the handshake.
-//! - [`ALPN_SHARED`]: HTTP/2 frames. A request is a request, with the port in [`PORT_FIELD`]. An opaque flow is a CONNECT
-//!   stream whose authority is `<port name>:<port number>` and whose [`FLOW_FIELD`] says what flows. A CONNECT to
-//!   [`CONTROL_AUTHORITY`] is reserved for lease extension, and answered 501 until that is built.
-//! - [`ALPN_FLOW`]: a [`preamble`], then one flow.
+//! - `vouchsafe-shared/1`: HTTP/2 frames. A request is a request, with the port in the field `vouchsafe-port`. An opaque
+//!   flow is a CONNECT stream whose authority is `<port name>:<port number>` and whose field `vouchsafe-flow` says what
+//!   flows. A CONNECT to `_control:0` is reserved for lease extension, and answered 501 until that is built.
+//! - `vouchsafe-flow/1`: a [`preamble`], then one flow.
 //! - `h2`, `http/1.1` or none: a peer without our sidecar, which reaches the listener's only port.
 
 pub(crate) mod budget;
