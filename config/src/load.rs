@@ -16,14 +16,29 @@ use crate::yaml::MAX_BYTES;
 /// Reads policy documents from files and folders.
 ///
 /// Of a folder and its folders, files named `*.yaml` and `*.yml` are read in the order of their names; names that begin
-/// with a dot are left out, which keeps the moves of editors and of Kubernetes' volumes unseen.
+/// with a dot are left out, which keeps the moves of editors and of Kubernetes' volumes unseen. Bootstrap files that lie
+/// among them (`Proxy`, `ControlPlane`) are no policy and are left out too; [`check`] reads them.
 ///
 /// # Errors
 /// All mistakes of all files at once.
 pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems> {
     let (files, problems) = files(paths);
-    let (sources, problems) = sources(files, problems);
+    let (mut sources, problems) = sources(files, problems);
+    sources.retain(|source| bootstrap_kind(source).is_none());
     policy_of(sources, problems, options)
+}
+
+/// The kind of a file that is a bootstrap file and nothing else. One that also has policy documents is none: it is read
+/// as policy, which refuses the bootstrap document in it.
+fn bootstrap_kind(source: &Source) -> Option<Kind> {
+    let mut kinds = source.text().lines().filter_map(|line| {
+        let word = line.strip_prefix("kind:")?.split('#').next()?;
+        Some(Kind::parse(word.trim()))
+    });
+    let first = kinds.next()?.filter(|kind| kind.is_bootstrap())?;
+    kinds
+        .all(|kind| kind.is_some_and(Kind::is_bootstrap))
+        .then_some(first)
 }
 
 /// What [`check`] found.
@@ -42,17 +57,9 @@ pub fn check(paths: &[PathBuf], options: Options) -> Checked {
     let (files, problems) = files(paths);
     let (sources, problems) = sources(files, problems);
     let files = sources.len();
-    let kind_of = |source: &Source| {
-        let mut lines = source.text().lines();
-        lines.find_map(|line| match line.trim_end().strip_prefix("kind: ")? {
-            "Proxy" => Some(Kind::Proxy),
-            "ControlPlane" => Some(Kind::ControlPlane),
-            _ => None,
-        })
-    };
     let (bootstrap, documents): (Vec<_>, Vec<_>) = sources
         .into_iter()
-        .map(|source| (kind_of(&source), source))
+        .map(|source| (bootstrap_kind(&source), source))
         .partition(|(kind, _)| kind.is_some());
     let documents = documents.into_iter().map(|(_, source)| source).collect();
     let policy = policy_of(documents, problems, options);

@@ -120,3 +120,35 @@ fn committed_schemas_are_those_of_the_reader() {
         );
     }
 }
+
+#[test]
+fn bootstrap_files_among_policy_are_left_out_unless_they_hold_policy_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(here("examples").join(from), folder.path().join(to)).unwrap();
+    };
+    copy("ai-factory/mesh.yaml", "mesh.yaml");
+    copy("proxy.yaml", "llm.proxy.yaml");
+    let paths = [folder.path().to_owned()];
+    assert_eq!(
+        load::policy(&paths, Options::default())
+            .unwrap()
+            .documents()
+            .len(),
+        2
+    );
+    let mesh = std::fs::read_to_string(here("examples/ai-factory/mesh.yaml")).unwrap();
+    let proxy = std::fs::read_to_string(here("examples/proxy.yaml")).unwrap();
+    std::fs::write(
+        folder.path().join("mesh.yaml"),
+        format!("{mesh}---\n{proxy}"),
+    )
+    .unwrap();
+    let problems = load::policy(&paths, Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        problems.contains("`Proxy` has no place among policy documents"),
+        "{problems}"
+    );
+}
