@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::control_plane::ControlPlaneConfig;
 use crate::document::Kind;
-use crate::mesh::EkRoots;
+use crate::mesh::EkRootCertificates;
 use crate::problem::{Problem, Problems};
 use crate::proxy::ProxyConfig;
 use crate::set::{Options, PolicySet};
@@ -244,10 +244,10 @@ fn read_ek_roots(set: &mut PolicySet) -> Result<(), Problems> {
         return Ok(());
     };
     for roots in &mut mesh.ek_roots {
-        if let EkRoots::File(file) = roots {
+        if let EkRootCertificates::File(file) = &roots.certificates {
             let pem =
                 read(&base.join(file), MAX_PEM_BYTES).map_err(|problem| Problems::one(*problem))?;
-            *roots = EkRoots::Pem(pem);
+            roots.certificates = EkRootCertificates::Pem(pem);
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vouchsafe_attestation::claims::Class;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use crate::document::Head;
@@ -34,9 +35,19 @@ impl Mesh {
     }
 }
 
-/// Certificates of TPM manufacturers.
+/// Roots that may vouch for endorsement keys, and how much that is worth.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum EkRoots {
+pub struct EkRoots {
+    /// `hardware` for a maker of TPMs, the default; `software` for the authority of software TPMs, so that a pinned one
+    /// never passes for hardware.
+    pub class: Class,
+    /// The certificates.
+    pub certificates: EkRootCertificates,
+}
+
+/// Where certificates of roots are written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EkRootCertificates {
     /// Certificates in PEM, written in the document or read from the file that it names.
     Pem(String),
     /// A file that has not been read: in texts that did not come from a folder.
@@ -113,6 +124,12 @@ static FIELDS: [Field; 5] = [
                     "",
                     "File of certificates in PEM, relative to the document's folder.",
                 ),
+                optional(
+                    "class",
+                    Shape::Word(&["hardware", "software"]),
+                    "hardware",
+                    "Class of the TPMs that they vouch for: `software` for the authority of software TPMs.",
+                ),
             ],
             exactly_one: &[&["pem", "file"]],
         })),
@@ -185,8 +202,14 @@ pub(crate) fn read(_head: &Head, spec: &Node) -> Option<Mesh> {
     let ek_roots = ek_roots.iter().map(|node| {
         let pem = node.get("pem").and_then(Node::text);
         let file = node.get("file").and_then(Node::text);
-        pem.map(|pem| EkRoots::Pem(pem.to_owned()))
-            .or_else(|| file.map(|file| EkRoots::File(file.into())))
+        let pem = pem.map(|pem| EkRootCertificates::Pem(pem.to_owned()));
+        Some(EkRoots {
+            class: match node.get("class") {
+                Some(class) => class.parse()?,
+                None => Class::Hardware,
+            },
+            certificates: pem.or_else(|| file.map(|file| EkRootCertificates::File(file.into())))?,
+        })
     });
     Some(Mesh {
         trust_domain: spec.get("trust_domain")?.parse()?,

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use vouchsafe_config::document::Kind;
+use vouchsafe_config::mesh::EkRootCertificates;
 use vouchsafe_config::set::Options;
 use vouchsafe_config::{load, schema};
 
@@ -38,7 +39,7 @@ fn the_full_example_is_right_and_names_every_key() {
     let set = policy("examples/full.yaml");
     let mesh = set.mesh().unwrap();
     assert!(
-        matches!(&mesh.ek_roots[..], [vouchsafe_config::mesh::EkRoots::Pem(pem)] if pem.contains("BEGIN"))
+        matches!(&mesh.ek_roots[..], [roots] if matches!(&roots.certificates, EkRootCertificates::Pem(pem) if pem.contains("BEGIN")))
     );
     let text = std::fs::read_to_string(here("examples/full.yaml")).unwrap();
     // Keys of alternatives that a document can't have beside others, or that the example names in a comment.

@@ -12,9 +12,8 @@ use std::time::SystemTime;
 use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use vouchsafe_attestation::claims::Class;
 use vouchsafe_attestation::trust_domain::TrustDomain;
-use vouchsafe_config::mesh::{EkRoots as ConfiguredRoots, Mesh};
+use vouchsafe_config::mesh::{EkRootCertificates, Mesh};
 use vouchsafe_config::set::{Options, PolicySet};
 use vouchsafe_verifier::endorsement::{EkRoot, EkRoots};
 
@@ -141,14 +140,13 @@ fn ek_roots(mesh: &Mesh) -> Result<EkRoots, LoadPolicyError> {
     let mut roots = Vec::new();
     for configured in &mesh.ek_roots {
         // Read by the loader, so a file here is one that was not.
-        let ConfiguredRoots::Pem(pem) = configured else {
+        let EkRootCertificates::Pem(pem) = &configured.certificates else {
             return Err(LoadPolicyError::EkRoot);
         };
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             let certificate = certificate.map_err(|_| LoadPolicyError::EkRoot)?;
-            let root =
-                EkRoot::new(&certificate, Class::Hardware).map_err(|_| LoadPolicyError::EkRoot)?;
-            roots.push(root);
+            let root = EkRoot::new(&certificate, configured.class);
+            roots.push(root.map_err(|_| LoadPolicyError::EkRoot)?);
         }
     }
     Ok(EkRoots::new(roots))

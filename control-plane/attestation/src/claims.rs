@@ -213,7 +213,7 @@ pub fn definition(kind: EvidenceKind, name: &str) -> Option<&'static ClaimDefini
 }
 
 /// One to six numbers with dots between; missing parts count as 0, so `570.86` equals `570.86.0`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Version {
     parts: [u64; Self::MAX_PARTS],
     written: u8,
@@ -224,6 +224,14 @@ impl Version {
     pub const MAX_PARTS: usize = 6;
 }
 
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts
+    }
+}
+
+impl Eq for Version {}
+
 impl PartialOrd for Version {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
@@ -232,9 +240,7 @@ impl PartialOrd for Version {
 
 impl Ord for Version {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.parts
-            .cmp(&other.parts)
-            .then(self.written.cmp(&other.written))
+        self.parts.cmp(&other.parts)
     }
 }
 
@@ -412,6 +418,7 @@ mod tests {
         let version = |text: &str| text.parse::<Version>().unwrap();
         assert!(version("570.86") < version("570.124"));
         assert!(version("570.86.15") > version("570.86"));
+        assert_eq!(version("570.86"), version("570.86.0"));
         assert_eq!(version("1.20").to_string(), "1.20");
         for text in ["", ".", "1.", "a", "1.2.3.4.5.6.7", "-1", "+1"] {
             assert_eq!(text.parse::<Version>(), Err(ParseVersionError), "{text}");
