@@ -8,6 +8,7 @@ pub mod explain;
 pub mod schema;
 pub mod workload_init;
 
+mod attest_verify;
 mod client;
 mod documents;
 mod log;
@@ -104,6 +105,15 @@ enum Command {
     /// The record of issuances, refusals and changes.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Evidence of hardware.
+    #[command(subcommand)]
+    Attest(AttestCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AttestCommand {
+    /// Judges evidence from files, offline: exit code 0 only if it affirms, 2 if it can't be judged.
+    Verify(attest_verify::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,6 +198,7 @@ async fn run(command: Command) -> Outcome {
             log::tail(lines, follow, &ask).await
         }
         Command::Log(LogCommand::Verify(ask)) => log::verify(&ask),
+        Command::Attest(AttestCommand::Verify(arguments)) => attest_verify::run(&arguments),
     }
 }
 
