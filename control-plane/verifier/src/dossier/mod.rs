@@ -8,6 +8,7 @@
 
 mod dcap;
 mod nitro;
+mod nvidia_gpu;
 mod sev_snp;
 
 use std::time::SystemTime;
@@ -28,13 +29,21 @@ pub enum Kind {
     Tdx,
     /// Intel SGX.
     Sgx,
+    /// NVIDIA GPUs and NVSwitches.
+    NvidiaGpu,
     /// AWS Nitro Enclaves.
     Nitro,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::SevSnp, Self::Tdx, Self::Sgx, Self::Nitro];
+    pub const ALL: [Self; 5] = [
+        Self::SevSnp,
+        Self::Tdx,
+        Self::Sgx,
+        Self::NvidiaGpu,
+        Self::Nitro,
+    ];
 
     /// The word on the command line.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +51,7 @@ impl Kind {
             Self::SevSnp => "sev_snp",
             Self::Tdx => "tdx",
             Self::Sgx => "sgx",
+            Self::NvidiaGpu => "nvidia_gpu",
             Self::Nitro => "nitro",
         }
     }
@@ -97,6 +107,8 @@ pub struct Rules {
     pub sev_snp: evidence::sev_snp::Rules,
     /// Of Intel TDX and SGX.
     pub dcap: evidence::dcap::Rules,
+    /// Of NVIDIA's devices.
+    pub nvidia_gpu: evidence::nvidia_gpu::Rules,
     /// Of AWS Nitro Enclaves.
     pub nitro: evidence::nitro::Rules,
 }
@@ -151,6 +163,9 @@ fn judge(
         Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, now, &mut ledger),
         Kind::Tdx => dcap::judge(Tee::Tdx, dossier, expected, &rules.dcap, now, &mut ledger),
         Kind::Sgx => dcap::judge(Tee::Sgx, dossier, expected, &rules.dcap, now, &mut ledger),
+        Kind::NvidiaGpu => {
+            nvidia_gpu::judge(dossier, expected, &rules.nvidia_gpu, now, &mut ledger)
+        }
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, now, &mut ledger),
     }
     ledger.conclude(match expected {

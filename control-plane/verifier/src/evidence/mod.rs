@@ -3,6 +3,7 @@
 pub mod cbor;
 pub mod dcap;
 pub mod nitro;
+pub mod nvidia_gpu;
 pub mod sev_snp;
 pub mod simulated;
 pub mod tpm;

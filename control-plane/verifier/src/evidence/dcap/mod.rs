@@ -21,6 +21,8 @@ mod tcb;
 use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use x509_parser::certificate::X509Certificate;
 
 use self::collateral::{Collateral, TcbStatus};
@@ -247,31 +249,12 @@ fn pem(chain: &[Vec<u8>]) -> String {
     let mut out = String::new();
     for der in chain {
         out.push_str("-----BEGIN CERTIFICATE-----\n");
-        let text = base64(der);
+        let text = STANDARD.encode(der);
         for line in text.as_bytes().chunks(64) {
             out.push_str(&String::from_utf8_lossy(line));
             out.push('\n');
         }
         out.push_str("-----END CERTIFICATE-----\n");
-    }
-    out
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let [a, b, c] = [0, 1, 2].map(|at| u32::from(chunk.get(at).copied().unwrap_or(0)));
-        let word = a << 16 | b << 8 | c;
-        for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let index = usize::try_from(word >> shift & 63).unwrap_or(0);
-            let letter = ALPHABET.get(index).copied().unwrap_or(b'=');
-            out.push(if at <= chunk.len() {
-                letter.into()
-            } else {
-                '='
-            });
-        }
     }
     out
 }
