@@ -235,7 +235,7 @@ class Factory:
 
     def start(self, say):
         self.write_policy()
-        say("machines switched on" + ("" if self.simulated else ": five software TPMs, each with a key of its own"))
+        say("machines switched on" + ("" if self.simulated else ": six software TPMs, each with keys of its own"))
         self.start_control_plane()
         say(f"control plane up, trust domain {self.trust_domain}")
         self.start_components()
@@ -256,6 +256,7 @@ class Factory:
             "gpu-1": [*shared, COMPONENTS / "model_server.py"],
             "store-1": [*shared, COMPONENTS / "vector_store.py"],
             "desk-1": shared,
+            "lab-1": [*shared, COMPONENTS / "model_server.py"],
         }
         # The second GPU machine is listed like the first, but somebody has added a line to its model server.
         altered = self.folder / "model_server.py"
@@ -327,22 +328,27 @@ class Factory:
                        "--vectors", self.gateway.url("data/vectors"), "--model", self.gateway.url("inference/llm"))
 
     def refusal_of(self, name, workload, machine, image):
-        """Starts a sidecar that must be refused, and returns the reason that the control plane recorded."""
+        """Starts a sidecar that must be refused; returns the reason and the details that the control plane recorded."""
+        before = len(self.records_of(workload))
         sidecar = Sidecar(self, name, workload, machine, image)
         try:
-            return wait_for(f"a verdict on {name}", lambda: self.verdict(sidecar), self.processes,
+            return wait_for(f"a verdict on {name}", lambda: self.verdict(sidecar, before), self.processes,
                             sidecar.process.log)
         finally:
             self.processes.stop(sidecar.process)
 
-    def verdict(self, sidecar):
+    def verdict(self, sidecar, before):
         if sidecar.is_ready():
-            return "issued"
-        records = json.loads(self.cli("workload", "explain", sidecar.workload, "-o", "json"))
-        for record in records:
-            if record.get("refused"):
-                return record["reason"]
+            return "none: an identity was issued", ""
+        records = self.records_of(sidecar.workload)
+        # Newest first; the honest instance of the same name may have renewed meanwhile.
+        for record in records[:len(records) - before]:
+            if record["refused"]:
+                return record["reason"], record["detail"]
         return None
+
+    def records_of(self, workload):
+        return json.loads(self.cli("workload", "explain", workload, "-o", "json"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ class Factory:
 class Show:
     """A table that grows by one row per expectation."""
 
-    WIDTHS = (44, 30, 40)
+    WIDTHS = (46, 34, 38)
 
     def __init__(self):
         self.held = True
@@ -398,19 +404,31 @@ def show(factory):
     table.row("a notebook, attested as well, asks the model for a completion", "denied: no rule names the notebook",
               seen(status, headers), status == 403)
 
-    reason = factory.refusal_of("impostor", "inference/llm", factory.machines["desk-1"], "model-server-1")
-    table.row("the listed machine desk-1 asks for the name inference/llm", "refused an identity: not a member",
-              f"refused: {reason}", reason == "not_a_member")
+    reason, detail = factory.refusal_of("impostor", "inference/llm", factory.machines["lab-1"], "model-server-1")
+    table.row("the machine lab-1, listed for research/model-lab with the same image, asks for the name inference/llm",
+              "refused an identity: not a member", f"refused: {reason}", reason == "not_a_member")
 
-    if factory.simulated:
-        reason = factory.refusal_of("altered", "inference/llm", factory.machines["gpu-2"], "model-server-altered")
-    else:
-        reason = factory.refusal_of("altered", "inference/llm", factory.machines["gpu-2"], "model-server-1")
-    table.row("the listed machine gpu-2 boots an altered model server", "refused an identity: its PCRs differ",
-              f"refused: {reason}", reason == "reference_values")
+    reason, detail = factory.refusal_of("altered", "inference/llm", factory.machines["gpu-2"], "model-server-altered")
+    table.row("the machine gpu-2, listed for inference/llm, boots a model server with one line changed",
+              f"refused an identity: its {'image' if factory.simulated else 'PCRs'} differ{'s' if factory.simulated else ''}",
+              f"refused: {reason}", reason == "image")
 
-    print(f"\nThe model said: {answer}\n")
-    show_certificate(factory, table)
+    identity = factory.llm.certificates()["identity"]
+    result = identity["attestation_result"]
+    table.row("the certificate that inference/llm shows its peers", "names it, and says what was proven",
+              f"{identity['id'].rpartition('/ns/')[2]}, class {result['class']}",
+              identity["id"] == f"spiffe://{factory.trust_domain}/ns/inference/workload/llm"
+              and result["class"] == ("simulated" if factory.simulated else "software")
+              and result["devices"][0]["claims"]["image"] == "model-server-1")
+
+    intact = factory.cli("log", "verify")
+    table.row("the record of all issuances and refusals", "intact, by its own hashes", intact.split(",")[0].strip(),
+              intact.startswith("intact"))
+
+    print(f"\nThe model said:\n  {answer}\n")
+    print(f"Why gpu-2 was refused, as the operator's record has it (the refused machine learns only the word):\n"
+          f"  {detail}\n")
+    show_certificate(factory.llm)
     return table.held
 
 
@@ -419,8 +437,24 @@ def seen(status, headers):
     return f"{status}" + (f", reason: {reason}" if reason else "")
 
 
-def show_certificate(factory, table):
-    print(json.dumps(factory.llm.certificates(), indent=2))
+def show_certificate(sidecar):
+    """Prints what a peer sees of a sidecar: its certificate with the attestation result decoded."""
+    certificates = sidecar.certificates()
+    identity = certificates["identity"]
+    result = identity["attestation_result"]
+    print("The certificate that inference/llm shows its peers, decoded:")
+    rows = [("SPIFFE ID", identity["id"]), ("serial", identity["serial"]), ("ends", moment(certificates["not_after"])),
+            ("class", result["class"]), ("binding root", result["root"]), ("instance", result["instance"]),
+            ("evidence of", moment(result["evidence_time"])), ("policy revision", result["policy_revision"])]
+    for device in result["devices"]:
+        rows += [(f"{device['kind']} {name}", value) for name, value in device["claims"].items()]
+    for name, value in rows:
+        print(f"  {name:<20} {value}")
+    print()
+
+
+def moment(seconds):
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def show_places(factory):

@@ -4,15 +4,16 @@
 On a real machine the firmware extends the PCRs while it boots, and the TPM is a chip. Here each "machine" is one swtpm
 process, and "booting" a component measures its program files into PCR 11, one after the other.
 
-    tpm.py measure FILE...     the value that PCR 11 has after these files: a reference value for the profile
+    tpm.py measure FILE...         the value that PCR 11 has after these files: a reference value for the profile
+    tpm.py endorsement-key SOCKET  the `tpm_ek_sha256` of the software TPM behind a Unix socket, for its Node
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import socket
 import struct
-import subprocess
 import sys
 import time
 
@@ -47,22 +48,11 @@ def digest(file):
     return hashlib.sha256(pathlib.Path(file).read_bytes()).digest()
 
 
-class SoftwareTpm:
-    """One swtpm process with state of its own: a machine that has just been switched on."""
+class Tpm:
+    """A TPM behind a Unix socket."""
 
-    def __init__(self, folder, spawn):
-        folder.mkdir(mode=0o700)
-        self.socket = folder / "tpm.sock"
-        self.process = spawn("swtpm", [
-            "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}",
-            "--server", f"type=unixio,path={self.socket}", "--ctrl", f"type=unixio,path={folder / 'ctrl.sock'}",
-            "--flags", "not-need-init,startup-clear",
-        ])
-        deadline = time.monotonic() + 20
-        while not self.socket.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("swtpm does not start")
-            time.sleep(0.01)
+    def __init__(self, socket_path):
+        self.socket = socket_path
 
     def boot(self, files):
         """Measures files as firmware would."""
@@ -110,10 +100,39 @@ class SoftwareTpm:
         return received
 
 
+class SoftwareTpm(Tpm):
+    """One swtpm process with state of its own: a machine that has just been switched on."""
+
+    def __init__(self, folder, spawn):
+        folder.mkdir(mode=0o700)
+        super().__init__(folder / "tpm.sock")
+        self.process = spawn("swtpm", [
+            "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}",
+            "--server", f"type=unixio,path={self.socket}", "--ctrl", f"type=unixio,path={folder / 'ctrl.sock'}",
+            "--flags", "not-need-init,startup-clear",
+        ])
+        deadline = time.monotonic() + 20
+        while not self.listens():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("swtpm does not start")
+            time.sleep(0.01)
+
+    def listens(self):
+        # The socket's file is there a moment before anybody listens on it.
+        with socket.socket(socket.AF_UNIX) as tpm, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            tpm.connect(os.path.relpath(self.socket))
+            return True
+        return False
+
+
 def main():
-    if len(sys.argv) < 3 or sys.argv[1] != "measure":
-        sys.exit(__doc__)
-    print(measure(sys.argv[2:]))
+    match sys.argv[1:]:
+        case ["measure", *files] if files:
+            print(measure(files))
+        case ["endorsement-key", path]:
+            print(Tpm(pathlib.Path(path)).endorsement_key())
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

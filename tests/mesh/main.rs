@@ -1,7 +1,12 @@
 //! Promises of the system, kept by real processes and seen through public doors: one file per promise.
 
+mod evidence;
 mod example;
 mod files;
 mod identity;
+mod identity_lost;
 mod leaving;
 mod peers;
+mod policy;
+mod record;
+mod secrets;

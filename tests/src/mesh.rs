@@ -32,17 +32,7 @@ impl Mesh {
     #[track_caller]
     pub fn start(documents: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::create_dir(folder.path().join("policy")).expect("the folder can be made");
-        write_policy(folder.path(), documents);
-        let (listen, control_metrics) = (port::free(), port::free());
-        std::fs::write(
-            folder.path().join("control-plane.yaml"),
-            format!(
-                "apiVersion: vouchsafe.dev/v1alpha1\nkind: ControlPlane\nspec:\n  listen: {listen}\n  \
-                 metrics: {control_metrics}\n  data: data\n  policy: policy\n"
-            ),
-        )
-        .expect("the folder can be written");
+        let (listen, control_metrics) = prepare(folder.path(), documents);
         let mut mesh = Self {
             process: serve(folder.path()),
             metrics: control_metrics,
@@ -60,13 +50,30 @@ impl Mesh {
         mesh
     }
 
+    /// Starts a control plane that must refuse these documents and end; returns what it said.
+    ///
+    /// # Panics
+    /// When it goes on, or ends as if all were well.
+    #[track_caller]
+    pub fn refuse(documents: &str) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        prepare(folder.path(), documents);
+        let mut process = serve(folder.path());
+        let status = process.wait();
+        assert!(
+            !status.success(),
+            "the control plane is content with {documents}"
+        );
+        process.output()
+    }
+
     /// Ends the control plane, as at a shutdown of its machine.
     pub fn stop(&mut self) {
         self.process.signal("TERM");
         self.process.wait();
     }
 
-    /// Starts the control plane again, on what it left.
+    /// Starts the control plane after [`Mesh::stop`].
     ///
     /// # Panics
     /// When it does not become ready.
@@ -143,16 +150,18 @@ impl Mesh {
         process::run(binaries::vouchsafe(), all)
     }
 
-    /// `vouchsafe status` as JSON.
+    /// `vouchsafe status` as JSON, also where it ends with status 1 because something is not as it should be.
     #[track_caller]
     pub fn status(&self) -> Value {
-        json(&self.cli(&["status", "-o", "json"]).expect_success())
+        json(&self.cli(&["status", "-o", "json"]).stdout)
     }
 
     /// All records, oldest first.
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
-        let text = self.cli(&["log", "tail", "-o", "json"]).expect_success();
+        let text = self
+            .cli(&["log", "tail", "-n", "100000", "-o", "json"])
+            .expect_success();
         text.lines().map(json).collect()
     }
 
@@ -179,6 +188,19 @@ pub fn authority<'a>(status: &'a Value, role: &str) -> &'a Value {
 #[track_caller]
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Writes the policy folder and `control-plane.yaml`; returns where it will listen and serve metrics.
+fn prepare(folder: &Path, documents: &str) -> (SocketAddr, SocketAddr) {
+    std::fs::create_dir(folder.join("policy")).expect("the folder can be made");
+    write_policy(folder, documents);
+    let (listen, metrics) = (port::free(), port::free());
+    let config = format!(
+        "apiVersion: vouchsafe.dev/v1alpha1\nkind: ControlPlane\nspec:\n  listen: {listen}\n  \
+         metrics: {metrics}\n  data: data\n  policy: policy\n"
+    );
+    std::fs::write(folder.join("control-plane.yaml"), config).expect("the folder can be written");
+    (listen, metrics)
 }
 
 fn serve(folder: &Path) -> Process {

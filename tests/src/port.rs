@@ -1,14 +1,15 @@
 //! Free loopback ports for programs that must be told one.
 //!
 //! The kernel's own choice (port 0) is from the range of outgoing connections, so that a port found free may be gone
-//! before the program binds it. These come from below that range, where each test process begins at another place.
+//! before the program binds it. These come from below that range and above the default ports of our own programs, and
+//! each test process begins at another place.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-const FIRST: u32 = 10_000;
-const COUNT: u32 = 20_000;
+const FIRST: u32 = 16_000;
+const COUNT: u32 = 14_000;
 
 static NEXT: LazyLock<AtomicU32> =
     LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(211) % COUNT));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use http::{HeaderName, HeaderValue};
 use vouchsafe_attestation::name::Name;
-use vouchsafe_config::policy::{Lane, Port};
+use vouchsafe_config::policy::{DenyReason, Lane, Port};
 
 use crate::http::answer::Refusal;
 use crate::http::head::RequestHead;
@@ -47,10 +47,14 @@ impl Doorway for RequestsOut {
     }
 
     fn door(&self, _head: &RequestHead) -> Result<Rc<Port>, Refusal> {
-        self.connection
-            .outbound
-            .port()
-            .ok_or(Refusal::unavailable(reason::UNKNOWN_PORT))
+        let outbound = &self.connection.outbound;
+        let has_identity = outbound.worker.parts.state.identity.load().is_some();
+        outbound.port().ok_or(if has_identity {
+            // A sidecar is told only of doors that a rule opens to its workload: another is a denial, not an outage.
+            Refusal::denied(DenyReason::UnknownDoor.into())
+        } else {
+            Refusal::unavailable(reason::NO_IDENTITY)
+        })
     }
 
     fn name<'a>(&'a self, door: &'a Port) -> &'a Name {
