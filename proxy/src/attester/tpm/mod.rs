@@ -61,7 +61,11 @@ impl TpmAttester {
     pub(super) fn open(config: &proxy::Tpm) -> Result<Self, CollectError> {
         let given = given_chain(config)?;
         let mut tpm = connect(config)?;
-        let (place, ek_public, leaf) = choose_ek(&mut tpm, &given)?;
+        let ChosenEk {
+            place,
+            public: ek_public,
+            leaf,
+        } = choose_ek(&mut tpm, &given)?;
         let ak_public = tpm.with_primary(&ak_template(), |_, _, public| Ok(public.to_vec()))?;
         Ok(Self {
             config: config.clone(),
@@ -147,12 +151,16 @@ fn connect(config: &proxy::Tpm) -> Result<Tpm, CollectError> {
     Tpm::new(transport, address)
 }
 
-/// The endorsement key that the maker certified, in the TPM or in the given chain, with the TPM's own certificate of
-/// it; ECC P-256 where nothing is certified. ECC first: chips make ECC keys in milliseconds and RSA keys in seconds.
-fn choose_ek(
-    tpm: &mut Tpm,
-    given: &[Vec<u8>],
-) -> Result<(EkPlace, Vec<u8>, Option<Vec<u8>>), CollectError> {
+/// An endorsement key, with the TPM's own certificate of it.
+struct ChosenEk {
+    place: EkPlace,
+    public: Vec<u8>,
+    leaf: Option<Vec<u8>>,
+}
+
+/// The endorsement key that the maker certified, in the TPM or in the given chain, with its
+/// certificate; ECC P-256 where nothing is certified. ECC first: chips make ECC keys in milliseconds and RSA keys in seconds.
+fn choose_ek(tpm: &mut Tpm, given: &[Vec<u8>]) -> Result<ChosenEk, CollectError> {
     for (index, template) in [
         (NV_ECC_CERTIFICATE, EkTemplate::EccP256),
         (NV_RSA_CERTIFICATE, EkTemplate::Rsa2048),
@@ -161,7 +169,12 @@ fn choose_ek(
             && let Some(certificate) = one_der(&content)
         {
             let (place, public) = find_ek(tpm, template)?;
-            return Ok((place, public, Some(certificate.to_vec())));
+            let leaf = Some(certificate.to_vec());
+            return Ok(ChosenEk {
+                place,
+                public,
+                leaf,
+            });
         }
     }
     let (place, public) = find_ek(tpm, EkTemplate::EccP256)?;
@@ -169,10 +182,18 @@ fn choose_ek(
     if !given.is_empty() && !certified(&public) {
         let (rsa_place, rsa_public) = find_ek(tpm, EkTemplate::Rsa2048)?;
         if certified(&rsa_public) {
-            return Ok((rsa_place, rsa_public, None));
+            return Ok(ChosenEk {
+                place: rsa_place,
+                public: rsa_public,
+                leaf: None,
+            });
         }
     }
-    Ok((place, public, None))
+    Ok(ChosenEk {
+        place,
+        public,
+        leaf: None,
+    })
 }
 
 /// A persistent RSA endorsement key saves making it; by convention it is at one handle. Only one made by the standard
