@@ -254,3 +254,37 @@ pub(crate) fn same_bytes(left: &[u8], right: &[u8]) -> bool {
     use subtle::ConstantTimeEq;
     left.ct_eq(right).into()
 }
+
+/// What a report's 64 bytes must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound<'a> {
+    /// Nobody says.
+    Nothing,
+    /// What the relying party expects.
+    ReportData(&'a [u8; 64]),
+    /// What other evidence, which carries the binding, is digested to.
+    RuntimeData(&'a [u8; 64]),
+}
+
+impl Bound<'_> {
+    pub(crate) fn check(self, found: &[u8; 64], ledger: &mut Ledger) {
+        match self {
+            Self::Nothing => ledger.skip("binding", "looked at without an expectation"),
+            Self::ReportData(expected) => {
+                let holds = same_bytes(found, expected);
+                ledger.require("binding", "report_data_mismatch", holds, "report data");
+            }
+            Self::RuntimeData(expected) => {
+                let holds = same_bytes(found, expected);
+                let detail = "report data is the digest of the runtime data";
+                ledger.require("runtime_data", "runtime_data_mismatch", holds, detail);
+            }
+        }
+    }
+}
+
+impl<'a> From<Option<&'a [u8; 64]>> for Bound<'a> {
+    fn from(expected: Option<&'a [u8; 64]>) -> Self {
+        expected.map_or(Self::Nothing, Self::ReportData)
+    }
+}

@@ -52,7 +52,7 @@ pub(super) fn judge(
         root: dcap::INTEL_ROOT,
         now,
     };
-    case.judge(report_data, ledger);
+    case.judge(report_data.into(), ledger);
 }
 
 /// Endorsements that came with the quote count as they are; of a cache, those of the quote's platform.

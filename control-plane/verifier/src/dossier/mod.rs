@@ -6,6 +6,7 @@
 //!
 //! Source: DESIGN §5.
 
+mod az_vtpm;
 mod dcap;
 mod nitro;
 mod nvidia_gpu;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::evidence;
+use crate::evidence::az_vtpm::Hardware;
 use crate::evidence::dcap::Tee;
 use crate::evidence::x509;
 use crate::judgement::{BindingState, Judgement, Ledger};
@@ -29,6 +31,10 @@ pub enum Kind {
     Tdx,
     /// Intel SGX.
     Sgx,
+    /// Azure's vTPM above AMD SEV-SNP.
+    AzSnpVtpm,
+    /// Azure's vTPM above Intel TDX.
+    AzTdxVtpm,
     /// NVIDIA GPUs and NVSwitches.
     NvidiaGpu,
     /// AWS Nitro Enclaves.
@@ -37,10 +43,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::SevSnp,
         Self::Tdx,
         Self::Sgx,
+        Self::AzSnpVtpm,
+        Self::AzTdxVtpm,
         Self::NvidiaGpu,
         Self::Nitro,
     ];
@@ -51,6 +59,8 @@ impl Kind {
             Self::SevSnp => "sev_snp",
             Self::Tdx => "tdx",
             Self::Sgx => "sgx",
+            Self::AzSnpVtpm => "az_snp_vtpm",
+            Self::AzTdxVtpm => "az_tdx_vtpm",
             Self::NvidiaGpu => "nvidia_gpu",
             Self::Nitro => "nitro",
         }
@@ -163,6 +173,12 @@ fn judge(
         Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, now, &mut ledger),
         Kind::Tdx => dcap::judge(Tee::Tdx, dossier, expected, &rules.dcap, now, &mut ledger),
         Kind::Sgx => dcap::judge(Tee::Sgx, dossier, expected, &rules.dcap, now, &mut ledger),
+        Kind::AzSnpVtpm => {
+            az_vtpm::judge(Hardware::SevSnp, dossier, expected, rules, now, &mut ledger)
+        }
+        Kind::AzTdxVtpm => {
+            az_vtpm::judge(Hardware::Tdx, dossier, expected, rules, now, &mut ledger)
+        }
         Kind::NvidiaGpu => {
             nvidia_gpu::judge(dossier, expected, &rules.nvidia_gpu, now, &mut ledger)
         }

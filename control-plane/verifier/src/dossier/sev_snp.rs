@@ -46,7 +46,14 @@ pub(super) fn judge(
         }
     }
     if let Some(report) = only(reports, ledger) {
-        sev_snp::judge(&report, &endorsements, report_data, rules, now, ledger);
+        sev_snp::judge(
+            &report,
+            &endorsements,
+            report_data.into(),
+            rules,
+            now,
+            ledger,
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! Evidence, one module per kind of hardware.
 
+pub mod az_vtpm;
 pub mod cbor;
 pub mod dcap;
 pub mod nitro;

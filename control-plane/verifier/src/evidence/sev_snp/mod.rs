@@ -23,7 +23,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use self::chain::{Endorsements, Vek, VekKind};
 use self::report::{Report, SigningKey, Tcb};
-use crate::judgement::{Ledger, same_bytes};
+use crate::judgement::{Bound, Ledger};
 
 /// A family of processors with roots of its own. Bergamo and Siena belong to Genoa.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,11 +89,11 @@ pub struct Rules {
     pub require_crl: bool,
 }
 
-/// Judges a report. `expected` is what the report data must be; `None` looks without a binding.
+/// Judges a report. `expected` is what the report data must be; [`Bound::Nothing`] looks without a binding.
 pub(crate) fn judge(
     report: &[u8],
     endorsements: &Endorsements<'_>,
-    expected: Option<&[u8; 64]>,
+    expected: Bound<'_>,
     rules: &Rules,
     now: SystemTime,
     ledger: &mut Ledger,
@@ -125,8 +125,8 @@ pub(crate) fn judge(
 }
 
 /// What needs no endorsement.
-fn judge_guest(report: &Report, expected: Option<&[u8; 64]>, rules: &Rules, ledger: &mut Ledger) {
-    check_binding(report, expected, ledger);
+fn judge_guest(report: &Report, expected: Bound<'_>, rules: &Rules, ledger: &mut Ledger) {
+    expected.check(&report.report_data(), ledger);
     check_debug(report, rules, ledger);
     check_migration(report, rules, ledger);
     check_vmpl(report, rules, ledger);
@@ -290,16 +290,6 @@ fn check_tcb_floor(report: &Report, product: Product, floor: &Tcb, ledger: &mut 
         format!("{name}: {tcb}; floor: {floor}")
     });
     ledger.require("tcb_floor", "tcb_too_old", low.is_none(), detail);
-}
-
-fn check_binding(report: &Report, expected: Option<&[u8; 64]>, ledger: &mut Ledger) {
-    match expected {
-        Some(expected) => {
-            let holds = same_bytes(&report.report_data(), expected);
-            ledger.require("binding", "report_data_mismatch", holds, "report data");
-        }
-        None => ledger.skip("binding", "looked at without an expectation"),
-    }
 }
 
 fn check_debug(report: &Report, rules: &Rules, ledger: &mut Ledger) {

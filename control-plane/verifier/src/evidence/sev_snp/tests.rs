@@ -13,7 +13,7 @@ use rcgen::{
 use super::chain::Endorsements;
 use super::report::{Report, Tcb};
 use super::{Product, Rules, judge};
-use crate::judgement::{BindingState, Judgement, Ledger, Status};
+use crate::judgement::{BindingState, Bound, Judgement, Ledger, Status};
 
 const REPORT_DATA: [u8; 64] = [7; 64];
 const CHIP: [u8; 64] = [9; 64];
@@ -157,7 +157,7 @@ impl Machine {
         judge(
             &report,
             &endorsements,
-            Some(&REPORT_DATA),
+            Bound::ReportData(&REPORT_DATA),
             &self.rules,
             now,
             &mut ledger,
