@@ -57,3 +57,74 @@ fn the_corpus_of_event_log_is_handled() {
 fn the_corpus_of_ek_certificate_is_handled() {
     replay("ek_certificate", targets::ek_certificate);
 }
+
+/// The kinds that are judged from files begin with the vectors themselves.
+#[track_caller]
+fn replay_vectors(vectors: &[&str], run: fn(&[u8])) {
+    for vector in vectors {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let whole = std::fs::read(folder.join(vector)).unwrap();
+        run(&whole);
+        for at in (0..whole.len()).step_by(1 + whole.len() / 128) {
+            run(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            run(&flipped);
+        }
+    }
+}
+
+#[test]
+fn vectors_of_sev_snp_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "snp/milan-v2-vcek/report.bin",
+        "snp/milan-v2-vcek/vek.der",
+        "snp/crl-milan-empty/crl.der",
+        "snp/genoa-v3-json-e2e/evidence.json",
+    ];
+    replay_vectors(&vectors, targets::sev_snp);
+}
+
+#[test]
+fn vectors_of_tdx_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "tdx/v4-uptodate-dstack/quote.bin",
+        "tdx/v4-uptodate-dstack/collateral.json",
+        "tdx/v5-trustee/quote.bin",
+    ];
+    replay_vectors(&vectors, targets::tdx);
+}
+
+#[test]
+fn vectors_of_sgx_are_handled_whatever_happens_to_them() {
+    let vectors = ["sgx/sgx-v3-debug-occlum/quote.bin"];
+    replay_vectors(&vectors, targets::sgx);
+}
+
+#[test]
+fn vectors_of_az_snp_vtpm_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "az-snp-vtpm/milan-v1/evidence.json",
+        "az-snp-vtpm/neg-mixed-parts/hcl-report.bin",
+    ];
+    replay_vectors(&vectors, targets::az_snp_vtpm);
+}
+
+#[test]
+fn vectors_of_nvidia_gpu_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "nvidia/switch-ls10/report.bin",
+        "nvidia/rim-driver-550.144.03/rim.xml",
+        "nvidia/switch-ls10/chain.pem",
+    ];
+    replay_vectors(&vectors, targets::nvidia_gpu);
+}
+
+#[test]
+fn vectors_of_nitro_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "nitro/prod-dstack-1/doc.cose",
+        "nitro/prod-evervault/doc.cose",
+    ];
+    replay_vectors(&vectors, targets::nitro);
+}

@@ -4,6 +4,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
+use vouchsafe_verifier::dossier::{self, Dossier, File, Kind, Rules};
 use vouchsafe_verifier::endorsement::EkRoots;
 use vouchsafe_verifier::evidence::tpm::attest::Quote;
 use vouchsafe_verifier::evidence::tpm::event_log::EventLog;
@@ -11,6 +12,7 @@ use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
 use vouchsafe_verifier::evidence::tpm::public::{Curve, Key, PublicArea};
 use vouchsafe_verifier::evidence::tpm::signature::Signature;
 use vouchsafe_verifier::evidence::tpm::{CheckedOffer, Offer};
+use vouchsafe_verifier::judgement::Status;
 
 /// A public area, by itself and as either key of an offer.
 pub fn public_area(data: &[u8]) {
@@ -66,4 +68,54 @@ pub fn ek_certificate(data: &[u8]) {
     let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
     let chain = [CertificateDer::from(data)];
     assert!(EkRoots::default().verify(&chain, &key, now).is_err());
+}
+
+/// A report of SEV-SNP, a certificate, or a revocation list; written out as JSON, a report holds its chain.
+pub fn sev_snp(data: &[u8]) {
+    look(Kind::SevSnp, data);
+}
+
+/// A quote of TDX, or Intel's endorsements.
+pub fn tdx(data: &[u8]) {
+    look_at_one(Kind::Tdx, data);
+}
+
+/// A quote of SGX.
+pub fn sgx(data: &[u8]) {
+    look_at_one(Kind::Sgx, data);
+}
+
+/// Evidence of an Azure vTPM above SEV-SNP; unchanged, it holds all that it needs.
+pub fn az_snp_vtpm(data: &[u8]) {
+    look(Kind::AzSnpVtpm, data);
+}
+
+/// A report of an NVIDIA device, a manifest, or a chain.
+pub fn nvidia_gpu(data: &[u8]) {
+    look_at_one(Kind::NvidiaGpu, data);
+}
+
+/// A Nitro document, long after its certificate expired.
+pub fn nitro(data: &[u8]) {
+    look_at_one(Kind::Nitro, data);
+}
+
+fn look(kind: Kind, data: &[u8]) -> Status {
+    let files = [File {
+        name: "file",
+        bytes: data,
+    }];
+    let dossier = Dossier {
+        files: &files,
+        endorsements: &files,
+    };
+    let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    let glance = dossier::inspect(kind, dossier, &Rules::default(), now);
+    assert!(!glance.judgement().checks.is_empty());
+    glance.judgement().status
+}
+
+/// One file is never enough.
+fn look_at_one(kind: Kind, data: &[u8]) {
+    assert_ne!(look(kind, data), Status::Affirming);
 }

@@ -16,6 +16,8 @@
 
 pub mod report;
 pub(crate) mod rim;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use std::collections::BTreeMap;

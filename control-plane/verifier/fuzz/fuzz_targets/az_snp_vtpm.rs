@@ -1,0 +1,5 @@
+//! `az_snp_vtpm` of `src/lib.rs`, driven by libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_verifier_fuzz::az_snp_vtpm(data));
