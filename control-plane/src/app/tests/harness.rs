@@ -62,7 +62,7 @@ kind: AttestationProfile
 metadata: {name: hard, namespace: dev}
 spec:
   any_of:
-    - tpm: {images: [{name: node, pcrs: {sha256: {7: \"0000000000000000000000000000000000000000000000000000000000000000\"}}}]}
+    - tpm: {classes: [hardware, software], images: [{name: node, pcrs: {sha256: {7: \"0000000000000000000000000000000000000000000000000000000000000000\"}}}]}
 ---
 apiVersion: vouchsafe.dev/v1alpha1
 kind: AttestationProfile
