@@ -15,7 +15,7 @@ use super::{Format, Outcome, table};
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("binding").required(true))]
 pub(super) struct Arguments {
-    /// Kind of evidence: sev_snp, tdx, sgx, az_snp_vtpm, az_tdx_vtpm, nvidia_gpu or nitro.
+    /// Kind of evidence: sev_snp, tdx, sgx, az_snp_vtpm, az_tdx_vtpm, nvidia_gpu, nitro or tpm.
     #[arg(long)]
     kind: Kind,
     /// When to judge, as in 2026-06-01T00:00:00Z; now, unless given.

@@ -11,6 +11,7 @@ mod dcap;
 mod nitro;
 mod nvidia_gpu;
 mod sev_snp;
+mod tpm;
 
 use std::time::SystemTime;
 
@@ -39,11 +40,13 @@ pub enum Kind {
     NvidiaGpu,
     /// AWS Nitro Enclaves.
     Nitro,
+    /// A TPM.
+    Tpm,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SevSnp,
         Self::Tdx,
         Self::Sgx,
@@ -51,6 +54,7 @@ impl Kind {
         Self::AzTdxVtpm,
         Self::NvidiaGpu,
         Self::Nitro,
+        Self::Tpm,
     ];
 
     /// The word on the command line.
@@ -63,6 +67,7 @@ impl Kind {
             Self::AzTdxVtpm => "az_tdx_vtpm",
             Self::NvidiaGpu => "nvidia_gpu",
             Self::Nitro => "nitro",
+            Self::Tpm => "tpm",
         }
     }
 }
@@ -182,6 +187,7 @@ fn judge(
         Kind::NvidiaGpu => {
             nvidia_gpu::judge(dossier, expected, &rules.nvidia_gpu, now, &mut ledger)
         }
+        Kind::Tpm => tpm::judge(dossier, expected, &mut ledger),
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, now, &mut ledger),
     }
     ledger.conclude(match expected {
