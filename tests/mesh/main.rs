@@ -8,5 +8,6 @@ mod identity_lost;
 mod leaving;
 mod peers;
 mod policy;
+mod readme;
 mod record;
 mod secrets;

@@ -7,3 +7,4 @@
 mod clients;
 mod pair;
 mod postgres;
+mod quickstart;
