@@ -14,7 +14,7 @@ from .processes import Process, free_port, wait_for_answer
 CONFIGURATIONS = Path(__file__).resolve().parents[1] / "peers"
 
 # How long a pair may take to its first answer; ours with 10,000 policies compiles them first.
-START_DEADLINE = 30
+START_DEADLINE = 15
 
 
 @dataclasses.dataclass

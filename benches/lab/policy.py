@@ -37,7 +37,7 @@ def _mesh():
 def _nobody():
     """A profile and a node that no machine satisfies: identities come from files here, and documents must be whole."""
     zeros = "0" * 64
-    return (_head("AttestationProfile", "nobody") + "spec:\n  any_of:\n    - tpm: {classes: [hardware], images: "
+    return (_head("AttestationProfile", "nobody") + "spec:\n  any_of:\n    - tpm: {classes: [hardware, software], images: "
             f'[{{name: none, pcrs: {{sha256: {{11: "{zeros}"}}}}}}]}}\n---\n'
             + _head("Node", "nowhere") + f'spec: {{hardware: {{tpm_ek_sha256: "{zeros}"}}}}\n')
 

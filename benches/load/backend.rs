@@ -23,6 +23,10 @@ use crate::timer::monotonic_nanoseconds;
 /// Most connections at once: above what any measure opens through a pair that multiplies them.
 const MAX_CONNECTIONS: usize = 40_000;
 
+/// By default `h2` closes a connection on which some 170 unread messages of this size wait, and a proxy that multiplexes
+/// brings 256 at once.
+const SMALL_FRAMES: usize = 1 << 20;
+
 /// How HTTP/2 with prior knowledge begins (RFC 9113 §3.4); no HTTP/1.1 method is `PRI`.
 const PREFACE: &[u8] = b"PRI ";
 
@@ -182,7 +186,10 @@ async fn events(stream: &mut TcpStream, interval: Duration) -> anyhow::Result<()
 }
 
 async fn http2(stream: TcpStream) -> anyhow::Result<()> {
-    let mut connection = h2::server::handshake(stream).await?;
+    let mut connection = h2::server::Builder::new()
+        .data_frame_budget(SMALL_FRAMES)
+        .handshake(stream)
+        .await?;
     while let Some(request) = connection.accept().await {
         let (request, respond) = request?;
         spawn_local(unary(request.into_body(), respond));
