@@ -1,6 +1,6 @@
 //! Attestation: hello → challenge → evidence → outcome.
 //!
-//! A stream is a story in phases, and each phase is a value that the next one consumes: a [`Challenged`] exists only
+//! A stream is a story in phases, and each phase is a value that the next one consumes: a `Challenged` exists only
 //! after a hello was found good, and is used up by the first evidence, whatever the verdict. So a nonce lives in one
 //! stream's memory only, and nothing else has to forget it.
 //!
