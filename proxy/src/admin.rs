@@ -251,6 +251,11 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Err(error) => return Err(error),
     }
     let hidden = hidden_name(path);
+    // In a container every process has the number of the one that crashed here.
+    match std::fs::remove_file(&hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let listener = UnixListener::bind(&hidden)?;
     let placed = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::rename(&hidden, path));
@@ -369,6 +374,8 @@ mod tests {
         drop(listener);
         std::mem::forget(file);
         assert!(path.exists());
+        // One that was killed a moment earlier leaves the hidden one.
+        drop(std::os::unix::net::UnixListener::bind(hidden_name(&path)).unwrap());
         drop(bind(&path).unwrap());
         std::fs::write(&path, "a file").unwrap();
         assert_eq!(
