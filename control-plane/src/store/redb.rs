@@ -327,6 +327,8 @@ const MAX_CHANGES: u64 = 100_000;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::store::conformance;
 
@@ -360,14 +362,16 @@ mod tests {
 
     /// The writer's thread lets go of the file after the store is dropped, not within the drop.
     async fn reopen(path: &Path) -> RedbStore {
-        for _ in 0..1000 {
-            if let Ok(store) = RedbStore::open(path) {
-                return store;
+        let opening = async {
+            loop {
+                match RedbStore::open(path) {
+                    Ok(store) => return store,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
             }
-            tokio::task::yield_now().await;
-            thread::yield_now();
-        }
-        RedbStore::open(path).unwrap()
+        };
+        let opened = tokio::time::timeout(Duration::from_secs(60), opening).await;
+        opened.unwrap()
     }
 
     #[tokio::test]
