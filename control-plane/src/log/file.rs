@@ -181,7 +181,14 @@ pub fn scan(
 /// # Errors
 /// [`LogError::Broken`] names the first record that does not fit, [`LogError::CutOff`] a missing end.
 pub fn verify(path: &Path, kept: &Head) -> Result<Head, LogError> {
-    let file = File::open(path).map_err(LogError::Io)?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && kept.records > 0 => {
+            let kept = kept.records;
+            return Err(LogError::CutOff { found: 0, kept });
+        }
+        Err(error) => return Err(LogError::Io(error)),
+    };
     let mut records = Records::new(&file)?;
     for record in records.by_ref() {
         let record = record?;

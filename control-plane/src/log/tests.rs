@@ -108,6 +108,11 @@ async fn a_cut_end_shows_against_the_head_that_was_kept() {
         verify(&path, &head),
         Err(LogError::CutOff { found: 2, kept: 3 })
     ));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(
+        verify(&path, &head),
+        Err(LogError::CutOff { found: 0, kept: 3 })
+    ));
 }
 
 #[tokio::test]
