@@ -137,6 +137,7 @@ impl App {
             shutdown,
             metrics: Metrics::new().map_err(StartError::Metrics)?,
             attestations: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
+            renewals: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
             policy_folder: config.policy.display().to_string(),
             started: now,
         });
@@ -269,20 +270,18 @@ impl Core {
             }
             None => fix(&store, &policy).await?,
         };
-        let (log, opened) =
-            Log::open(&config.data.join(RECORD_FILE)).map_err(StartError::Record)?;
+        let record_file = config.data.join(RECORD_FILE);
+        let kept = keeper::read_head(&config.data.join(HEAD_FILE))?;
+        if kept.records > 0 {
+            // Before it is opened, because opening cuts a torn tail off, and a damaged record must stay as it is.
+            crate::log::verify(&record_file, &kept).map_err(StartError::Record)?;
+        }
+        let (log, opened) = Log::open(&record_file).map_err(StartError::Record)?;
         if opened.torn_bytes > 0 {
             tracing::warn!(
                 bytes = opened.torn_bytes,
                 "the record's last entry was incomplete and is cut off"
             );
-        }
-        let kept = keeper::read_head(&config.data.join(HEAD_FILE))?;
-        if opened.head.records < kept.records {
-            return Err(StartError::Record(LogError::CutOff {
-                found: opened.head.records,
-                kept: kept.records,
-            }));
         }
         let (ca, made) =
             CertificateAuthority::open(&config.data.join("ca"), &fixed.trust_domain, now)?;

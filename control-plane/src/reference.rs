@@ -113,7 +113,15 @@ fn fit(
         Configured::Tpm(tpm) => {
             check_tpm(tpm, &appraised)?;
             let held = tpm.images.iter().find(|held| held.name == image);
-            held.and_then(|held| held.max_instances)
+            // Without its image nobody could say how many may run.
+            let held = held.ok_or_else(|| {
+                Refused::new(
+                    "image",
+                    "run an image that the workload's profile names",
+                    format!("the profile has no image `{image}`"),
+                )
+            })?;
+            held.max_instances
         }
         Configured::Simulated(simulated) => {
             let held = simulated.images.iter().find(|held| held.name == image);

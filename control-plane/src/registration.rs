@@ -2,7 +2,7 @@
 //!
 //! Kept in memory, because every renewal reads them, and in the store, because a restart must know them. What admits
 //! an instance (an enrolment, a spent token) is in the store before the certificate is; what a renewal changes follows
-//! within a second in one transaction for all of them.
+//! within two seconds in one transaction for all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,6 +71,7 @@ pub struct Session {
 pub struct Registry {
     store: RedbStore,
     inner: Mutex<Inner>,
+    admission: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
 }
 
@@ -107,6 +108,7 @@ impl Registry {
         Ok(Self {
             store,
             inner: Mutex::new(inner),
+            admission: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
         })
     }
@@ -156,6 +158,11 @@ impl Registry {
     /// The machine that a token has pinned.
     pub fn pinned(&self, token: &[u8; 32]) -> Option<String> {
         self.lock().pins.get(token).cloned()
+    }
+
+    /// A turn to count and then register, for images with a limit: one at a time, until the guard is dropped.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.admission.lock().await
     }
 
     /// Machines other than `hardware` that run an image of a workload now.
@@ -283,6 +290,10 @@ impl Registry {
         match result {
             Ok(_) => {
                 for id in over {
+                    if inner.dirty.contains(&id) {
+                        // It renewed meanwhile; the next call writes it again.
+                        continue;
+                    }
                     inner.instances.remove(&id);
                     inner.sessions.remove(&id);
                 }

@@ -14,8 +14,9 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -40,6 +41,7 @@ pub async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let api = Api {
         attestation: AttestationServer::new(AttestationApi::new(Arc::clone(&control_plane)))
             .max_decoding_message_size(MAX_ATTEST_MESSAGE_BYTES),
@@ -61,9 +63,12 @@ pub async fn serve(
                 };
                 let epoch = epoch.borrow().clone();
                 let (control_plane, api) = (Arc::clone(&control_plane), api.clone());
-                let shutdown = shutdown.clone();
+                let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
                 connections.spawn(async move {
-                    serve_one(socket, address, epoch, control_plane, api, shutdown).await;
+                    let accepted = accept(socket, address, &epoch, &control_plane, &strangers);
+                    if let Some(accepted) = accepted.await {
+                        serve_one(accepted, control_plane, api, shutdown).await;
+                    }
                     drop(permit);
                 });
             }
@@ -82,14 +87,22 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-async fn serve_one(
+/// A connection whose handshake is done.
+struct Accepted {
+    connection: Connection,
+    stream: TlsStream<TcpStream>,
+    /// A place among those who present no certificate.
+    _stranger: Option<OwnedSemaphorePermit>,
+}
+
+/// Shakes hands. Strangers have a bound of their own, so that they keep no instance of the mesh out.
+async fn accept(
     socket: TcpStream,
     address: SocketAddr,
-    epoch: TlsEpoch,
-    control_plane: Arc<ControlPlane>,
-    api: Api,
-    mut shutdown: watch::Receiver<bool>,
-) {
+    epoch: &TlsEpoch,
+    control_plane: &ControlPlane,
+    strangers: &Arc<Semaphore>,
+) -> Option<Accepted> {
     // Small messages both ways: waiting to fill packets only adds latency.
     let _ = socket.set_nodelay(true);
     let bundle = control_plane.bundle.load_full();
@@ -99,12 +112,41 @@ async fn serve_one(
     let (connection, stream) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
-            count_failure(&control_plane, error.reason());
+            count_failure(control_plane, error.reason());
             tracing::debug!(peer = %address, reason = error.reason(), error = %Chain(&error), "handshake failed");
-            return;
+            return None;
         }
     };
+    let stranger = match connection.peer {
+        Some(_) => None,
+        None => {
+            let Ok(permit) = Arc::clone(strangers).try_acquire_owned() else {
+                count_failure(control_plane, "too_many_connections");
+                return None;
+            };
+            Some(permit)
+        }
+    };
+    Some(Accepted {
+        connection,
+        stream,
+        _stranger: stranger,
+    })
+}
+
+async fn serve_one(
+    accepted: Accepted,
+    control_plane: Arc<ControlPlane>,
+    api: Api,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let Accepted {
+        connection,
+        stream,
+        _stranger,
+    } = accepted;
     control_plane.metrics.connections.inc();
+    let (address, lease) = (connection.address, connection.lease(control_plane.now()));
     let connection = Arc::new(connection);
     let service = service_fn(move |request| {
         let (mut api, connection) = (api.clone(), Arc::clone(&connection));
@@ -123,6 +165,12 @@ async fn serve_one(
         () = stopped(&mut shutdown) => {
             serving.as_mut().graceful_shutdown();
             serving.await
+        }
+        () = tokio::time::sleep(lease) => {
+            // What runs may end; what does not is cut.
+            serving.as_mut().graceful_shutdown();
+            let ended = tokio::time::timeout(DRAIN_DEADLINE, serving).await;
+            ended.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -161,6 +209,8 @@ impl Api {
 
 /// Sidecars hold one connection each, and a second one while they renew.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Those without a certificate, each for one enrolment.
+const MAX_STRANGERS: usize = 2_000;
 /// An attestation and a mesh-state stream, with room.
 const MAX_STREAMS: u32 = 8;
 /// gRPC's own headers take a few hundred bytes.

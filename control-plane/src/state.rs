@@ -38,6 +38,8 @@ pub struct ControlPlane {
     pub metrics: Metrics,
     /// Attestations at once: each may cost milliseconds of cryptography.
     pub attestations: Arc<Semaphore>,
+    /// Bounds those of instances that present a certificate.
+    pub renewals: Arc<Semaphore>,
     /// Where policy comes from, for `status`.
     pub policy_folder: String,
     /// When this process started.

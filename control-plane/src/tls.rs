@@ -50,6 +50,17 @@ pub struct Connection {
     pub address: SocketAddr,
 }
 
+impl Connection {
+    /// How long it may live: as long as the certificate that it presented, so that nobody who was let go stays by
+    /// keeping a connection; a stranger's, as long as one enrolment takes.
+    pub fn lease(&self, now: SystemTime) -> Duration {
+        match &self.peer {
+            Some(peer) => peer.not_after().duration_since(now).unwrap_or_default(),
+            None => STRANGERS_LEASE,
+        }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
@@ -220,5 +231,7 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 const ALPN: &[u8] = b"h2";
+/// An enrolment may take 90 seconds.
+const STRANGERS_LEASE: Duration = Duration::from_secs(120);
 /// Slower than any honest handshake over a continent, short enough to shed idlers.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);

@@ -501,3 +501,143 @@ async fn a_stream_that_says_nothing_is_ended_and_counted() {
     assert!(status.retry_after < Duration::from_secs(1));
     factory.stop().await;
 }
+
+#[tokio::test]
+async fn of_two_machines_that_want_the_last_place_at_once_one_gets_it() {
+    let limited = POLICY
+        .replace("[{name: dev}]", "[{name: dev, max_instances: 1}]")
+        .replace(
+            "members: {nodes: [laptop]}",
+            "members: {nodes: [laptop, other]}",
+        );
+    let factory = Factory::start(&limited).await;
+    let (laptop, other) = (
+        Sidecar::new("dev/api", "laptop"),
+        Sidecar::new("dev/api", "other"),
+    );
+    let (first, second) = tokio::join!(factory.attest(&laptop), factory.attest(&other));
+    let (winner, loser) = match (first, second) {
+        (Ok(_), Err(reason)) => (laptop, reason),
+        (Err(reason), Ok(_)) => (other, reason),
+        outcome => panic!("exactly one must win: {outcome:?}"),
+    };
+    assert_eq!(loser, "max_instances");
+    // The machine that has the place keeps it; the image has its places per workload.
+    factory.attest(&winner).await.unwrap();
+    factory
+        .attest(&Sidecar::new("dev/web", "other"))
+        .await
+        .unwrap();
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn streams_that_say_nothing_keep_nobody_out() {
+    let factory = Factory::start(POLICY).await;
+    let mut silent = Vec::new();
+    while silent.len() < MAX_ATTESTATIONS + 8 {
+        let connection = factory.connect(None).await;
+        for _ in 0..8 {
+            silent.push(connection.say_nothing().await);
+        }
+    }
+    factory
+        .attest(&Sidecar::new("dev/api", "laptop"))
+        .await
+        .unwrap();
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_on_a_cut_record_is_refused_and_changes_nothing() {
+    let factory = Factory::start(POLICY).await;
+    let (path, _) = record(&factory.data()).unwrap();
+    factory
+        .attest(&Sidecar::new("dev/api", "laptop"))
+        .await
+        .unwrap();
+    // A clean end keeps the head. Then the length of an early record becomes one that reaches beyond the end, which
+    // looks like a torn write.
+    let kept = tempfile::tempdir().unwrap();
+    let same_file = kept.path().join("records");
+    let mut bytes = Vec::new();
+    let spoil = || {
+        bytes = fs::read(&path).unwrap();
+        let at = second_record(&bytes);
+        bytes[at..at + 4].copy_from_slice(&30_000_u32.to_be_bytes());
+        fs::write(&path, &bytes).unwrap();
+        fs::hard_link(&path, &same_file).unwrap();
+    };
+    let error = factory.restart_after(spoil).await.unwrap_err();
+    assert!(
+        matches!(error, StartError::Record(LogError::CutOff { found: 1, .. })),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read(&same_file).unwrap(),
+        bytes,
+        "the evidence is as it was"
+    );
+}
+
+/// Where the second record of a file starts.
+fn second_record(bytes: &[u8]) -> usize {
+    let length: [u8; 4] = bytes[24..28].try_into().unwrap();
+    28 + u32::from_be_bytes(length) as usize + 32
+}
+
+#[tokio::test]
+async fn a_connection_lives_as_long_as_the_certificate_that_it_presented() {
+    let factory = Factory::start(POLICY).await;
+    let issued = factory
+        .attest(&Sidecar::new("dev/api", "laptop"))
+        .await
+        .unwrap();
+    let bundle = read_trust_bundle(&issued.trust_bundle).unwrap();
+    let chain: Vec<_> = issued
+        .certificate_chain
+        .iter()
+        .map(|der| der.as_slice().into())
+        .collect();
+    let peer = verify_peer(&chain, &bundle, PeerRole::Client, now()).unwrap();
+    let end = peer.not_after();
+    let connection = crate::tls::Connection {
+        exporter: [0; 32],
+        leaf_sha256: [0; 32],
+        peer: Some(peer),
+        address: "127.0.0.1:1".parse().unwrap(),
+    };
+    let minute = Duration::from_secs(60);
+    assert_eq!(connection.lease(end - minute), minute);
+    assert_eq!(connection.lease(end), Duration::ZERO);
+    assert_eq!(connection.lease(end + minute), Duration::ZERO);
+    let stranger = crate::tls::Connection {
+        peer: None,
+        ..connection
+    };
+    assert!(stranger.lease(end) <= 2 * minute);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn evidence_for_a_policy_that_changed_meanwhile_is_refused() {
+    let factory = Factory::start(POLICY).await;
+    let sidecar = Sidecar::new("dev/api", "laptop");
+    let connection = factory.connect(None).await;
+    let (mut stream, challenge) = connection.open(&sidecar).await;
+    factory.write_policy(&format!("{POLICY}{}", harness::ANOTHER_RULE));
+    eventually("the new policy to be in force", || async {
+        factory.status().await.revision.unwrap_or_default().sequence
+            > challenge.policy_revision.sequence
+    })
+    .await;
+    let evidence = connection.evidence(&sidecar, &stream, &challenge);
+    stream.send(evidence).await;
+    let AttestResponse::Refusal(refusal) = stream.answer().await.unwrap() else {
+        panic!("evidence for yesterday's policy was not refused");
+    };
+    assert_eq!(refusal.reason, "policy_changed");
+    // At once again, by the policy in force.
+    factory.attest(&sidecar).await.unwrap();
+    factory.stop().await;
+}

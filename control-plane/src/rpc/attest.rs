@@ -72,9 +72,7 @@ impl Attestation for AttestationApi {
         let attestation = Conversation {
             control_plane: Arc::clone(&self.control_plane),
             connection: Arc::clone(connection),
-            permit: Arc::clone(&self.control_plane.attestations)
-                .try_acquire_owned()
-                .ok(),
+            permit: None,
             incoming: request.into_inner(),
             deadline: Instant::now() + STREAM_DEADLINE,
             asked: String::new(),
@@ -121,7 +119,7 @@ impl Phase {
 struct Conversation {
     control_plane: Arc<ControlPlane>,
     connection: Arc<Connection>,
-    /// Held as long as the stream lives; `None`: too many at once.
+    /// Taken when the hello is there, held as long as the stream lives: a stream that says nothing holds nothing.
     permit: Option<OwnedSemaphorePermit>,
     incoming: Streaming<v1::AttestRequest>,
     deadline: Instant,
@@ -146,18 +144,12 @@ struct Challenged {
 
 impl Conversation {
     async fn hello(&mut self) -> Result<(Challenge, Challenged), Refused> {
-        if self.permit.is_none() {
-            return Err(Refused::retry(
-                "busy",
-                "try again: too many attestations at once",
-                "the limit of attestations at once is reached",
-            ));
-        }
         let hello = match self.next().await? {
             AttestRequest::Hello(hello) => *hello,
             AttestRequest::Evidence(_) => return Err(out_of_order()),
         };
         self.asked = hello.workload.to_string();
+        self.permit = Some(self.take_place()?);
         let state = Arc::clone(&self.control_plane.mesh.borrow().state);
         let (workload, profile) = find(&state, &hello.workload)?;
         let kind = self.choose(&profile, &hello)?;
@@ -183,6 +175,23 @@ impl Conversation {
             known,
         };
         Ok((challenge, challenged))
+    }
+
+    /// A place among the attestations that run at once. Who presents a certificate has places apart, so that a flood
+    /// of strangers keeps nobody from renewing.
+    fn take_place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        let control_plane = &self.control_plane;
+        let places = match self.connection.peer {
+            Some(_) => &control_plane.renewals,
+            None => &control_plane.attestations,
+        };
+        Arc::clone(places).try_acquire_owned().map_err(|_| {
+            Refused::retry(
+                "busy",
+                "try again: too many attestations at once",
+                "the limit of attestations at once is reached",
+            )
+        })
     }
 
     /// The first alternative of the profile for which evidence is offered.
@@ -232,6 +241,9 @@ impl Conversation {
         let (Some(peer), Some(result)) = (peer, result) else {
             return Err(enroll_again("the connection presents no certificate"));
         };
+        if peer.not_after() <= self.control_plane.now() {
+            return Err(enroll_again("the certificate of the connection has ended"));
+        }
         if peer.id().workload().as_ref() != Some(&hello.workload) {
             return Err(enroll_again(format!("the connection is of {}", peer.id())));
         }
@@ -394,6 +406,11 @@ impl Conversation {
         let control_plane = &self.control_plane;
         let hardware = hardware_of(&challenged)?;
         let hardware_words = hardware_name(&hardware);
+        // Counting and registering are one step where there is a limit, or two machines at once would both be the last.
+        let _turn = match fitting.max_instances {
+            Some(_) => Some(control_plane.registry.turn().await),
+            None => None,
+        };
         let member = self.member(&challenged, &hardware, &fitting, now)?;
         let failed = |error: crate::ca::CaError| unavailable(Chain(&error).to_string());
         let instance = match &challenged.known {

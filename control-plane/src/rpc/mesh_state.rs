@@ -47,11 +47,12 @@ impl MeshState for MeshStateApi {
         let connection = request.extensions().get::<Arc<Connection>>();
         let connection = connection.ok_or_else(|| Status::internal("no connection"))?;
         let (workload, instance) = holder(connection)?;
-        let left = connection.peer.as_ref().and_then(|peer| {
-            peer.not_after()
-                .duration_since(self.control_plane.now())
-                .ok()
-        });
+        let left = connection.lease(self.control_plane.now());
+        if left.is_zero() {
+            return Err(Status::unauthenticated(
+                "the certificate of this connection has ended",
+            ));
+        }
         let watching = Watching {
             published: self.control_plane.mesh.clone(),
             shutdown: self.control_plane.shutdown.clone(),
@@ -59,7 +60,7 @@ impl MeshState for MeshStateApi {
             workload,
             incoming: request.into_inner(),
             sent: None,
-            ends: Instant::now() + left.unwrap_or_default(),
+            ends: Instant::now() + left,
         };
         let answers = stream::unfold(watching, |mut watching| async {
             let answer = watching.next().await?;

@@ -226,6 +226,11 @@ impl Factory {
 
     /// Stops and starts on the same folder, once the old one has let go of its store.
     pub(super) async fn restart(self) -> Result<Self, StartError> {
+        self.restart_after(|| ()).await
+    }
+
+    /// Stops, lets something happen to the folder, and starts on it.
+    pub(super) async fn restart_after(self, happens: impl FnOnce()) -> Result<Self, StartError> {
         let Self {
             folder,
             control_plane,
@@ -241,6 +246,7 @@ impl Factory {
             redb::Database::open(&store).is_ok()
         })
         .await;
+        happens();
         Self::start_in(folder).await
     }
 
@@ -525,6 +531,12 @@ impl Client {
             AttestResponse::Refusal(refusal) => refusal,
             other => panic!("no refusal: {other:?}"),
         }
+    }
+
+    /// A stream that is opened and kept, without a word.
+    pub(super) async fn say_nothing(&self) -> Streaming<v1::AttestResponse> {
+        let answer = self.attestation().attest(tokio_stream::pending()).await;
+        answer.unwrap().into_inner()
     }
 
     fn attestation(&self) -> AttestationClient<Channel> {
