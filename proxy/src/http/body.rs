@@ -7,7 +7,7 @@ use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::http::head::clean_trailers;
-use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk_head, encode_last_chunk};
+use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk, encode_last_chunk};
 use crate::http1::wire::{Reader, Writer};
 use crate::lane::flow::poll_capacity;
 use crate::relay::Count;
@@ -127,11 +127,9 @@ impl Sink<'_> {
             Self::None => Ok(()),
             Self::Http1 { writer, chunked } => {
                 if *chunked {
-                    encode_chunk_head(&mut writer.buf, data.len());
-                }
-                writer.buf.extend_from_slice(&data);
-                if *chunked {
-                    writer.buf.extend_from_slice(b"\r\n");
+                    encode_chunk(&mut writer.buf, &data);
+                } else {
+                    writer.buf.extend_from_slice(&data);
                 }
                 drop(data);
                 if writer.buf.len() < COALESCED {

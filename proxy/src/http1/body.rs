@@ -218,8 +218,19 @@ fn trailers(section: &[u8]) -> Result<Option<HeaderMap>, BodyError> {
     }
 }
 
+/// Writes one chunk; nothing for no bytes, because a chunk of size zero ends the body: an empty DATA frame would let an
+/// HTTP/2 peer decide where an HTTP/1 message ends.
+pub(crate) fn encode_chunk(out: &mut BytesMut, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    encode_chunk_head(out, data.len());
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Writes a chunk's size line.
-pub(crate) fn encode_chunk_head(out: &mut BytesMut, length: usize) {
+fn encode_chunk_head(out: &mut BytesMut, length: usize) {
     let mut started = false;
     for shift in (0..usize::BITS / 4).rev() {
         let nibble = (length >> (shift * 4)) & 0xf;
