@@ -1,9 +1,10 @@
 //! Ends HTTP/2 connections that keep us busy without asking for anything.
 //!
-//! The `h2` crate bounds resets, CONTINUATION and header lists, but answers PING and SETTINGS and reads WINDOW_UPDATE,
-//! PRIORITY and unknown frames without end (the floods of CVE-2019-9512, -9513, -9515 and -9518). This wrapper reads the
-//! nine bytes of each frame header as they pass (RFC 9113 §4.1) and lets such frames cost credit. Credit comes back with
-//! time, with useful frames and with what we send, because an honest receiver answers our DATA with WINDOW_UPDATE.
+//! The `h2` crate bounds CONTINUATION, header lists and resets of open streams, but answers PING and SETTINGS and reads
+//! WINDOW_UPDATE, PRIORITY, unknown frames and resets of streams that are over without end (the floods of CVE-2019-9512,
+//! -9513, -9515 and -9518). This wrapper reads the nine bytes of each frame header as they pass (RFC 9113 §4.1) and lets
+//! such frames cost credit. Credit comes back with time, with useful frames and with what we send, because an honest
+//! receiver answers our DATA with WINDOW_UPDATE.
 
 use std::cell::Cell;
 use std::io;
@@ -166,8 +167,10 @@ impl Budget {
         let useful = match kind {
             // DATA that is empty and ends nothing is the flood of CVE-2019-9518.
             0 => self.skip > 0 || flags & END_STREAM != 0,
-            // HEADERS, CONTINUATION and RST_STREAM: `h2` has limits of its own for them.
-            1 | 9 | 3 => true,
+            // HEADERS and CONTINUATION: `h2` has limits of its own for them. RST_STREAM it bounds only where that ends a
+            // stream, and a stream that is over can be reset again and again; an honest reset is paid for by the HEADERS
+            // of its stream.
+            1 | 9 => true,
             _ => false,
         };
         if useful {
@@ -240,6 +243,7 @@ mod tests {
             ("SETTINGS", 4, &[]),
             ("WINDOW_UPDATE", 8, &[0, 0, 0, 1]),
             ("PRIORITY", 2, &[0; 5]),
+            ("RST_STREAM", 3, &[0, 0, 0, 8]),
             ("unknown", 0xbe, &[0; 3]),
             ("empty DATA", 0, &[]),
         ] {
@@ -254,6 +258,16 @@ mod tests {
     fn data_and_headers_cost_nothing() {
         assert_eq!(passed(0, b"token", 20_000, 7), 20_000);
         assert_eq!(passed(1, b"head", 20_000, 7), 20_000);
+    }
+
+    #[test]
+    fn a_reset_of_every_stream_lives() {
+        let start = Instant::now();
+        let mut budget = Budget::new(false, start);
+        for _ in 0..20_000 {
+            assert!(budget.read(&frame(1, 0, b"head"), || start));
+            assert!(budget.read(&frame(3, 0, &[0, 0, 0, 8]), || start));
+        }
     }
 
     #[test]
