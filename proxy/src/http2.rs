@@ -32,6 +32,7 @@ pub(crate) async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(head_bytes(limits))
+        .data_frame_budget(SMALL_FRAMES)
         .enable_push(false)
         .handshake(Budgeted::new(io, false))
         .await
@@ -56,6 +57,7 @@ pub(crate) async fn serve<F>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(head_bytes(limits))
+        .data_frame_budget(SMALL_FRAMES)
         .max_concurrent_streams(limits.streams)
         // Streams that were reset and not yet looked at (CVE-2023-44487), and that we had to reset (CVE-2025-8671).
         .max_pending_accept_reset_streams(PENDING_RESETS)
@@ -99,5 +101,11 @@ fn head_bytes(limits: &Limits) -> u32 {
     u32::try_from(limits.head_bytes).unwrap_or(u32::MAX)
 }
 
+/// What small DATA frames that nobody has read yet may cost one connection, in bytes; each counts for 256 less its length.
+///
+/// A stream of tokens is made of such frames, and the library's own bound, half the connection window, would let one
+/// reader that pauses for 2,048 tokens end the connection for all its neighbours. This admits 32,768 of them, about
+/// 4 MiB of memory for the worst peer.
+const SMALL_FRAMES: usize = 8 * 1024 * 1024;
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 256;

@@ -190,9 +190,10 @@ impl Http2Pool {
         let mut lanes = self.lanes.borrow_mut();
         lanes.retain(|lane| !lane.closed.get());
         // Each stream holds the lane once, and so does this list.
-        let free = lanes
-            .iter()
-            .find(|lane| Rc::strong_count(lane) <= lane.send.current_max_send_streams());
+        let free = lanes.iter().find(|lane| {
+            let streams = lane.send.current_max_send_streams().min(MAX_STREAMS);
+            Rc::strong_count(lane) <= streams
+        });
         free.map(|lane| upstream(Rc::clone(lane)))
     }
 }
@@ -204,6 +205,11 @@ fn upstream(lane: Rc<PlainLane>) -> Http2Upstream {
     }
 }
 
+/// Streams of one connection to the application, whatever it would admit.
+///
+/// Servers bound what one connection may hold in small DATA frames that nobody has read (in the `h2` crate half the
+/// connection window), and end the connection for all its streams when it holds more; 100 is what most servers announce.
+const MAX_STREAMS: usize = 100;
 /// Idle connections to one destination and worker.
 const MAX_IDLE: usize = 256;
 /// Shorter than the five seconds after which Node closes a silent connection, the shortest of the common servers.
