@@ -1,0 +1,52 @@
+//! Replays the fuzz targets' corpora, so that stable compilers check them too.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of a test, outside its functions"
+)]
+
+#[path = "../fuzz/src/lib.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "a module of the fuzz crate, which exports and asserts"
+)]
+mod targets;
+
+use std::path::Path;
+
+#[track_caller]
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let whole = std::fs::read(entry.unwrap().path()).unwrap();
+        run(&whole);
+        // And what a cut or a flipped byte makes of it.
+        for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
+            run(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            run(&flipped);
+        }
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn the_corpus_of_attest_is_handled() {
+    replay("attest", targets::attest);
+}
+
+#[test]
+fn the_corpus_of_mesh_state_is_handled() {
+    replay("mesh_state", targets::mesh_state);
+}
+
+#[test]
+fn the_corpus_of_record_is_handled() {
+    replay("record", targets::record);
+}
