@@ -29,5 +29,6 @@ pub mod dossier;
 pub mod endorsement;
 pub mod evidence;
 pub mod judgement;
+pub mod ocsp;
 pub mod reference_value;
 pub mod verdict;

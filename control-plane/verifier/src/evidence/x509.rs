@@ -256,14 +256,8 @@ pub(crate) fn verify_path(
         if !fits {
             return Err(PathError::Depth(name(certificate)));
         }
-        let unknown = certificate.extensions().iter().find(|extension| {
-            extension.critical && !UNDERSTOOD.contains(&extension.oid.to_id_string().as_str())
-        });
-        if let Some(unknown) = unknown {
-            return Err(PathError::Critical(
-                name(certificate),
-                unknown.oid.to_id_string(),
-            ));
+        if let Some(unknown) = unknown_critical(certificate) {
+            return Err(PathError::Critical(name(certificate), unknown));
         }
     }
     for certificate in path {
@@ -285,6 +279,16 @@ pub(crate) fn verify_path(
         }
     }
     Ok(())
+}
+
+/// A critical extension that is not understood, if there is one.
+pub(crate) fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
+    certificate
+        .extensions()
+        .iter()
+        .filter(|extension| extension.critical)
+        .map(|extension| extension.oid.to_id_string())
+        .find(|oid| !UNDERSTOOD.contains(&oid.as_str()))
 }
 
 /// Critical extensions whose meaning is respected here, or that restrict nothing that matters here: basic constraints,
