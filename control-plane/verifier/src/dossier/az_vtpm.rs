@@ -36,12 +36,12 @@ struct WrittenQuote {
 }
 
 #[derive(Default)]
-struct Parts {
-    hcl: Vec<Vec<u8>>,
+pub(crate) struct Parts {
+    pub(crate) hcl: Vec<Vec<u8>>,
     quotes: Vec<VtpmQuote>,
     messages: Vec<Vec<u8>>,
-    td_quotes: Vec<Vec<u8>>,
-    certificates: Vec<Vec<u8>>,
+    pub(crate) td_quotes: Vec<Vec<u8>>,
+    pub(crate) certificates: Vec<Vec<u8>>,
     others: Vec<Vec<u8>>,
 }
 
@@ -129,7 +129,7 @@ pub(super) fn judge(
 }
 
 impl Parts {
-    fn gather(dossier: Dossier<'_>) -> Self {
+    pub(crate) fn gather(dossier: Dossier<'_>) -> Self {
         let mut parts = Self::default();
         for file in dossier.judged() {
             let bytes = file.bytes;

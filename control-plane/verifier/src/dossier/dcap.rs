@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::{Dossier, Expected, File, only, refuse_expectation};
 use crate::evidence::dcap::collateral::Collateral;
-use crate::evidence::dcap::{self, Case, Rules, Tee};
+use crate::evidence::dcap::{self, Case, Rules, Tee, parts};
 use crate::judgement::Ledger;
 
 pub(super) fn judge(
@@ -69,7 +69,13 @@ pub(super) fn choose(dossier: Dossier<'_>, quote: &[u8]) -> Option<Collateral> {
         .iter()
         .filter_map(|file| Collateral::parse(file.bytes));
     // By the text, which is verified later: here it only chooses.
-    { cached }.find(|cached| cached.tcb_info.to_ascii_lowercase().contains(&fmspc))
+    { cached }
+        .find(|cached| cached.tcb_info.to_ascii_lowercase().contains(&fmspc))
+        .or_else(|| {
+            // A cache that is filled from Intel's services holds the answers one by one.
+            let parts = dossier.endorsements.iter().map(|file| file.bytes);
+            parts::assemble(quote, parts)
+        })
 }
 
 /// A log begins with an event of no action in PCR 0 or 1, whose header names its own format.

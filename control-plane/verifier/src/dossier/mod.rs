@@ -6,11 +6,11 @@
 //!
 //! Source: DESIGN §5.
 
-mod az_vtpm;
+pub(crate) mod az_vtpm;
 mod dcap;
 mod nitro;
-mod nvidia_gpu;
-mod sev_snp;
+pub(crate) mod nvidia_gpu;
+pub(crate) mod sev_snp;
 mod tpm;
 
 use std::time::SystemTime;

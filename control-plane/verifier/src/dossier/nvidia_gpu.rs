@@ -107,9 +107,10 @@ fn judge_endorsements(
     }
 }
 
-type Pair = (Vec<u8>, Vec<Vec<u8>>);
+/// A report and its chain, leaf first.
+pub(crate) type Pair = (Vec<u8>, Vec<Vec<u8>>);
 
-fn read_written(bytes: &[u8]) -> Option<Vec<Pair>> {
+pub(crate) fn read_written(bytes: &[u8]) -> Option<Vec<Pair>> {
     if bytes.len() > MAX_JSON_BYTES || !bytes.trim_ascii_start().starts_with(b"[") {
         return None;
     }

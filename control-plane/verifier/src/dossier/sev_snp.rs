@@ -57,6 +57,22 @@ pub(super) fn judge(
     }
 }
 
+/// The reports of files and the certificates that came with them, to know what else is needed; unverified.
+pub(crate) fn reports(files: &[File<'_>]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut given = certificates(files.iter().copied());
+    let mut reports = Vec::new();
+    for file in files.iter().filter(|file| !is_endorsement(file)) {
+        match Written::parse(file.bytes) {
+            Some(written) => {
+                reports.push(written.attestation_report.to_bytes());
+                given.extend(written.cert_chain.into_iter().map(|held| held.data));
+            }
+            None => reports.push(file.bytes.to_vec()),
+        }
+    }
+    (reports, given)
+}
+
 fn is_endorsement(file: &File<'_>) -> bool {
     is_crl(file) || x509::certificates(file.bytes).is_some()
 }

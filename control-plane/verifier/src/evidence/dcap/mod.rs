@@ -14,6 +14,7 @@
 //! Source: Intel TDX DCAP Quoting Library API rev. 0.7; Intel SGX and TDX PCS API v4.
 
 pub mod collateral;
+pub(crate) mod parts;
 pub mod pck;
 pub mod quote;
 mod tcb;

@@ -447,4 +447,4 @@ fn is_module(td: &TdReport<'_>, identity: &ModuleIdentity) -> bool {
 }
 
 /// Common name of the certificate by which Intel signs TCB info and identities.
-const TCB_SIGNER: &str = "Intel SGX TCB Signing";
+pub(super) const TCB_SIGNER: &str = "Intel SGX TCB Signing";

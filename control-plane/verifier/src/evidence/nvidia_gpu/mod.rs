@@ -14,6 +14,7 @@
 //!
 //! Source: NVIDIA attestation SDK; DMTF DSP0274 1.1.
 
+pub(crate) mod endorsed;
 pub mod report;
 pub(crate) mod rim;
 #[cfg(test)]

@@ -98,6 +98,13 @@ impl Rim {
         );
     }
 
+    /// Certificates of the signature, leaf first, in DER.
+    pub(crate) fn certificates(&self) -> Vec<Vec<u8>> {
+        self.root
+            .only(DSIG, "Signature")
+            .map_or_else(Vec::new, certificates)
+    }
+
     fn check_chain(&self, signature: &Element, root: &[u8], now: SystemTime, ledger: &mut Ledger) {
         let chain = certificates(signature);
         let path: Vec<_> = chain

@@ -330,7 +330,7 @@ fn point(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
 }
 
 /// Versions that AMD states; `None` unless all that the product has are there.
-fn tcb(certificate: &X509Certificate<'_>, product: Product) -> Option<Tcb> {
+pub(super) fn tcb(certificate: &X509Certificate<'_>, product: Product) -> Option<Tcb> {
     let part = |number: u8| {
         let value = x509::extension(certificate, &format!("{OID_TCB}.{number}"))?;
         small_integer(value)
@@ -357,7 +357,7 @@ fn small_integer(der: &[u8]) -> Option<u8> {
 }
 
 /// The chip's name: 64 bytes, or 8 on Turin; bare, or as an `OCTET STRING`.
-fn hardware_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+pub(super) fn hardware_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     match x509::extension(certificate, OID_HARDWARE_ID)? {
         [0x04, length, id @ ..]
             if id.len() == usize::from(*length) && matches!(id.len(), 8 | 64) =>
@@ -389,7 +389,7 @@ const ASK_DATES: [&str; 2] = ["ask_not_yet_valid", "ask_expired"];
 const ARK_DATES: [&str; 2] = ["ark_not_yet_valid", "ark_expired"];
 
 /// AMD's roots. `roots/README.md` says where they come from.
-const ROOTS: [(Product, &[u8]); 3] = [
+pub(super) const ROOTS: [(Product, &[u8]); 3] = [
     (
         Product::Milan,
         include_bytes!("../../../roots/amd-milan-ark.der"),
@@ -405,7 +405,7 @@ const ROOTS: [(Product, &[u8]); 3] = [
 ];
 
 /// AMD's intermediate authorities, so that a report needs only the certificate of its own key.
-const INTERMEDIATES: [&[u8]; 6] = [
+pub(super) const INTERMEDIATES: [&[u8]; 6] = [
     include_bytes!("../../../roots/amd-milan-ask.der"),
     include_bytes!("../../../roots/amd-milan-asvk.der"),
     include_bytes!("../../../roots/amd-genoa-ask.der"),

@@ -13,6 +13,7 @@
 //! Source: AMD 56860 rev. 1.58; AMD 57230 (VCEK and KDS) rev. 0.51.
 
 pub mod chain;
+pub(crate) mod endorsed;
 pub mod report;
 #[cfg(test)]
 mod tests;
