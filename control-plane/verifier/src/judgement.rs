@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+#[cfg(test)]
+pub(crate) mod flips;
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +38,17 @@ pub struct Finding {
     pub outcome: Outcome,
     /// What was found, for the operator.
     pub detail: String,
+}
+
+/// A check that a kind of evidence is put through: what an auditor can expect to see in a judgement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Check {
+    /// Its name in [`Finding::name`].
+    pub name: &'static str,
+    /// The reasons by which it refuses, or says that it lacks something.
+    pub reasons: &'static [&'static str],
+    /// What is compared with what.
+    pub about: &'static str,
 }
 
 /// The tier of a judgement.
@@ -246,6 +260,49 @@ impl Ledger {
                 .collect(),
             claims: self.claims,
         }
+    }
+}
+
+/// A row of a table of checks.
+pub(crate) const fn check(
+    name: &'static str,
+    reasons: &'static [&'static str],
+    about: &'static str,
+) -> Check {
+    Check {
+        name,
+        reasons,
+        about,
+    }
+}
+
+/// Whether what was found is among what a rule accepts; a rule that names nothing is not checked.
+pub(crate) fn among<T: AsRef<[u8]> + PartialEq>(
+    name: &'static str,
+    accepted: &[T],
+    found: &T,
+    ledger: &mut Ledger,
+) {
+    if accepted.is_empty() {
+        ledger.skip(name, "no reference value is named");
+    } else {
+        let holds = accepted.contains(found);
+        ledger.require(name, name, holds, hex::encode(found));
+    }
+}
+
+/// A property that a rule may demand.
+pub(crate) fn demanded(
+    name: &'static str,
+    reason: &'static str,
+    is_demanded: bool,
+    holds: bool,
+    ledger: &mut Ledger,
+) {
+    if is_demanded {
+        ledger.require(name, reason, holds, "");
+    } else {
+        ledger.skip(name, format!("not demanded; found: {holds}"));
     }
 }
 

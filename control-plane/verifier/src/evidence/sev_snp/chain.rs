@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::Product;
 use super::report::{Report, Tcb};
@@ -151,7 +152,7 @@ fn resolve<'a>(
         product,
         key: point(&certificate),
         tcb: tcb(&certificate, product),
-        hardware_id: hardware_id(&certificate),
+        hardware_id: hardware_id(&certificate, product),
         csp_id: x509::extension(&certificate, OID_CSP_ID).and_then(ia5_string),
         certificate,
         issuer,
@@ -219,18 +220,45 @@ fn check_revocation(
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
-    let mut fresh = false;
+    let mut is_settled = false;
+    let mut has_old = false;
     for (der, strict) in lists(endorsements) {
-        let Some(is_fresh) = check_list(vek, der, strict, now, ledger) else {
-            continue;
-        };
-        fresh |= is_fresh;
+        match check_list(vek, der, strict, now, ledger) {
+            Listed::Settled => is_settled = true,
+            Listed::Old => has_old = true,
+            Listed::Other => {}
+        }
     }
-    if !fresh && require_crl {
-        ledger.missing("crl", "crl_missing", "no valid revocation list of the root");
-    } else if !fresh {
-        ledger.skip("crl", "no valid revocation list of the root was given");
+    match (is_settled, require_crl, has_old) {
+        (true, ..) => {}
+        (false, true, true) => {
+            ledger.missing(
+                "crl",
+                "crl_expired",
+                "the cached revocation list is not valid now",
+            );
+        }
+        (false, true, false) => {
+            ledger.missing(
+                "crl",
+                "crl_missing",
+                "no revocation list of the root was given",
+            );
+        }
+        (false, false, _) => {
+            ledger.skip("crl", "no valid revocation list of the root was given");
+        }
     }
+}
+
+/// What a revocation list is worth.
+enum Listed {
+    /// The check was made with it.
+    Settled,
+    /// A cached list that is not valid now, and does not name the authority.
+    Old,
+    /// Of another root; or of a cache and no good.
+    Other,
 }
 
 fn lists<'e, 'a>(
@@ -240,83 +268,68 @@ fn lists<'e, 'a>(
     given.chain(endorsements.cached_crls.iter().map(|der| (*der, false)))
 }
 
-/// `None` for a list of another root.
+/// A list that was given must be good; one of a cache is used where it is.
 fn check_list(
     vek: &Vek<'_>,
     der: &[u8],
-    strict: bool,
+    is_given: bool,
     now: SystemTime,
     ledger: &mut Ledger,
-) -> Option<bool> {
+) -> Listed {
+    let mut refuse = |reason, detail: String| {
+        if is_given {
+            ledger.require("crl", reason, false, detail);
+            return Listed::Settled;
+        }
+        Listed::Other
+    };
     let crl = match x509::parse_crl(der) {
         Ok(crl) => crl,
-        Err(error) => {
-            ledger.require("crl", "crl_malformed", false, error.to_string());
-            return None;
-        }
+        Err(error) => return refuse("crl_malformed", error.to_string()),
     };
     if crl.issuer().as_raw() != vek.root.subject().as_raw() {
-        return None;
+        return Listed::Other;
     }
     if !x509::is_crl_of(&crl, &vek.root) {
-        ledger.require("crl", "crl_signature", false, "not signed by the root");
-        return None;
+        return refuse("crl_signature", "not signed by the root".to_owned());
     }
     let serial = vek.issuer.raw_serial();
     if x509::is_revoked(&crl, serial) {
         ledger.require("crl", "ask_revoked", false, hex::encode(serial));
-        return Some(false);
+        return Listed::Settled;
     }
-    let detail = format!(
-        "{} to {:?}",
-        crl.last_update(),
-        crl.next_update().map(|at| at.to_string())
-    );
-    // A list without an end would be good for ever.
-    let until = crl.next_update().map_or(i64::MIN, |at| at.timestamp());
-    match x509::dates(now, crl.last_update().timestamp(), Some(until)) {
-        Dates::Valid => {
-            ledger.require("crl", "crl", true, detail);
-            Some(true)
-        }
-        Dates::NotYet if strict => {
-            ledger.require("crl", "crl_not_yet_valid", false, detail);
-            Some(false)
-        }
-        Dates::Expired if strict => {
-            ledger.require("crl", "crl_expired", false, detail);
-            Some(false)
-        }
-        Dates::NotYet | Dates::Expired => Some(false),
+    let (reason, holds, detail) = freshness(&crl, now);
+    if !holds && !is_given {
+        return Listed::Old;
     }
+    ledger.require("crl", reason, holds, detail);
+    Listed::Settled
 }
 
 /// Judges a revocation list that stands alone.
 pub(crate) fn check_crl_alone(der: &[u8], now: SystemTime, ledger: &mut Ledger) {
-    let Some(crl) = ledger.succeed("crl_format", "crl_malformed", x509::parse_crl(der)) else {
+    let Some(crl) = ledger.succeed("crl", "crl_malformed", x509::parse_crl(der)) else {
         return;
     };
     let signed = ROOTS
         .iter()
         .any(|(_, root)| x509::parse(root).is_ok_and(|root| x509::is_crl_of(&crl, &root)));
-    ledger.require(
-        "crl_signature",
-        "crl_signature",
-        signed,
-        crl.issuer().to_string(),
-    );
+    let issuer = crl.issuer().to_string();
+    ledger.require("crl", "crl_signature", signed, issuer);
+    let (reason, holds, detail) = freshness(&crl, now);
+    ledger.require("crl", reason, holds, detail);
+}
+
+/// Whether a list counts now, with its reason. One without an end would be good for ever.
+fn freshness(crl: &CertificateRevocationList<'_>, now: SystemTime) -> (&'static str, bool, String) {
     let until = crl.next_update().map_or(i64::MIN, |at| at.timestamp());
-    let detail = format!(
-        "{} to {:?}",
-        crl.last_update(),
-        crl.next_update().map(|at| at.to_string())
-    );
-    let (reason, holds) = match x509::dates(now, crl.last_update().timestamp(), Some(until)) {
-        Dates::Valid => ("crl_dates", true),
-        Dates::NotYet => ("crl_not_yet_valid", false),
-        Dates::Expired => ("crl_expired", false),
-    };
-    ledger.require("crl_dates", reason, holds, detail);
+    let next = crl.next_update().map(|at| at.to_string());
+    let detail = format!("{} to {}", crl.last_update(), next.unwrap_or_default());
+    match x509::dates(now, crl.last_update().timestamp(), Some(until)) {
+        Dates::Valid => ("crl", true, detail),
+        Dates::NotYet => ("crl_not_yet_valid", false, detail),
+        Dates::Expired => ("crl_expired", false, detail),
+    }
 }
 
 fn point(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
@@ -357,16 +370,17 @@ fn small_integer(der: &[u8]) -> Option<u8> {
 }
 
 /// The chip's name: 64 bytes, or 8 on Turin; bare, or as an `OCTET STRING`.
-pub(super) fn hardware_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
-    match x509::extension(certificate, OID_HARDWARE_ID)? {
-        [0x04, length, id @ ..]
-            if id.len() == usize::from(*length) && matches!(id.len(), 8 | 64) =>
-        {
-            Some(id.to_vec())
-        }
-        id if matches!(id.len(), 8 | 64) => Some(id.to_vec()),
-        _ => None,
-    }
+pub(super) fn hardware_id(certificate: &X509Certificate<'_>, product: Product) -> Option<Vec<u8>> {
+    let length = match product {
+        Product::Milan | Product::Genoa => 64,
+        Product::Turin => 8,
+    };
+    let value = x509::extension(certificate, OID_HARDWARE_ID)?;
+    let id = match value {
+        [0x04, stated, id @ ..] if id.len() == length && usize::from(*stated) == length => id,
+        id => id,
+    };
+    (id.len() == length).then(|| id.to_vec())
 }
 
 fn ia5_string(der: &[u8]) -> Option<String> {

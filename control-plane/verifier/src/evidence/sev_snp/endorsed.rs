@@ -24,7 +24,7 @@ pub(crate) fn verify_vcek(
 ) -> Result<Validity, EndorsementError> {
     let vcek = x509::parse(der).map_err(|_| EndorsementError::Malformed("a certificate in DER"))?;
     let same = x509::common_name(vcek.subject()) == Some("SEV-VCEK")
-        && hardware_id(&vcek).as_deref() == Some(chip_id)
+        && hardware_id(&vcek, product).as_deref() == Some(chip_id)
         && tcb(&vcek, product) == Some(versions);
     if !same {
         let found = tcb(&vcek, product).map_or_else(String::new, |found| format!(" at {found}"));

@@ -3,17 +3,21 @@
 //! # What is checked
 //! The report is read from its very bytes ([`report`]). The chain ARK → ASK → VCEK, or ARK → ASVK → VLEK, ends in a root
 //! that is compiled in ([`chain`]), with dates and AMD's revocation list. The certificate's extensions must name the
-//! reported TCB and the chip. Only then the guest is judged: debug, migration, privilege level, versions, measurement.
+//! reported TCB and the chip. Only then the guest is judged : debug, migration, privilege level, versions,
+//! measurement. [`checks`] lists all.
 //!
 //! # Why
 //! The product comes from CPUID where the report has it, and must agree with the chain; version 2 has none, and there
 //! the chain alone says it, which is ambiguous on Turin (its TCB has another layout), so that combination is refused.
-//! Floors are demanded of the reported, committed and launch TCB: firmware above the committed one can be rolled back.
+//! Floors are demanded of the reported, committed, current and launch TCB: firmware above the committed one can be rolled
+//! back.
 //!
 //! Source: AMD 56860 rev. 1.58; AMD 57230 (VCEK and KDS) rev. 0.51.
 
 pub mod chain;
+pub mod checks;
 pub(crate) mod endorsed;
+mod guest;
 pub mod report;
 #[cfg(test)]
 mod tests;
@@ -61,7 +65,7 @@ impl Product {
     }
 }
 
-/// What a guest must be.
+/// What a guest must be. The default demands what is good for everybody and names no reference value.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// Accepted measurements; empty accepts any.
@@ -70,22 +74,50 @@ pub struct Rules {
     pub host_data: Vec<[u8; 32]>,
     /// Accepted digests of the identity key; empty accepts any.
     pub id_key_digests: Vec<[u8; 48]>,
+    /// Accepted digests of the key that signed the identity key; empty accepts any.
+    pub author_key_digests: Vec<[u8; 48]>,
+    /// Accepted families, as the launch named them; empty accepts any.
+    pub family_ids: Vec<[u8; 16]>,
+    /// Accepted images, as the launch named them; empty accepts any.
+    pub image_ids: Vec<[u8; 16]>,
     /// Accepted chips; empty accepts any.
     pub chip_ids: Vec<[u8; 64]>,
-    /// Oldest versions.
+    /// Accepted cloud providers whose keys sign (`accept_vlek`); empty accepts any.
+    pub csp_ids: Vec<String>,
+    /// Oldest versions, demanded of the reported, committed, current and launch TCB alike.
     pub tcb: Tcb,
     /// Oldest guest.
     pub guest_svn: u32,
     /// Highest number of the privilege level: 0 unless something below the guest's kernel is trusted to report.
     pub max_vmpl: u32,
+    /// Oldest firmware interface that the guest's policy may accept: major and minor.
+    pub min_abi: (u8, u8),
+    /// Mitigations, as bits, that must have been there at launch and be there now; reports before version 5 have none.
+    pub required_mitigations: u64,
     /// Accept a key that AMD gave to a cloud provider, which names no chip.
     pub accept_vlek: bool,
+    /// Accept a report that hides the chip, although the chip's own key signed.
+    pub accept_masked_chip_id: bool,
     /// Accept guests that the host may read.
     pub danger_accept_debug: bool,
     /// Accept guests that a migration agent may move.
     pub danger_accept_migration: bool,
-    /// Demand that the platform checked memory for aliases.
+    /// Accept reserved fields that are not zero.
+    pub danger_accept_reserved: bool,
+    /// Refuse bits of guest policy and platform info that are not known here; later firmware adds some.
+    pub refuse_unknown_bits: bool,
+    /// Demand a guest that runs without simultaneous multithreading.
+    pub forbid_smt: bool,
+    /// Demand a guest that stays on one socket.
+    pub require_single_socket: bool,
+    /// Demand a guest without memory behind CXL.
+    pub forbid_cxl: bool,
+    /// Demand that the platform checked memory for aliases (CVE-2024-21944, BadRAM).
     pub require_alias_check: bool,
+    /// Demand that the host can't read ciphertext.
+    pub require_ciphertext_hiding: bool,
+    /// Demand that the host has no power meter.
+    pub require_power_meter_disabled: bool,
     /// Demand a valid revocation list.
     pub require_crl: bool,
 }
@@ -100,10 +132,10 @@ pub(crate) fn judge(
     ledger: &mut Ledger,
 ) -> Option<Report> {
     let report = ledger.succeed("report_format", "report_malformed", Report::parse(report))?;
-    claims_of(&report, ledger);
+    guest::claims_of(&report, ledger);
     let named = product_of(&report, ledger)?;
     let Some(vek) = chain::select(endorsements, &report, now, ledger) else {
-        judge_guest(&report, expected, rules, ledger);
+        guest::judge(&report, expected, rules, ledger);
         return None;
     };
     let product = check_product(&report, named, &vek, ledger);
@@ -111,10 +143,11 @@ pub(crate) fn judge(
     check_signing_key(&report, &vek, ledger);
     check_signature(&report, &vek, ledger);
     check_reported_tcb(&report, &vek, product, ledger);
-    check_chip(&report, &vek, ledger);
+    check_chip(&report, &vek, rules, ledger);
+    check_tcb_floors(&report, product, &rules.tcb, ledger);
     check_tcb_order(&report, product, ledger);
-    judge_guest(&report, expected, rules, ledger);
-    check_tcb_floor(&report, product, &rules.tcb, ledger);
+    check_reserved(&report, product, rules, ledger);
+    guest::judge(&report, expected, rules, ledger);
     check_vlek(&vek, rules, ledger);
     if rules.chip_ids.is_empty() {
         ledger.skip("chip_id", "no chip is named");
@@ -123,42 +156,6 @@ pub(crate) fn judge(
         ledger.require("chip_id", "chip_id", known, hex::encode(report.chip_id()));
     }
     Some(report)
-}
-
-/// What needs no endorsement.
-fn judge_guest(report: &Report, expected: Bound<'_>, rules: &Rules, ledger: &mut Ledger) {
-    expected.check(&report.report_data(), ledger);
-    check_debug(report, rules, ledger);
-    check_migration(report, rules, ledger);
-    check_vmpl(report, rules, ledger);
-    check_reference_values(report, rules, ledger);
-    check_platform(report, rules, ledger);
-}
-
-fn claims_of(report: &Report, ledger: &mut Ledger) {
-    ledger.claim("report_version", report.version());
-    ledger.claim("guest_svn", report.guest_svn());
-    ledger.claim("measurement", hex::encode(report.measurement()));
-    ledger.claim("host_data", hex::encode(report.host_data()));
-    ledger.claim("report_data", hex::encode(report.report_data()));
-    ledger.claim("id_key_digest", hex::encode(report.id_key_digest()));
-    ledger.claim("author_key_digest", hex::encode(report.author_key_digest()));
-    ledger.claim("family_id", hex::encode(report.family_id()));
-    ledger.claim("image_id", hex::encode(report.image_id()));
-    ledger.claim("chip_id", hex::encode(report.chip_id()));
-    ledger.claim("report_id", hex::encode(report.report_id()));
-    ledger.claim("vmpl", report.vmpl());
-    ledger.claim("policy", format!("{:#x}", report.policy().0));
-    ledger.claim("debug", report.policy().allows_debug());
-    ledger.claim("migration", report.policy().allows_migration());
-    ledger.claim("smt_allowed", report.policy().allows_smt());
-    ledger.claim("single_socket", report.policy().is_single_socket());
-    ledger.claim("smt", report.is_smt_enabled());
-    ledger.claim("alias_check", report.is_alias_check_complete());
-    if let Some((launch, current)) = report.mitigations() {
-        ledger.claim("launch_mitigations", launch);
-        ledger.claim("current_mitigations", current);
-    }
 }
 
 fn product_of(report: &Report, ledger: &mut Ledger) -> Option<Option<Product>> {
@@ -195,15 +192,25 @@ fn check_product(
     ledger.require("product", "product_mismatch", holds, detail);
     let product = named.unwrap_or(vek.product);
     ledger.claim("product", product.as_str());
-    let tcb = report.reported_tcb(product);
-    if let Some(fmc) = tcb.fmc {
-        ledger.claim("tcb.fmc", fmc);
-    }
-    ledger.claim("tcb.bootloader", tcb.bootloader);
-    ledger.claim("tcb.tee", tcb.tee);
-    ledger.claim("tcb.snp", tcb.snp);
-    ledger.claim("tcb.microcode", tcb.microcode);
+    claim_tcb(TCB, &report.reported_tcb(product), ledger);
+    claim_tcb(COMMITTED_TCB, &report.committed_tcb(product), ledger);
+    claim_tcb(CURRENT_TCB, &report.current_tcb(product), ledger);
+    claim_tcb(LAUNCH_TCB, &report.launch_tcb(product), ledger);
     product
+}
+
+fn claim_tcb(
+    [fmc, bootloader, tee, snp, microcode]: [&'static str; 5],
+    tcb: &Tcb,
+    ledger: &mut Ledger,
+) {
+    if let Some(version) = tcb.fmc {
+        ledger.claim(fmc, version);
+    }
+    ledger.claim(bootloader, tcb.bootloader);
+    ledger.claim(tee, tcb.tee);
+    ledger.claim(snp, tcb.snp);
+    ledger.claim(microcode, tcb.microcode);
 }
 
 fn check_signing_key(report: &Report, vek: &Vek<'_>, ledger: &mut Ledger) {
@@ -242,8 +249,14 @@ fn check_reported_tcb(report: &Report, vek: &Vek<'_>, product: Product, ledger: 
     ledger.require("vek_tcb", "vek_tcb_mismatch", holds, detail);
 }
 
-fn check_chip(report: &Report, vek: &Vek<'_>, ledger: &mut Ledger) {
+fn check_chip(report: &Report, vek: &Vek<'_>, rules: &Rules, ledger: &mut Ledger) {
     match (vek.kind, &vek.hardware_id) {
+        (VekKind::Vcek, Some(id)) if report.chip_id() == [0; 64] => {
+            ledger.claim("vek_chip_id", hex::encode(id));
+            let detail = "the report hides the chip; the certificate names it";
+            let holds = rules.accept_masked_chip_id;
+            ledger.require("hwid", "chip_id_masked", holds, detail);
+        }
         (VekKind::Vlek, None) => {
             let masked = report.chip_id() == [0; 64];
             ledger.require("hwid", "hwid_mismatch", masked, "a VLEK names no chip");
@@ -276,40 +289,53 @@ fn check_tcb_order(report: &Report, product: Product, ledger: &mut Ledger) {
     ledger.require("tcb_order", "tcb_order", holds, detail);
 }
 
-fn check_tcb_floor(report: &Report, product: Product, floor: &Tcb, ledger: &mut Ledger) {
-    if *floor == Tcb::default() {
-        ledger.skip("tcb_floor", "no floor is named");
-        return;
-    }
+/// Each by itself: a host may report less than it runs, run more than it committed to, and have launched the guest on
+/// something older than all of them.
+fn check_tcb_floors(report: &Report, product: Product, floor: &Tcb, ledger: &mut Ledger) {
     let levels = [
-        ("reported", report.reported_tcb(product)),
-        ("committed", report.committed_tcb(product)),
-        ("launch", report.launch_tcb(product)),
+        (
+            "tcb_reported",
+            "reported_tcb_too_old",
+            report.reported_tcb(product),
+        ),
+        (
+            "tcb_committed",
+            "committed_tcb_too_old",
+            report.committed_tcb(product),
+        ),
+        (
+            "tcb_current",
+            "current_tcb_too_old",
+            report.current_tcb(product),
+        ),
+        (
+            "tcb_launch",
+            "launch_tcb_too_old",
+            report.launch_tcb(product),
+        ),
     ];
-    let low = levels.iter().find(|(_, tcb)| !tcb.is_at_least(floor));
-    let detail = low.map_or_else(String::new, |(name, tcb)| {
-        format!("{name}: {tcb}; floor: {floor}")
-    });
-    ledger.require("tcb_floor", "tcb_too_old", low.is_none(), detail);
+    for (name, reason, tcb) in levels {
+        if *floor == Tcb::default() {
+            ledger.skip(name, format!("no floor is named; found: {tcb}"));
+        } else {
+            let detail = format!("{tcb}; floor: {floor}");
+            ledger.require(name, reason, tcb.is_at_least(floor), detail);
+        }
+    }
 }
 
-fn check_debug(report: &Report, rules: &Rules, ledger: &mut Ledger) {
-    let holds = rules.danger_accept_debug || !report.policy().allows_debug();
-    ledger.require("debug", "debug_enabled", holds, "guest policy bit 19");
-}
-
-fn check_migration(report: &Report, rules: &Rules, ledger: &mut Ledger) {
-    let agent = report.report_id_of_migration_agent() != [0xff; 32];
-    let holds = rules.danger_accept_migration || !(report.policy().allows_migration() || agent);
-    let detail = "guest policy bit 18, and whether a migration agent is bound";
-    ledger.require("migration", "migration_allowed", holds, detail);
-}
-
-fn check_vmpl(report: &Report, rules: &Rules, ledger: &mut Ledger) {
-    let detail = format!("{}, at most {} is accepted", report.vmpl(), rules.max_vmpl);
-    // 0xffffffff marks a report that the host asked for.
-    let holds = report.vmpl() <= rules.max_vmpl.min(3);
-    ledger.require("vmpl", "vmpl", holds, detail);
+fn check_reserved(report: &Report, product: Product, rules: &Rules, ledger: &mut Ledger) {
+    let wrong = report.reserved_in_use(product);
+    let holds = rules.danger_accept_reserved || wrong.is_empty();
+    ledger.require("reserved", "reserved_bits", holds, wrong.join(" "));
+    let (policy, platform) = report.unknown_bits();
+    let detail = format!("policy {policy:#x}, platform {platform:#x}");
+    if rules.refuse_unknown_bits {
+        let holds = (policy, platform) == (0, 0);
+        ledger.require("unknown_bits", "unknown_bits", holds, detail);
+    } else {
+        ledger.skip("unknown_bits", detail);
+    }
 }
 
 fn check_vlek(vek: &Vek<'_>, rules: &Rules, ledger: &mut Ledger) {
@@ -319,45 +345,41 @@ fn check_vlek(vek: &Vek<'_>, rules: &Rules, ledger: &mut Ledger) {
         VekKind::Vlek => "a key of the cloud provider, which names no chip",
     };
     ledger.require("vlek", "vlek_not_accepted", holds, detail);
-}
-
-fn check_reference_values(report: &Report, rules: &Rules, ledger: &mut Ledger) {
-    among(
-        "measurement",
-        &rules.measurements,
-        &report.measurement(),
-        ledger,
-    );
-    among("host_data", &rules.host_data, &report.host_data(), ledger);
-    among(
-        "id_key_digest",
-        &rules.id_key_digests,
-        &report.id_key_digest(),
-        ledger,
-    );
-    let detail = format!("{}, at least {}", report.guest_svn(), rules.guest_svn);
-    let holds = report.guest_svn() >= rules.guest_svn;
-    ledger.require("guest_svn", "guest_svn", holds, detail);
-}
-
-fn among<const N: usize>(
-    name: &'static str,
-    accepted: &[[u8; N]],
-    found: &[u8; N],
-    ledger: &mut Ledger,
-) {
-    if accepted.is_empty() {
-        ledger.skip(name, "no reference value is named");
+    if rules.csp_ids.is_empty() || vek.kind == VekKind::Vcek {
+        ledger.skip("csp_id", "no provider is named, or none signed");
     } else {
-        ledger.require(name, name, accepted.contains(found), hex::encode(found));
+        let known = { vek.csp_id.as_ref() }.is_some_and(|id| rules.csp_ids.contains(id));
+        let detail = vek.csp_id.clone().unwrap_or_default();
+        ledger.require("csp_id", "csp_id", known, detail);
     }
 }
 
-fn check_platform(report: &Report, rules: &Rules, ledger: &mut Ledger) {
-    let done = report.is_alias_check_complete();
-    if rules.require_alias_check {
-        ledger.require("alias_check", "alias_check", done, "platform info bit 5");
-    } else {
-        ledger.skip("alias_check", format!("complete: {done}"));
-    }
-}
+/// Names of claims: the reported versions have the short ones, since they are the ones that a chip proves by its key.
+const TCB: [&str; 5] = [
+    "tcb.fmc",
+    "tcb.bootloader",
+    "tcb.tee",
+    "tcb.snp",
+    "tcb.microcode",
+];
+const COMMITTED_TCB: [&str; 5] = [
+    "committed_tcb.fmc",
+    "committed_tcb.bootloader",
+    "committed_tcb.tee",
+    "committed_tcb.snp",
+    "committed_tcb.microcode",
+];
+const CURRENT_TCB: [&str; 5] = [
+    "current_tcb.fmc",
+    "current_tcb.bootloader",
+    "current_tcb.tee",
+    "current_tcb.snp",
+    "current_tcb.microcode",
+];
+const LAUNCH_TCB: [&str; 5] = [
+    "launch_tcb.fmc",
+    "launch_tcb.bootloader",
+    "launch_tcb.tee",
+    "launch_tcb.snp",
+    "launch_tcb.microcode",
+];

@@ -132,6 +132,26 @@ impl Report {
         self.platform_info() & 1 << 5 != 0
     }
 
+    /// Whether the platform encrypts all memory, beside what guests encrypt.
+    pub fn is_memory_encrypted(&self) -> bool {
+        self.platform_info() & 1 << 1 != 0
+    }
+
+    /// Whether memory corrects errors.
+    pub fn is_ecc_enabled(&self) -> bool {
+        self.platform_info() & 1 << 2 != 0
+    }
+
+    /// Whether the platform's power meter is off, by which a host could listen.
+    pub fn is_power_meter_disabled(&self) -> bool {
+        self.platform_info() & 1 << 3 != 0
+    }
+
+    /// Whether the host can't even read the ciphertext of guests' memory.
+    pub fn is_ciphertext_hidden(&self) -> bool {
+        self.platform_info() & 1 << 4 != 0
+    }
+
     /// Whether simultaneous multithreading is on.
     pub fn is_smt_enabled(&self) -> bool {
         self.platform_info() & 1 != 0
@@ -222,6 +242,70 @@ impl Report {
         Tcb::read(self.array(0x1f0), product)
     }
 
+    /// The firmware that runs: major, minor and build.
+    pub fn current_firmware(&self) -> (u8, u8, u8) {
+        let [build, minor, major] = self.array(0x1e8);
+        (major, minor, build)
+    }
+
+    /// The firmware that is committed: major, minor and build.
+    pub fn committed_firmware(&self) -> (u8, u8, u8) {
+        let [build, minor, major] = self.array(0x1ec);
+        (major, minor, build)
+    }
+
+    /// Names of fields whose reserved bits are not as AMD demands.
+    ///
+    /// Version 4 may already use the place of the mitigations, and a TCB's layout is the product's.
+    pub fn reserved_in_use(&self, product: Product) -> Vec<&'static str> {
+        let end = match self.version() {
+            2 | 3 => 0x1f8,
+            _ => 0x208,
+        };
+        let cpuid = if self.version() >= 3 { 0x18b } else { 0x188 };
+        let ranges = [
+            ("0x4c", 0x4c, 0x50),
+            ("0x188", cpuid, 0x1a0),
+            ("0x1eb", 0x1eb, 0x1ec),
+            ("0x1ef", 0x1ef, 0x1f0),
+            ("0x1f8", end, Self::SIGNED_BYTES),
+        ];
+        let mut wrong: Vec<_> = ranges
+            .into_iter()
+            .filter(|(_, from, to)| self.range(*from, *to).iter().any(|byte| *byte != 0))
+            .map(|(name, ..)| name)
+            .collect();
+        let tcbs = [
+            ("current_tcb", 0x38),
+            ("reported_tcb", 0x180),
+            ("committed_tcb", 0x1e0),
+            ("launch_tcb", 0x1f0),
+        ];
+        let between = match product {
+            Product::Milan | Product::Genoa => (2, 6),
+            Product::Turin => (4, 7),
+        };
+        wrong.extend(tcbs.into_iter().filter_map(|(name, at)| {
+            let reserved = self.range(at + between.0, at + between.1);
+            reserved.iter().any(|byte| *byte != 0).then_some(name)
+        }));
+        if self.u32(0x48) >> 5 != 0 {
+            wrong.push("key_info");
+        }
+        if self.policy().0 & 1 << 17 == 0 {
+            wrong.push("policy bit 17");
+        }
+        wrong
+    }
+
+    /// Bits of guest policy and platform info whose meaning is not known here.
+    pub fn unknown_bits(&self) -> (u64, u64) {
+        (
+            self.policy().0 & !KNOWN_POLICY,
+            self.platform_info() & !KNOWN_PLATFORM,
+        )
+    }
+
     /// Mitigations at launch and now, as bits; from version 5 on.
     pub fn mitigations(&self) -> Option<(u64, u64)> {
         (self.version() >= 5).then(|| (self.u64(0x1f8), self.u64(0x200)))
@@ -234,6 +318,17 @@ impl Report {
 pub struct GuestPolicy(pub u64);
 
 impl GuestPolicy {
+    /// The oldest firmware interface that the guest accepts: major and minor.
+    pub fn least_abi(self) -> (u8, u8) {
+        let [minor, major, ..] = self.0.to_le_bytes();
+        (major, minor)
+    }
+
+    /// Memory behind CXL is allowed.
+    pub fn allows_cxl(self) -> bool {
+        self.0 & 1 << 21 != 0
+    }
+
     /// Simultaneous multithreading is allowed.
     pub fn allows_smt(self) -> bool {
         self.0 & 1 << 16 != 0
@@ -332,3 +427,7 @@ pub enum ReportError {
 }
 
 const ECDSA_P384_SHA384: u32 = 1;
+/// ABI, SMT, the bit that is always one, migration, debug, single socket, CXL, AES-256, RAPL, ciphertext hiding, page swap.
+const KNOWN_POLICY: u64 = 0x03ff_ffff;
+/// SMT, TSME, ECC, RAPL, ciphertext hiding, alias check, and two of Turin's IO.
+const KNOWN_PLATFORM: u64 = 0xff;

@@ -11,12 +11,16 @@ use rcgen::{
 };
 
 use super::chain::Endorsements;
+use super::checks::CHECKS;
 use super::report::{Report, Tcb};
 use super::{Product, Rules, judge};
-use crate::judgement::{BindingState, Bound, Judgement, Ledger, Status};
+use crate::judgement::flips::{Flip, assert_table};
+use crate::judgement::{BindingState, Bound, Judgement, Ledger};
 
 const REPORT_DATA: [u8; 64] = [7; 64];
 const CHIP: [u8; 64] = [9; 64];
+/// In days after 2020.
+const NOW: u64 = 2000;
 
 /// A machine whose chain and report are as they should be until a test says otherwise.
 struct Machine {
@@ -28,24 +32,38 @@ struct Machine {
     issuer_is_ca: bool,
     issuer_signed_by_other: bool,
     vek_signed_by_other: bool,
-    vek_until: u64,
-    issuer_until: u64,
-    root_until: u64,
+    vek_dates: [u64; 2],
+    issuer_dates: [u64; 2],
+    root_dates: [u64; 2],
     extensions: Vec<(&'static str, Vec<u8>)>,
     report: Vec<u8>,
     signed_by_other: bool,
     crl: Option<Crl>,
     rules: Rules,
-    now: u64,
+    is_runtime_data: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone)]
 struct Crl {
     revokes_issuer: bool,
-    until: u64,
-    cached: bool,
+    dates: [u64; 2],
+    is_cached: bool,
     is_of_other: bool,
+    is_cut: bool,
 }
+
+const CRL: Crl = Crl {
+    revokes_issuer: false,
+    dates: [1500, 4000],
+    is_cached: false,
+    is_of_other: false,
+    is_cut: false,
+};
+
+const OLD_CRL: Crl = Crl {
+    dates: [1500, 1999],
+    ..CRL
+};
 
 impl Machine {
     fn milan() -> Self {
@@ -73,9 +91,9 @@ impl Machine {
             issuer_is_ca: true,
             issuer_signed_by_other: false,
             vek_signed_by_other: false,
-            vek_until: 4000,
-            issuer_until: 4000,
-            root_until: 4000,
+            vek_dates: [1000, 4000],
+            issuer_dates: [1000, 4000],
+            root_dates: [1000, 4000],
             extensions: vec![
                 ("3.1", vec![2, 1, 3]),
                 ("3.2", vec![2, 1, 0]),
@@ -87,20 +105,58 @@ impl Machine {
             signed_by_other: false,
             crl: None,
             rules: Rules::default(),
-            now: 2000,
+            is_runtime_data: false,
         }
     }
 
-    fn with(change: impl FnOnce(&mut Self)) -> Self {
+    /// The other layout: a TCB that begins with the management controller, chips named by eight bytes, mitigations.
+    fn turin() -> Self {
         let mut machine = Self::milan();
-        change(&mut machine);
+        machine.product = Product::Turin;
+        machine.root_name = "ARK-Turin";
+        machine.issuer_name = "SEV-Turin";
+        let report = &mut machine.report;
+        report[0x00] = 5;
+        report[0x188..0x18b].copy_from_slice(&[0x1a, 0x02, 0x01]);
+        report[0x1a8..0x1e0].fill(0);
+        for at in [0x38, 0x180, 0x1e0, 0x1f0] {
+            report[at..at + 8].copy_from_slice(&[1, 2, 3, 4, 0, 0, 0, 81]);
+        }
+        report[0x1f8] = 7;
+        report[0x200] = 3;
+        machine.extensions = vec![
+            ("3.9", vec![2, 1, 1]),
+            ("3.1", vec![2, 1, 2]),
+            ("3.2", vec![2, 1, 3]),
+            ("3.3", vec![2, 1, 4]),
+            ("3.8", vec![2, 1, 81]),
+            ("4", CHIP[..8].to_vec()),
+        ];
         machine
     }
 
+    /// Signed by a key of a cloud provider.
+    fn vlek() -> Self {
+        let mut machine = Self::milan();
+        machine.vek_name = "SEV-VLEK";
+        machine.issuer_name = "SEV-VLEK-Milan";
+        machine.report[0x48] = 1 << 2;
+        machine.report[0x1a0..0x1e0].fill(0);
+        machine.extensions.truncate(4);
+        machine.extensions.push(("5", b"\x16\x05cloud".to_vec()));
+        machine.rules.accept_vlek = true;
+        machine
+    }
+
+    fn changed(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     fn judge(&self) -> Judgement {
-        let root = authority(self.root_name, self.root_until, true);
-        let other = authority("other", 4000, true);
-        let issuer = authority(self.issuer_name, self.issuer_until, self.issuer_is_ca);
+        let root = authority(self.root_name, self.root_dates, true);
+        let other = authority("other", [1000, 4000], true);
+        let issuer = authority(self.issuer_name, self.issuer_dates, self.issuer_is_ca);
         let issuer_parent = if self.issuer_signed_by_other {
             &other
         } else {
@@ -108,7 +164,7 @@ impl Machine {
         };
         let issuer_der = issuer.certify(&issuer_parent.renamed(self.root_name));
         let vek_key = key();
-        let mut params = params(self.vek_name, self.vek_until);
+        let mut params = params(self.vek_name, self.vek_dates);
         for (oid, value) in &self.extensions {
             let arcs: Vec<u64> = format!("1.3.6.1.4.1.3704.1.{oid}")
                 .split('.')
@@ -134,9 +190,11 @@ impl Machine {
         let root_der = root.certify(&root.renamed(self.root_name));
         let crl = self.crl.as_ref().map(|crl| {
             let signer = if crl.is_of_other { &other } else { &root };
-            revocation_list(crl, &signer.renamed(self.root_name))
+            let mut der = revocation_list(crl, &signer.renamed(self.root_name));
+            der.truncate(der.len() - usize::from(crl.is_cut));
+            der
         });
-        let cached = self.crl.as_ref().is_some_and(|crl| crl.cached);
+        let cached = self.crl.as_ref().is_some_and(|crl| crl.is_cached);
         let lists: Vec<&[u8]> = crl.iter().map(Vec::as_slice).collect();
         let endorsements = Endorsements {
             certificates: vec![&vek_der, &issuer_der],
@@ -153,13 +211,17 @@ impl Machine {
             },
         );
         let mut ledger = Ledger::default();
-        let now = time(self.now);
+        let bound = if self.is_runtime_data {
+            Bound::RuntimeData(&REPORT_DATA)
+        } else {
+            Bound::ReportData(&REPORT_DATA)
+        };
         judge(
             &report,
             &endorsements,
-            Bound::ReportData(&REPORT_DATA),
+            bound,
             &self.rules,
-            now,
+            time(NOW),
             &mut ledger,
         );
         ledger.conclude(BindingState::Checked)
@@ -187,8 +249,8 @@ impl Authority {
     }
 }
 
-fn authority(name: &str, until: u64, is_ca: bool) -> Authority {
-    let mut params = params(name, until);
+fn authority(name: &str, dates: [u64; 2], is_ca: bool) -> Authority {
+    let mut params = params(name, dates);
     params.serial_number = Some(SerialNumber::from(0x0002_0001));
     if is_ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -197,11 +259,11 @@ fn authority(name: &str, until: u64, is_ca: bool) -> Authority {
     Authority { key: key(), params }
 }
 
-fn params(name: &str, until: u64) -> CertificateParams {
+fn params(name: &str, [from, until]: [u64; 2]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = time(1000).into();
+    params.not_before = time(from).into();
     params.not_after = time(until).into();
     params
 }
@@ -214,8 +276,8 @@ fn revocation_list(crl: &Crl, issuer: &Issuer<'_, KeyPair>) -> Vec<u8> {
         invalidity_date: None,
     };
     CertificateRevocationListParams {
-        this_update: time(1500).into(),
-        next_update: time(crl.until).into(),
+        this_update: time(crl.dates[0]).into(),
+        next_update: time(crl.dates[1]).into(),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,
         revoked_certs: if crl.revokes_issuer {
@@ -256,254 +318,401 @@ fn time(days: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs((18_262 + days) * 86_400)
 }
 
-#[test]
-fn machine_as_it_should_be_is_affirmed() {
-    let judgement = Machine::milan().judge();
-    assert_eq!(
-        (judgement.status, judgement.reason),
-        (Status::Affirming, "verified"),
-        "{judgement:#?}"
-    );
-}
-
-#[test]
-fn every_check_fails_by_itself() {
-    let cases: Vec<(&str, Machine)> = vec![
-        ("report_malformed", Machine::with(|m| m.report[0] = 6)),
-        ("report_malformed", Machine::with(|m| m.report[0] = 1)),
-        ("report_malformed", Machine::with(|m| m.report[0x34] = 2)),
-        ("report_malformed", Machine::with(|m| m.report[0x330] = 1)),
-        ("report_malformed", Machine::with(|m| m.report[0x2d0] = 1)),
-        ("product_unknown", Machine::with(|m| m.report[0x188] = 0x17)),
-        (
-            "product_mismatch",
-            Machine::with(|m| m.report[0x189] = 0x11),
-        ),
-        (
-            "product_mismatch",
-            Machine::with(|m| {
-                m.product = Product::Turin;
-                m.issuer_name = "SEV-Turin";
-                m.report[0] = 2;
-            }),
-        ),
-        (
-            "endorsement_missing",
-            Machine::with(|m| m.vek_name = "SEV-OTHER"),
-        ),
-        (
-            "vek_issuer_unknown",
-            Machine::with(|m| m.vek_issuer_name = Some("SEV-Nobody")),
-        ),
-        ("vek_expired", Machine::with(|m| m.vek_until = 1999)),
-        ("vek_not_yet_valid", Machine::with(|m| m.now = 999)),
-        ("ask_expired", Machine::with(|m| m.issuer_until = 1999)),
-        ("ark_expired", Machine::with(|m| m.root_until = 1999)),
-        (
-            "vek_signature",
-            Machine::with(|m| m.vek_signed_by_other = true),
-        ),
-        ("vek_signature", Machine::with(|m| m.issuer_is_ca = false)),
-        (
-            "ask_signature",
-            Machine::with(|m| m.issuer_signed_by_other = true),
-        ),
-        (
-            "vek_role",
-            Machine::with(|m| m.issuer_name = "SEV-VLEK-Milan"),
-        ),
-        (
-            "signing_key_mismatch",
-            Machine::with(|m| m.report[0x48] = 1 << 2),
-        ),
-        (
-            "signing_key_mismatch",
-            Machine::with(|m| m.report[0x48] = 7 << 2),
-        ),
-        ("chip_key_masked", Machine::with(|m| m.report[0x48] = 2)),
-        (
-            "report_signature",
-            Machine::with(|m| m.signed_by_other = true),
-        ),
-        ("vek_tcb_mismatch", Machine::with(|m| m.report[0x187] = 209)),
-        (
-            "vek_tcb_mismatch",
-            Machine::with(|m| m.extensions[2].1 = vec![2, 1, 21]),
-        ),
-        (
-            "vek_tcb_mismatch",
-            Machine::with(|m| drop(m.extensions.remove(3))),
-        ),
-        (
-            "vek_tcb_mismatch",
-            Machine::with(|m| m.extensions.push(("3.1", vec![2, 1, 3]))),
-        ),
-        ("hwid_mismatch", Machine::with(|m| m.report[0x1a0] ^= 1)),
-        (
-            "hwid_mismatch",
-            Machine::with(|m| m.report[0x1a0..0x1e0].fill(0)),
-        ),
-        (
-            "hwid_mismatch",
-            Machine::with(|m| drop(m.extensions.remove(4))),
-        ),
-        ("tcb_order", Machine::with(|m| m.report[0x1e7] = 200)),
-        ("tcb_order", Machine::with(|m| m.report[0x3f] = 200)),
-        (
-            "report_data_mismatch",
-            Machine::with(|m| m.report[0x8f] ^= 0x80),
-        ),
-        ("debug_enabled", Machine::with(|m| m.report[0x0a] |= 1 << 3)),
-        (
-            "migration_allowed",
-            Machine::with(|m| m.report[0x0a] |= 1 << 2),
-        ),
-        ("migration_allowed", Machine::with(|m| m.report[0x160] = 0)),
-        ("vmpl", Machine::with(|m| m.report[0x30] = 1)),
-        (
-            "vmpl",
-            Machine::with(|m| {
-                m.rules.max_vmpl = u32::MAX;
-                m.report[0x30..0x34].fill(0xff);
-            }),
-        ),
-        (
-            "measurement",
-            Machine::with(|m| m.rules.measurements = vec![[1; 48], [2; 48]]),
-        ),
-        (
-            "host_data",
-            Machine::with(|m| m.rules.host_data = vec![[1; 32]]),
-        ),
-        (
-            "id_key_digest",
-            Machine::with(|m| m.rules.id_key_digests = vec![[1; 48]]),
-        ),
-        ("guest_svn", Machine::with(|m| m.rules.guest_svn = 1)),
-        (
-            "alias_check",
-            Machine::with(|m| m.rules.require_alias_check = true),
-        ),
-        (
-            "chip_id",
-            Machine::with(|m| m.rules.chip_ids = vec![[1; 64]]),
-        ),
-        ("crl_missing", Machine::with(|m| m.rules.require_crl = true)),
-        (
-            "crl_expired",
-            Machine::with(|m| {
-                m.crl = Some(Crl {
-                    until: 1999,
-                    ..Crl::default()
-                })
-            }),
-        ),
-        (
-            "crl_signature",
-            Machine::with(|m| {
-                m.crl = Some(Crl {
-                    until: 4000,
-                    is_of_other: true,
-                    ..Crl::default()
-                })
-            }),
-        ),
-        (
-            "ask_revoked",
-            Machine::with(|m| {
-                m.crl = Some(Crl {
-                    until: 4000,
-                    revokes_issuer: true,
-                    ..Crl::default()
-                })
-            }),
-        ),
-        (
-            "ask_revoked",
-            Machine::with(|m| {
-                m.crl = Some(Crl {
-                    until: 1999,
-                    revokes_issuer: true,
-                    cached: true,
-                    ..Crl::default()
-                });
-            }),
-        ),
-    ];
-    for (reason, machine) in cases {
-        let judgement = machine.judge();
-        assert_ne!(judgement.status, Status::Affirming, "{reason}");
-        assert_eq!(judgement.reason, reason, "{judgement:#?}");
+fn flip(
+    check: &'static str,
+    reason: &'static str,
+    machine: Machine,
+    change: impl FnOnce(&mut Machine),
+) -> Flip {
+    Flip {
+        check,
+        reason,
+        follows: &[],
+        judgement: machine.changed(change).judge(),
     }
 }
 
-#[test]
-fn floors_hold_for_reported_committed_and_launch_tcb() {
-    let floor = |snp, microcode| Tcb {
-        snp,
-        microcode,
-        ..Tcb::default()
-    };
-    let check = |floor, launch, expected| {
-        let mut machine = Machine::milan();
-        machine.rules.tcb = floor;
-        machine.report[0x1f7] = launch;
-        assert_eq!(machine.judge().reason, expected);
-    };
-    check(floor(22, 210), 215, "verified");
-    check(floor(22, 211), 215, "tcb_too_old");
-    check(floor(23, 0), 215, "tcb_too_old");
-    check(floor(22, 210), 209, "tcb_too_old");
+fn milan(check: &'static str, reason: &'static str, change: impl FnOnce(&mut Machine)) -> Flip {
+    flip(check, reason, Machine::milan(), change)
 }
 
+fn crl(reason: &'static str, crl: Crl) -> Flip {
+    milan("crl", reason, |m| {
+        m.rules.require_crl = true;
+        m.crl = Some(crl);
+    })
+}
+
+/// Negative tests 8 to 14, 38 and 39 of the reference are among these.
 #[test]
-fn rules_that_are_met_affirm() {
-    let machine = Machine::with(|m| {
-        m.report[0x40] = 1 << 5;
-        m.rules = Rules {
-            measurements: vec![[1; 48], [0xaa; 48]],
-            host_data: vec![[0xbb; 32]],
-            id_key_digests: vec![[0xcc; 48]],
-            chip_ids: vec![CHIP],
-            tcb: Tcb {
-                snp: 22,
-                ..Tcb::default()
+fn every_check_notices_its_input_alone() {
+    let mut flips = flips_of_the_chain();
+    flips.extend(flips_of_the_report());
+    flips.extend(flips_of_the_guest());
+    let good = [
+        Machine::milan().judge(),
+        Machine::turin().judge(),
+        Machine::vlek().judge(),
+        Machine::milan().changed(meet_every_rule).judge(),
+        Machine::vlek()
+            .changed(|m| m.rules.csp_ids = vec!["cloud".into()])
+            .judge(),
+    ];
+    let sources = [
+        include_str!("mod.rs"),
+        include_str!("chain.rs"),
+        include_str!("guest.rs"),
+    ];
+    assert_table(CHECKS, &good, &flips, &sources);
+}
+
+fn meet_every_rule(m: &mut Machine) {
+    m.report[0x09] = 1;
+    m.report[0x0a] = 1 << 1 | 1 << 4;
+    m.report[0x40] = 1 << 5 | 1 << 4 | 1 << 3;
+    m.report[0x110..0x140].fill(0xdd);
+    m.report[0x00] = 5;
+    m.report[0x1f8] = 7;
+    m.report[0x200] = 3;
+    m.rules = Rules {
+        measurements: vec![[1; 48], [0xaa; 48]],
+        host_data: vec![[0xbb; 32]],
+        id_key_digests: vec![[0xcc; 48]],
+        author_key_digests: vec![[0xdd; 48]],
+        family_ids: vec![[0; 16]],
+        image_ids: vec![[0; 16]],
+        chip_ids: vec![CHIP],
+        tcb: Tcb {
+            bootloader: 3,
+            snp: 22,
+            microcode: 210,
+            ..Tcb::default()
+        },
+        min_abi: (1, 0),
+        required_mitigations: 3,
+        refuse_unknown_bits: true,
+        forbid_smt: true,
+        require_single_socket: true,
+        forbid_cxl: true,
+        require_alias_check: true,
+        require_ciphertext_hiding: true,
+        require_power_meter_disabled: true,
+        require_crl: true,
+        ..Rules::default()
+    };
+    m.crl = Some(CRL);
+}
+
+fn flips_of_the_chain() -> Vec<Flip> {
+    let vlek = Machine::vlek;
+    vec![
+        milan("vek", "endorsement_missing", |m| m.vek_name = "SEV-OTHER"),
+        milan("vek_issuer", "vek_issuer_unknown", |m| {
+            m.vek_issuer_name = Some("SEV-Nobody");
+        }),
+        milan("vek_dates", "vek_expired", |m| m.vek_dates[1] = NOW - 1),
+        milan("vek_dates", "vek_not_yet_valid", |m| {
+            m.vek_dates[0] = NOW + 1
+        }),
+        milan("vek_signature", "vek_signature", |m| {
+            m.vek_signed_by_other = true
+        }),
+        milan("vek_signature", "vek_signature", |m| m.issuer_is_ca = false),
+        milan("ask_signature", "ask_signature", |m| {
+            m.issuer_signed_by_other = true
+        }),
+        milan("vek_role", "vek_role", |m| m.issuer_name = "SEV-VLEK-Milan"),
+        flip("vek_role", "vek_role", vlek(), |m| {
+            m.issuer_name = "SEV-Milan"
+        }),
+        milan("ask_dates", "ask_expired", |m| m.issuer_dates[1] = NOW - 1),
+        milan("ask_dates", "ask_not_yet_valid", |m| {
+            m.issuer_dates[0] = NOW + 1
+        }),
+        milan("ark_dates", "ark_expired", |m| m.root_dates[1] = NOW - 1),
+        milan("ark_dates", "ark_not_yet_valid", |m| {
+            m.root_dates[0] = NOW + 1
+        }),
+        milan("crl", "crl_missing", |m| m.rules.require_crl = true),
+        crl(
+            "crl_malformed",
+            Crl {
+                is_cut: true,
+                ..CRL
             },
-            require_alias_check: true,
-            require_crl: true,
-            ..Rules::default()
-        };
-        m.crl = Some(Crl {
-            until: 4000,
-            ..Crl::default()
+        ),
+        crl(
+            "crl_signature",
+            Crl {
+                is_of_other: true,
+                ..CRL
+            },
+        ),
+        crl(
+            "ask_revoked",
+            Crl {
+                revokes_issuer: true,
+                ..CRL
+            },
+        ),
+        crl(
+            "ask_revoked",
+            Crl {
+                revokes_issuer: true,
+                is_cached: true,
+                ..OLD_CRL
+            },
+        ),
+        crl("crl_expired", OLD_CRL),
+        crl(
+            "crl_expired",
+            Crl {
+                is_cached: true,
+                ..OLD_CRL
+            },
+        ),
+        crl(
+            "crl_not_yet_valid",
+            Crl {
+                dates: [NOW + 1, 4000],
+                ..CRL
+            },
+        ),
+        // A poisoned cache revokes nothing and proves nothing.
+        crl(
+            "crl_missing",
+            Crl {
+                is_of_other: true,
+                revokes_issuer: true,
+                is_cached: true,
+                ..CRL
+            },
+        ),
+        crl(
+            "crl_missing",
+            Crl {
+                is_cut: true,
+                is_cached: true,
+                ..CRL
+            },
+        ),
+        flip("vlek", "vlek_not_accepted", vlek(), |m| {
+            m.rules.accept_vlek = false
+        }),
+        flip("csp_id", "csp_id", vlek(), |m| {
+            m.rules.csp_ids = vec!["other".into()]
+        }),
+        flip("csp_id", "csp_id", vlek(), |m| {
+            m.extensions.truncate(4);
+            m.rules.csp_ids = vec!["cloud".into()];
+        }),
+    ]
+}
+
+fn flips_of_the_report() -> Vec<Flip> {
+    let (turin, vlek) = (Machine::turin, Machine::vlek);
+    let mut flips = vec![
+        milan("cpuid", "product_unknown", |m| m.report[0x188] = 0x17),
+        milan("product", "product_mismatch", |m| m.report[0x189] = 0x11),
+        flip("product", "product_mismatch", turin(), |m| {
+            m.report[0] = 2;
+            m.report[0x188..0x18b].fill(0);
+            m.report[0x1f8..0x208].fill(0);
+        }),
+        milan("signing_key", "signing_key_mismatch", |m| {
+            m.report[0x48] = 1 << 2
+        }),
+        milan("signing_key", "signing_key_mismatch", |m| {
+            m.report[0x48] = 7 << 2
+        }),
+        flip("signing_key", "signing_key_mismatch", vlek(), |m| {
+            m.report[0x48] = 0
+        }),
+        milan("chip_key", "chip_key_masked", |m| m.report[0x48] = 2),
+        milan("report_signature", "report_signature", |m| {
+            m.signed_by_other = true
+        }),
+        milan("vek_tcb", "vek_tcb_mismatch", |m| m.report[0x187] = 209),
+        milan("vek_tcb", "vek_tcb_mismatch", |m| {
+            m.extensions[2].1 = vec![2, 1, 21]
+        }),
+        milan("vek_tcb", "vek_tcb_mismatch", |m| {
+            drop(m.extensions.remove(3))
+        }),
+        milan("vek_tcb", "vek_tcb_mismatch", |m| {
+            m.extensions.push(("3.1", vec![2, 1, 3]));
+        }),
+        flip("vek_tcb", "vek_tcb_mismatch", turin(), |m| {
+            m.extensions[0].1[2] = 2
+        }),
+        flip("vek_tcb", "vek_tcb_mismatch", turin(), |m| {
+            drop(m.extensions.remove(0))
+        }),
+        milan("hwid", "hwid_mismatch", |m| m.report[0x1a0] ^= 1),
+        milan("hwid", "hwid_mismatch", |m| drop(m.extensions.remove(4))),
+        milan("hwid", "hwid_mismatch", |m| m.extensions[4].1.truncate(8)),
+        milan("hwid", "chip_id_masked", |m| m.report[0x1a0..0x1e0].fill(0)),
+        flip("hwid", "hwid_mismatch", turin(), |m| m.report[0x1a8] = 9),
+        flip("hwid", "hwid_mismatch", vlek(), |m| m.report[0x1a0] = 1),
+        flip("hwid", "hwid_mismatch", vlek(), |m| {
+            m.extensions.push(("4", CHIP.to_vec()));
+        }),
+        milan("tcb_order", "tcb_order", |m| m.report[0x1e7] = 200),
+        milan("tcb_order", "tcb_order", |m| m.report[0x3f] = 200),
+        flip("tcb_order", "tcb_order", turin(), |m| m.report[0x38] = 0),
+        milan("tcb_reported", "reported_tcb_too_old", |m| {
+            m.rules.tcb.bootloader = 4
+        }),
+        milan("tcb_launch", "launch_tcb_too_old", |m| {
+            m.rules.tcb.bootloader = 3;
+            m.report[0x1f0] = 2;
+        }),
+        flip("tcb_launch", "launch_tcb_too_old", turin(), |m| {
+            m.rules.tcb.fmc = Some(1);
+            m.report[0x1f0] = 0;
+        }),
+    ];
+    // Firmware keeps these in order, so the order is broken too.
+    for (check, reason, at) in [
+        ("tcb_committed", "committed_tcb_too_old", 0x1e0),
+        ("tcb_current", "current_tcb_too_old", 0x38),
+    ] {
+        flips.push(Flip {
+            follows: &["tcb_order"],
+            ..milan(check, reason, |m| {
+                m.rules.tcb.bootloader = 3;
+                m.report[at] = 2;
+            })
         });
-    });
-    assert_eq!(machine.judge().reason, "verified");
+    }
+    flips
+}
+
+fn flips_of_the_guest() -> Vec<Flip> {
+    let turin = Machine::turin;
+    let mut flips = vec![
+        milan("binding", "report_data_mismatch", |m| {
+            m.report[0x8f] ^= 0x80
+        }),
+        milan("runtime_data", "runtime_data_mismatch", |m| {
+            m.is_runtime_data = true;
+            m.report[0x50] ^= 1;
+        }),
+        milan("debug", "debug_enabled", |m| m.report[0x0a] |= 1 << 3),
+        milan("migration", "migration_allowed", |m| {
+            m.report[0x0a] |= 1 << 2
+        }),
+        milan("migration", "migration_allowed", |m| m.report[0x160] = 0),
+        milan("vmpl", "vmpl", |m| m.report[0x30] = 1),
+        milan("vmpl", "vmpl", |m| {
+            m.rules.max_vmpl = u32::MAX;
+            m.report[0x30..0x34].fill(0xff);
+        }),
+        milan("abi", "abi_too_old", |m| m.rules.min_abi = (0, 1)),
+        milan("smt", "smt_allowed", |m| m.rules.forbid_smt = true),
+        milan("single_socket", "single_socket", |m| {
+            m.rules.require_single_socket = true
+        }),
+        milan("cxl", "cxl_allowed", |m| {
+            m.rules.forbid_cxl = true;
+            m.report[0x0a] |= 1 << 5;
+        }),
+        milan("measurement", "measurement", |m| {
+            m.rules.measurements = vec![[1; 48], [2; 48]]
+        }),
+        milan("host_data", "host_data", |m| {
+            m.rules.host_data = vec![[1; 32]]
+        }),
+        milan("id_key_digest", "id_key_digest", |m| {
+            m.rules.id_key_digests = vec![[1; 48]]
+        }),
+        milan("author_key_digest", "author_key_digest", |m| {
+            m.rules.author_key_digests = vec![[1; 48]];
+        }),
+        milan("family_id", "family_id", |m| {
+            m.rules.family_ids = vec![[1; 16]]
+        }),
+        milan("image_id", "image_id", |m| {
+            m.rules.image_ids = vec![[1; 16]]
+        }),
+        milan("guest_svn", "guest_svn", |m| m.rules.guest_svn = 1),
+        milan("alias_check", "alias_check", |m| {
+            m.rules.require_alias_check = true
+        }),
+        milan("ciphertext_hiding", "ciphertext_hiding", |m| {
+            m.rules.require_ciphertext_hiding = true;
+        }),
+        milan("power_meter", "power_meter", |m| {
+            m.rules.require_power_meter_disabled = true
+        }),
+        milan("mitigations", "mitigations", |m| {
+            m.rules.required_mitigations = 1
+        }),
+        flip("mitigations", "mitigations", turin(), |m| {
+            m.rules.required_mitigations = 4
+        }),
+        milan("chip_id", "chip_id", |m| m.rules.chip_ids = vec![[1; 64]]),
+        milan("unknown_bits", "unknown_bits", |m| {
+            m.rules.refuse_unknown_bits = true;
+            m.report[0x0f] = 1;
+        }),
+        milan("unknown_bits", "unknown_bits", |m| {
+            m.rules.refuse_unknown_bits = true;
+            m.report[0x47] = 1;
+        }),
+    ];
+    for (at, value) in [(0, 6), (0, 1), (0x34, 2), (0x330, 1), (0x2d0, 1)] {
+        flips.push(milan("report_format", "report_malformed", |m| {
+            m.report[at] = value
+        }));
+    }
+    let of_milan = [0x4c, 0x18b, 0x1eb, 0x1ef, 0x1f8, 0x29f, 0x1e2, 0x0a];
+    let of_turin = [0x208, 0x1f6];
+    for (machine, places) in [
+        (Machine::milan as fn() -> _, &of_milan[..]),
+        (turin, &of_turin),
+    ] {
+        for at in places {
+            flips.push(flip("reserved", "reserved_bits", machine(), |m| {
+                m.report[*at] = 1
+            }));
+        }
+    }
+    flips.push(milan("reserved", "reserved_bits", |m| {
+        m.report[0x48] = 1 << 5
+    }));
+    flips
 }
 
 #[test]
-fn providers_key_needs_a_rule_and_names_no_chip() {
-    let vlek = |change: fn(&mut Machine)| {
-        Machine::with(|m| {
-            m.vek_name = "SEV-VLEK";
-            m.issuer_name = "SEV-VLEK-Milan";
-            m.report[0x48] = 1 << 2;
+fn what_rules_accept_is_accepted() {
+    for change in [
+        (|m| {
+            m.rules.danger_accept_debug = true;
+            m.report[0x0a] |= 1 << 3;
+        }) as fn(&mut Machine),
+        |m| {
+            m.rules.danger_accept_migration = true;
+            m.report[0x0a] |= 1 << 2;
+            m.report[0x160] = 0;
+        },
+        |m| {
+            m.rules.danger_accept_reserved = true;
+            m.report[0x4c] = 1;
+        },
+        |m| {
+            m.rules.accept_masked_chip_id = true;
             m.report[0x1a0..0x1e0].fill(0);
-            m.extensions.truncate(4);
-            m.rules.accept_vlek = true;
-            change(m);
-        })
-        .judge()
-        .reason
-    };
-    assert_eq!(vlek(|_| {}), "verified");
-    assert_eq!(vlek(|m| m.rules.accept_vlek = false), "vlek_not_accepted");
-    assert_eq!(vlek(|m| m.report[0x1a0] = 1), "hwid_mismatch");
-    assert_eq!(
-        vlek(|m| m.extensions.push(("4", CHIP.to_vec()))),
-        "hwid_mismatch"
-    );
-    assert_eq!(vlek(|m| m.issuer_name = "SEV-Milan"), "vek_role");
+        },
+        |m| {
+            m.rules.max_vmpl = 2;
+            m.report[0x30] = 2;
+        },
+        |m| m.report[0x0f] = 1,
+    ] {
+        let judgement = Machine::milan().changed(change).judge();
+        assert_eq!(judgement.reason, "verified", "{judgement:#?}");
+    }
 }
 
 #[test]
