@@ -2,12 +2,13 @@
 //! with `>=`, `<=`, `<`, `>`. Types come from the catalog, so numbers compare as numbers and versions as versions.
 
 use vouchsafe_attestation::claims::{
-    CATALOG, ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, Version, definition,
+    ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, HexVersion, Time, Version, claims_of,
+    definition,
 };
 use vouchsafe_attestation::result::AttestationResult;
 
 use crate::problem::{Reporter, list, nearest};
-use crate::shape::{Field, MapShape, Place, Shape, not_built, optional, parse_number, wrong_type};
+use crate::shape::{Field, MapShape, Place, Shape, optional, parse_number, wrong_type};
 use crate::yaml::{Node, Scalar, Value};
 
 /// `require`: what one kind of device must have proven.
@@ -125,13 +126,21 @@ impl Comparison {
             (ClaimValue::Version(found), ClaimValue::Version(wanted)) => {
                 self.operator.holds(found.cmp(wanted))
             }
+            (ClaimValue::HexVersion(found), ClaimValue::HexVersion(wanted)) => {
+                self.operator.holds(found.cmp(wanted))
+            }
+            (ClaimValue::Time(found), ClaimValue::Time(wanted)) => {
+                self.operator.holds(found.cmp(wanted))
+            }
             // Types are those of the catalog on both sides; whatever else this is, it satisfies nothing.
             (
                 ClaimValue::Bool(_)
                 | ClaimValue::Text(_)
                 | ClaimValue::Set(_)
                 | ClaimValue::Number(_)
-                | ClaimValue::Version(_),
+                | ClaimValue::Version(_)
+                | ClaimValue::HexVersion(_)
+                | ClaimValue::Time(_),
                 _,
             ) => false,
         }
@@ -144,54 +153,117 @@ pub(crate) static REQUIRE: MapShape = MapShape {
     exactly_one: &[],
 };
 
-static REQUIRE_FIELDS: [Field; 6] = [
-    optional(
-        "tpm",
-        Shape::Claims(EvidenceKind::Tpm),
-        "",
-        "Claims of a TPM.",
+static REQUIRE_FIELDS: [Field; 8] = [
+    of_kind(EvidenceKind::Tpm, "tpm", "Claims of a TPM."),
+    of_kind(EvidenceKind::SevSnp, "sev_snp", "Claims of AMD SEV-SNP."),
+    of_kind(EvidenceKind::Tdx, "tdx", "Claims of Intel TDX."),
+    of_kind(
+        EvidenceKind::AzSnpVtpm,
+        "az_snp_vtpm",
+        "Claims of Azure's vTPM above AMD SEV-SNP.",
     ),
-    optional(
+    of_kind(
+        EvidenceKind::AzTdxVtpm,
+        "az_tdx_vtpm",
+        "Claims of Azure's vTPM above Intel TDX.",
+    ),
+    of_kind(
+        EvidenceKind::NvidiaGpu,
+        "nvidia_gpu",
+        "Claims of NVIDIA GPUs: each must satisfy all of them.",
+    ),
+    of_kind(
+        EvidenceKind::Nitro,
+        "nitro",
+        "Claims of AWS Nitro Enclaves.",
+    ),
+    of_kind(
+        EvidenceKind::Simulated,
         "simulated",
-        Shape::Claims(EvidenceKind::Simulated),
-        "",
         "Claims of a simulation.",
     ),
-    not_built("sev_snp"),
-    not_built("tdx"),
-    not_built("nvidia_gpu"),
-    not_built("nitro"),
 ];
+
+const fn of_kind(kind: EvidenceKind, key: &'static str, doc: &'static str) -> Field {
+    optional(key, Shape::Claims(kind), "", doc)
+}
 
 /// Reports what is wrong with the claims of one kind.
 pub(crate) fn conform(node: &Node, kind: EvidenceKind, place: &Place, reporter: &mut Reporter<'_>) {
-    let names = || {
-        CATALOG
-            .iter()
-            .filter(move |claim| claim.kind == kind)
-            .map(|claim| claim.name)
-    };
+    conform_family(node, kind, "", place, reporter);
+}
+
+/// A family's claims, whose names begin with `prefix`, stand in a map of their own.
+fn conform_family(
+    node: &Node,
+    kind: EvidenceKind,
+    prefix: &str,
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
+    let keys = || keys_below(kind, prefix);
     if !matches!(node.value, Value::Map(_)) {
-        let allowed = format!("a map of {}", list(names()));
+        let allowed = format!("a map of {}", list(keys()));
         return wrong_type(node, &allowed, place, reporter);
     }
     for entry in node.entries() {
         let inner = place.key(&entry.key, entry.key_span);
-        match definition(kind, &entry.key) {
-            None => {
-                let message = format!("`{kind}` has no claim `{}`", entry.key);
-                let mut problem = reporter
-                    .at(entry.key_span, message)
-                    .path(inner.path)
-                    .allowed(list(names()));
-                if let Some(meant) = nearest(&entry.key, names()) {
-                    problem = problem.hint(format!("did you mean `{meant}`?"));
-                }
-                reporter.report(problem);
+        let name = format!("{prefix}{}", entry.key);
+        if let Some(claim) = named(kind, prefix, &entry.key) {
+            conform_value(&entry.value, claim, &inner, reporter);
+        } else if keys().any(|key| key == entry.key) {
+            conform_family(&entry.value, kind, &format!("{name}."), &inner, reporter);
+        } else {
+            let message = format!("`{kind}` has no claim `{name}`");
+            let mut problem = reporter
+                .at(entry.key_span, message)
+                .path(inner.path)
+                .allowed(list(keys()));
+            if let Some(meant) = nearest_claim(kind, prefix, &entry.key) {
+                problem = problem.hint(format!("did you mean `{meant}`?"));
             }
-            Some(claim) => conform_value(&entry.value, claim, &inner, reporter),
+            reporter.report(problem);
         }
     }
+}
+
+/// The claim that stands under a key of one name part.
+fn named(kind: EvidenceKind, prefix: &str, key: &str) -> Option<&'static ClaimDefinition> {
+    let whole = !key.contains('.');
+    definition(kind, &format!("{prefix}{key}")).filter(|_| whole)
+}
+
+/// What may stand below a prefix: claims, and families of claims once each.
+pub(crate) fn keys_below(
+    kind: EvidenceKind,
+    prefix: &str,
+) -> impl Iterator<Item = &'static str> + Clone {
+    let mut keys: Vec<&'static str> = claims_of(kind)
+        .iter()
+        .filter_map(|claim| claim.name.strip_prefix(prefix))
+        .map(|rest| rest.split_once('.').map_or(rest, |(family, _)| family))
+        .collect();
+    keys.dedup();
+    keys.into_iter()
+}
+
+/// What was probably meant, as it is written from here on: a key of this place, or a claim of a family.
+fn nearest_claim(kind: EvidenceKind, prefix: &str, key: &str) -> Option<String> {
+    if let Some(meant) = nearest(key, keys_below(kind, prefix)) {
+        return Some(meant.to_owned());
+    }
+    let inside = claims_of(kind)
+        .iter()
+        .filter_map(|claim| claim.name.strip_prefix(prefix)?.split_once('.'));
+    if let Some((family, claim)) = key.split_once('.') {
+        let known = inside.clone().any(|(f, c)| (f, c) == (family, claim));
+        return known.then(|| format!("{family}: {{{claim}: …}}"));
+    }
+    let meant = nearest(key, inside.clone().map(|(_, claim)| claim))?;
+    inside
+        .filter(|(_, claim)| *claim == meant)
+        .map(|(family, claim)| format!("{family}: {{{claim}: …}}"))
+        .next()
 }
 
 fn conform_value(node: &Node, claim: &ClaimDefinition, place: &Place, reporter: &mut Reporter<'_>) {
@@ -221,6 +293,12 @@ pub(crate) fn allowed(claim: ClaimType) -> &'static str {
         ClaimType::Text => "a text, or a list of them",
         ClaimType::Version => {
             "a version, a comparison (`\">=570.86\"`), or a list of them; a version in quotes"
+        }
+        ClaimType::HexVersion => {
+            "a hexadecimal version, a comparison (`\">=96.00.9F.00.01\"`), or a list of them; in quotes"
+        }
+        ClaimType::Time => {
+            "a day (`2024-03-13`), a point in time in UTC, a comparison (`\">=2024-03-13\"`), or a list of them"
         }
         ClaimType::Set => "a text that the set must contain, or a list of them",
     }
@@ -257,6 +335,19 @@ fn comparison(node: &Node, claim: ClaimType) -> Option<Comparison> {
             let value = ClaimValue::Version(version);
             Some(Comparison { operator, value })
         }
+        ClaimType::HexVersion => {
+            let (operator, rest) = operator(text);
+            let number = *plain && operator == Operator::Equal && rest.matches('.').count() < 2;
+            let version: HexVersion = rest.parse().ok().filter(|_| !number)?;
+            let value = ClaimValue::HexVersion(version);
+            Some(Comparison { operator, value })
+        }
+        ClaimType::Time => {
+            let (operator, rest) = operator(text);
+            let time: Time = rest.parse().ok()?;
+            let value = ClaimValue::Time(time);
+            Some(Comparison { operator, value })
+        }
     }
 }
 
@@ -281,28 +372,45 @@ pub(crate) fn read(node: Option<&Node>) -> Vec<Requirement> {
         .iter()
         .filter_map(|entry| {
             let kind: EvidenceKind = entry.key.parse().ok()?;
-            let conditions = entry.value.entries().iter().filter_map(|entry| {
-                let claim = definition(kind, &entry.key)?;
+            let mut conditions = Vec::new();
+            read_family(&entry.value, kind, "", &mut conditions);
+            Some(Requirement { kind, conditions })
+        })
+        .collect()
+}
+
+/// Reads the conditions below a prefix, at any depth.
+pub(crate) fn read_family(
+    node: &Node,
+    kind: EvidenceKind,
+    prefix: &str,
+    conditions: &mut Vec<Condition>,
+) {
+    for entry in node.entries() {
+        match named(kind, prefix, &entry.key) {
+            Some(claim) => {
                 let alternatives = match &entry.value.value {
                     Value::List(items) => items.as_slice(),
                     Value::Null | Value::Scalar(_) | Value::Map(_) | Value::Broken => {
                         std::slice::from_ref(&entry.value)
                     }
                 };
-                Some(Condition {
+                conditions.push(Condition {
                     claim: claim.name,
                     any_of: alternatives
                         .iter()
                         .filter_map(|node| comparison(node, claim.value))
                         .collect(),
-                })
-            });
-            Some(Requirement {
-                kind,
-                conditions: conditions.collect(),
-            })
-        })
-        .collect()
+                });
+            }
+            None if keys_below(kind, prefix).any(|key| key == entry.key) => {
+                let inner = format!("{prefix}{}.", entry.key);
+                read_family(&entry.value, kind, &inner, conditions);
+            }
+            // Reported by `conform`.
+            None => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Source: JSON Schema draft 2020-12.
 
 use serde_json::{Map, Value, json};
-use vouchsafe_attestation::claims::{CATALOG, ClaimType, EvidenceKind};
+use vouchsafe_attestation::claims::{ClaimDefinition, ClaimType, EvidenceKind, definition};
 
 use crate::claim;
 use crate::document::Kind;
@@ -19,6 +19,17 @@ pub fn of(kind: Kind) -> String {
             json!("https://json-schema.org/draft/2020-12/schema"),
         );
         object.insert("title".to_owned(), json!(kind.as_str()));
+        // Each list of claims stands once, wherever it is used.
+        let text = Value::Object(object.clone()).to_string();
+        let used = |kind: &EvidenceKind| text.contains(&claims_at(*kind));
+        let lists: Map<String, Value> = EvidenceKind::ALL
+            .into_iter()
+            .filter(used)
+            .map(|kind| (format!("{kind}_claims"), claims(kind, "")))
+            .collect();
+        if !lists.is_empty() {
+            object.insert("$defs".to_owned(), Value::Object(lists));
+        }
     }
     format!("{schema:#}\n")
 }
@@ -112,34 +123,52 @@ fn of_shape(shape: &Shape) -> Value {
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Number(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),
         Shape::AnyOr(inner) => json!({"anyOf": [{"const": "any"}, of_shape(inner)]}),
-        Shape::Claims(kind) => claims(*kind),
+        Shape::Claims(kind) => json!({"$ref": claims_at(*kind)}),
         Shape::NotBuilt => json!(false),
     }
 }
 
-fn claims(kind: EvidenceKind) -> Value {
-    let properties: Map<String, Value> = CATALOG
-        .iter()
-        .filter(|claim| claim.kind == kind)
-        .map(|claim| {
-            let one = match claim.value {
-                ClaimType::Bool => json!({"type": "boolean"}),
-                ClaimType::Number => json!({"anyOf": [
-                    {"type": "integer", "minimum": 0},
-                    {"type": "string", "pattern": "^(>=|<=|<|>) *[0-9]+$"},
-                ]}),
-                ClaimType::Text | ClaimType::Set => json!({"type": "string", "minLength": 1}),
-                ClaimType::Version => json!({
-                    "type": "string",
-                    "pattern": "^(>=|<=|<|>)? *[0-9]+(\\.[0-9]+){0,5}$",
-                }),
+fn claims_at(kind: EvidenceKind) -> String {
+    format!("#/$defs/{kind}_claims")
+}
+
+fn claims(kind: EvidenceKind, prefix: &str) -> Value {
+    let properties: Map<String, Value> = claim::keys_below(kind, prefix)
+        .map(|key| {
+            let name = format!("{prefix}{key}");
+            let schema = match definition(kind, &name) {
+                Some(claim) => one_claim(claim),
+                None => claims(kind, &format!("{name}.")),
             };
-            let schema = json!({
-                "anyOf": [one, {"type": "array", "minItems": 1, "items": one}],
-                "description": format!("{} Allowed: {}.", claim.doc, claim::allowed(claim.value)),
-            });
-            (claim.name.to_owned(), schema)
+            (key.to_owned(), schema)
         })
         .collect();
     json!({"type": "object", "additionalProperties": false, "properties": properties})
+}
+
+fn one_claim(claim: &ClaimDefinition) -> Value {
+    let dotted = |part: &str| {
+        json!({
+            "type": "string",
+            "pattern": format!("^(>=|<=|<|>)? *{part}+(\\.{part}+){{0,5}}$"),
+        })
+    };
+    let one = match claim.value {
+        ClaimType::Bool => json!({"type": "boolean"}),
+        ClaimType::Number => json!({"anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": "^(>=|<=|<|>) *[0-9]+$"},
+        ]}),
+        ClaimType::Text | ClaimType::Set => json!({"type": "string", "minLength": 1}),
+        ClaimType::Version => dotted("[0-9]"),
+        ClaimType::HexVersion => dotted("[0-9A-Fa-f]"),
+        ClaimType::Time => json!({
+            "type": "string",
+            "pattern": "^(>=|<=|<|>)? *[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$",
+        }),
+    };
+    json!({
+        "anyOf": [one, {"type": "array", "minItems": 1, "items": one}],
+        "description": format!("{} Allowed: {}.", claim.doc, claim::allowed(claim.value)),
+    })
 }

@@ -261,7 +261,9 @@ fn claim(value: &ClaimValue) -> serde_json::Value {
         ClaimValue::Bool(value) => json!(value),
         ClaimValue::Number(value) => json!(value),
         ClaimValue::Text(value) => json!(value),
-        ClaimValue::Version(value) => json!(value.to_string()),
+        ClaimValue::Version(_) | ClaimValue::HexVersion(_) | ClaimValue::Time(_) => {
+            json!(value.to_string())
+        }
         ClaimValue::Set(values) => json!(values),
     }
 }

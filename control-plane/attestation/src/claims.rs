@@ -3,35 +3,119 @@
 //! [`CATALOG`] is the one list of claim names. Config refuses a name that is not in it, the verifier can only produce
 //! names that are in it, so policy never waits for a claim that nothing makes.
 
-use std::collections::BTreeSet;
+mod catalog;
+mod value;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use self::catalog::{CATALOG, ClaimDefinition, claims_of, definition};
+pub use self::value::{
+    ClaimType, ClaimValue, HexVersion, ParseClaimError, ParseTimeError, ParseVersionError, Time,
+    Version,
+};
 
 /// Where a piece of evidence comes from. A closed set: a new kind must be met everywhere.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum EvidenceKind {
     /// A TPM 2.0 quote.
     Tpm,
+    /// A report of AMD SEV-SNP.
+    SevSnp,
+    /// A quote of Intel TDX.
+    Tdx,
+    /// Azure's vTPM, above AMD SEV-SNP.
+    AzSnpVtpm,
+    /// Azure's vTPM, above Intel TDX.
+    AzTdxVtpm,
+    /// A report of an NVIDIA GPU or NVSwitch; one piece per device.
+    NvidiaGpu,
+    /// A document of AWS Nitro Enclaves.
+    Nitro,
     /// No hardware at all: for laptops and tests, refused unless the trust domain was created for it (promise 10).
     Simulated,
 }
 
 impl EvidenceKind {
     /// All kinds that are built.
-    pub const ALL: [Self; 2] = [Self::Tpm, Self::Simulated];
+    pub const ALL: [Self; 8] = [
+        Self::Tpm,
+        Self::SevSnp,
+        Self::Tdx,
+        Self::AzSnpVtpm,
+        Self::AzTdxVtpm,
+        Self::NvidiaGpu,
+        Self::Nitro,
+        Self::Simulated,
+    ];
 
     /// The word in policy, certificates, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tpm => "tpm",
+            Self::SevSnp => "sev_snp",
+            Self::Tdx => "tdx",
+            Self::AzSnpVtpm => "az_snp_vtpm",
+            Self::AzTdxVtpm => "az_tdx_vtpm",
+            Self::NvidiaGpu => "nvidia_gpu",
+            Self::Nitro => "nitro",
             Self::Simulated => "simulated",
         }
     }
 
-    /// Whether evidence of this kind can be the binding root, which commits to all the rest (DESIGN §5.3).
+    /// What people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Tpm => "TPM 2.0",
+            Self::SevSnp => "AMD SEV-SNP",
+            Self::Tdx => "Intel TDX",
+            Self::AzSnpVtpm => "Azure vTPM above AMD SEV-SNP",
+            Self::AzTdxVtpm => "Azure vTPM above Intel TDX",
+            Self::NvidiaGpu => "NVIDIA GPU",
+            Self::Nitro => "AWS Nitro Enclaves",
+            Self::Simulated => "simulation",
+        }
+    }
+
+    /// Whether evidence of this kind can be the binding root, which commits to all the rest (DESIGN §5.3). Whether it
+    /// is one depends on what is beside it: [`Self::binding_root`].
     pub fn is_binding_root(self) -> bool {
         match self {
-            Self::Tpm | Self::Simulated => true,
+            Self::Tpm
+            | Self::SevSnp
+            | Self::Tdx
+            | Self::AzSnpVtpm
+            | Self::AzTdxVtpm
+            | Self::Nitro
+            | Self::Simulated => true,
+            Self::NvidiaGpu => false,
+        }
+    }
+
+    /// The binding root of a set of pieces, given by their kinds: the one piece that comes from what runs the
+    /// workload itself; a TPM only where nothing stronger is there. `None` where no piece or more than one could be it:
+    /// such a set proves nothing. A simulation stands alone.
+    pub fn binding_root(pieces: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut strong = Vec::new();
+        let (mut tpms, mut all) = (0_usize, 0_usize);
+        for kind in pieces {
+            all += 1;
+            match kind {
+                Self::Tpm => tpms += 1,
+                Self::NvidiaGpu => {}
+                Self::SevSnp
+                | Self::Tdx
+                | Self::AzSnpVtpm
+                | Self::AzTdxVtpm
+                | Self::Nitro
+                | Self::Simulated => strong.push(kind),
+            }
+        }
+        match (strong.as_slice(), tpms) {
+            ([Self::Simulated], _) => (all == 1).then_some(Self::Simulated),
+            ([root], 0 | 1) => Some(*root),
+            ([], 1) => Some(Self::Tpm),
+            _ => None,
         }
     }
 }
@@ -104,225 +188,6 @@ impl fmt::Display for Class {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{0}` is not a class of attestation")]
 pub struct UnknownClassError(pub String);
-
-/// How values of a claim compare.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ClaimType {
-    /// `true` or `false`.
-    Bool,
-    /// An unsigned number; `>=` and its kin compare as numbers.
-    Number,
-    /// A text; equality only.
-    Text,
-    /// Dotted numbers (`570.86.15`); `>=` and its kin compare part by part.
-    Version,
-    /// A set of texts; a requirement names a member.
-    Set,
-}
-
-/// One claim that policy may read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ClaimDefinition {
-    /// The kind of evidence that produces it.
-    pub kind: EvidenceKind,
-    /// Its stable name.
-    pub name: &'static str,
-    /// How it compares.
-    pub value: ClaimType,
-    /// One sentence for documentation, schema and `explain`.
-    pub doc: &'static str,
-}
-
-/// All claims that policy may read. Names are stable: they are written in policy and in certificates.
-pub const CATALOG: &[ClaimDefinition] = &[
-    claim(
-        EvidenceKind::Tpm,
-        "image",
-        ClaimType::Text,
-        "Name of the reference image whose PCR values matched.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "ek_sha256",
-        ClaimType::Text,
-        "SHA-256 of the endorsement key's public area, in hex: which TPM it is.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "ek_certified",
-        ClaimType::Bool,
-        "Whether a pinned manufacturer vouches for the endorsement key.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "firmware",
-        ClaimType::Number,
-        "Firmware version that the TPM signs into each quote.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "reset_count",
-        ClaimType::Number,
-        "How often the TPM was reset: grows with each boot.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "restart_count",
-        ClaimType::Number,
-        "How often the TPM resumed since its last reset.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "event_log",
-        ClaimType::Bool,
-        "Whether a boot event log was replayed to the quoted PCR values.",
-    ),
-    claim(
-        EvidenceKind::Tpm,
-        "secure_boot",
-        ClaimType::Bool,
-        "Whether UEFI Secure Boot was on, by the replayed event log.",
-    ),
-    claim(
-        EvidenceKind::Simulated,
-        "image",
-        ClaimType::Text,
-        "The image name that the simulation was told to claim.",
-    ),
-];
-
-const fn claim(
-    kind: EvidenceKind,
-    name: &'static str,
-    value: ClaimType,
-    doc: &'static str,
-) -> ClaimDefinition {
-    ClaimDefinition {
-        kind,
-        name,
-        value,
-        doc,
-    }
-}
-
-/// The definition of a claim, if there is such a claim.
-pub fn definition(kind: EvidenceKind, name: &str) -> Option<&'static ClaimDefinition> {
-    CATALOG
-        .iter()
-        .find(|claim| claim.kind == kind && claim.name == name)
-}
-
-/// One to six numbers with dots between; missing parts count as 0, so `570.86` equals `570.86.0`.
-#[derive(Clone, Debug)]
-pub struct Version {
-    parts: [u64; Self::MAX_PARTS],
-    written: u8,
-}
-
-impl Version {
-    /// NVIDIA VBIOS versions have five parts (`96.00.9F.00.01` is written in decimal by the verifier); one to spare.
-    pub const MAX_PARTS: usize = 6;
-}
-
-impl PartialEq for Version {
-    fn eq(&self, other: &Self) -> bool {
-        self.parts == other.parts
-    }
-}
-
-impl Eq for Version {}
-
-impl PartialOrd for Version {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Version {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.parts.cmp(&other.parts)
-    }
-}
-
-impl FromStr for Version {
-    type Err = ParseVersionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = [0; Self::MAX_PARTS];
-        let mut written = 0;
-        let mut slots = parts.iter_mut();
-        for part in text.split('.') {
-            let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            let slot = slots.next().filter(|_| digits).ok_or(ParseVersionError)?;
-            *slot = part.parse().map_err(|_| ParseVersionError)?;
-            written += 1;
-        }
-        Ok(Self { parts, written })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, part) in self.parts.iter().take(self.written.into()).enumerate() {
-            if index > 0 {
-                f.write_str(".")?;
-            }
-            write!(f, "{part}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The text is not a version.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected one to six numbers with dots between")]
-pub struct ParseVersionError;
-
-/// The value of a claim.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ClaimValue {
-    /// Of type [`ClaimType::Bool`].
-    Bool(bool),
-    /// Of type [`ClaimType::Number`].
-    Number(u64),
-    /// Of type [`ClaimType::Text`].
-    Text(String),
-    /// Of type [`ClaimType::Version`].
-    Version(Version),
-    /// Of type [`ClaimType::Set`].
-    Set(BTreeSet<String>),
-}
-
-impl ClaimValue {
-    /// The type that the value has.
-    pub fn claim_type(&self) -> ClaimType {
-        match self {
-            Self::Bool(_) => ClaimType::Bool,
-            Self::Number(_) => ClaimType::Number,
-            Self::Text(_) => ClaimType::Text,
-            Self::Version(_) => ClaimType::Version,
-            Self::Set(_) => ClaimType::Set,
-        }
-    }
-}
-
-impl fmt::Display for ClaimValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bool(value) => write!(f, "{value}"),
-            Self::Number(value) => write!(f, "{value}"),
-            Self::Text(value) => f.write_str(value),
-            Self::Version(value) => write!(f, "{value}"),
-            Self::Set(values) => f.write_str(
-                &values
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-                    .join(","),
-            ),
-        }
-    }
-}
 
 /// The claims of one device: names of [`CATALOG`] with values of their types, and nothing else.
 ///
@@ -414,25 +279,25 @@ mod tests {
     }
 
     #[test]
-    fn versions_compare_part_by_part() {
-        let version = |text: &str| text.parse::<Version>().unwrap();
-        assert!(version("570.86") < version("570.124"));
-        assert!(version("570.86.15") > version("570.86"));
-        assert_eq!(version("570.86"), version("570.86.0"));
-        assert_eq!(version("1.20").to_string(), "1.20");
-        for text in ["", ".", "1.", "a", "1.2.3.4.5.6.7", "-1", "+1"] {
-            assert_eq!(text.parse::<Version>(), Err(ParseVersionError), "{text}");
+    fn a_set_has_one_root_and_a_tpm_only_where_nothing_stronger_is() {
+        use EvidenceKind::{NvidiaGpu, SevSnp, Simulated, Tdx, Tpm};
+        let root = |kinds: &[EvidenceKind]| EvidenceKind::binding_root(kinds.iter().copied());
+        assert_eq!(root(&[Tpm]), Some(Tpm));
+        assert_eq!(root(&[NvidiaGpu, NvidiaGpu, SevSnp]), Some(SevSnp));
+        assert_eq!(root(&[Tpm, NvidiaGpu]), Some(Tpm));
+        assert_eq!(root(&[Tpm, NvidiaGpu, Tdx]), Some(Tdx));
+        assert_eq!(root(&[Simulated]), Some(Simulated));
+        for none in [
+            &[][..],
+            &[NvidiaGpu],
+            &[Tpm, Tpm],
+            &[SevSnp, SevSnp],
+            &[SevSnp, Tdx],
+            &[Tpm, Tpm, SevSnp],
+            &[Tpm, Simulated],
+            &[NvidiaGpu, Simulated],
+        ] {
+            assert_eq!(root(none), None, "{none:?}");
         }
-    }
-
-    #[test]
-    fn the_catalog_names_each_claim_once() {
-        let mut names: Vec<_> = CATALOG
-            .iter()
-            .map(|claim| (claim.kind, claim.name))
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), CATALOG.len());
     }
 }

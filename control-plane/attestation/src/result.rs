@@ -307,11 +307,13 @@ fn read(claim_type: ClaimType, values: Vec<String>) -> Option<ClaimValue> {
         _ => None,
     };
     let value = match claim_type {
-        ClaimType::Bool => ClaimValue::Bool(only()?.parse().ok()?),
-        ClaimType::Number => ClaimValue::Number(only()?.parse().ok()?),
-        ClaimType::Text => ClaimValue::Text(only()?.to_owned()),
-        ClaimType::Version => ClaimValue::Version(only()?.parse().ok()?),
         ClaimType::Set => ClaimValue::Set(values.iter().cloned().collect()),
+        ClaimType::Bool
+        | ClaimType::Number
+        | ClaimType::Text
+        | ClaimType::Version
+        | ClaimType::HexVersion
+        | ClaimType::Time => ClaimValue::parse(claim_type, only()?).ok()?,
     };
     (write(&value) == values).then_some(value)
 }
@@ -321,7 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::claims::{CATALOG, ClaimDefinition};
+    use crate::claims::{ClaimDefinition, Time, claims_of};
 
     fn result() -> AttestationResult {
         let mut claims = Claims::default();
@@ -410,13 +412,20 @@ mod tests {
         ));
     }
 
-    fn claim_values(definition: &'static ClaimDefinition) -> BoxedStrategy<ClaimValue> {
+    fn claim_values(definition: ClaimDefinition) -> BoxedStrategy<ClaimValue> {
         match definition.value {
             ClaimType::Bool => any::<bool>().prop_map(ClaimValue::Bool).boxed(),
             ClaimType::Number => any::<u64>().prop_map(ClaimValue::Number).boxed(),
             ClaimType::Text => "\\PC{0,24}".prop_map(ClaimValue::Text).boxed(),
             ClaimType::Version => "[0-9]{1,9}(\\.[0-9]{1,9}){0,5}"
                 .prop_map(|text| ClaimValue::Version(text.parse().unwrap()))
+                .boxed(),
+            ClaimType::HexVersion => "[0-9A-F]{1,9}(\\.[0-9A-F]{1,9}){0,5}"
+                .prop_map(|text| ClaimValue::HexVersion(text.parse().unwrap()))
+                .boxed(),
+            ClaimType::Time => (0..253_402_300_800_u64)
+                .prop_map(|seconds| Time::new(UNIX_EPOCH + Duration::from_secs(seconds)))
+                .prop_map(|time| ClaimValue::Time(time.unwrap()))
                 .boxed(),
             ClaimType::Set => prop::collection::btree_set("[a-z]{1,8}", 0..4)
                 .prop_map(ClaimValue::Set)
@@ -425,26 +434,24 @@ mod tests {
     }
 
     fn devices() -> impl Strategy<Value = DeviceResult> {
-        let claim = (0..CATALOG.len()).prop_flat_map(|at| {
-            let definition = &CATALOG[at];
-            claim_values(definition).prop_map(move |value| (definition, value))
-        });
-        let kinds = prop::sample::select(EvidenceKind::ALL.to_vec());
-        (kinds, any::<u32>(), prop::collection::vec(claim, 0..8)).prop_map(
-            |(kind, index, values)| {
+        prop::sample::select(EvidenceKind::ALL.to_vec()).prop_flat_map(|kind| {
+            let claim =
+                prop::sample::select(claims_of(kind).to_vec()).prop_flat_map(|definition| {
+                    claim_values(definition).prop_map(move |value| (definition, value))
+                });
+            let claims = prop::collection::vec(claim, 0..8);
+            (any::<u32>(), claims).prop_map(move |(index, values)| {
                 let mut claims = Claims::default();
                 for (definition, value) in values {
-                    if definition.kind == kind {
-                        claims.set(kind, definition.name, value).unwrap();
-                    }
+                    claims.set(kind, definition.name, value).unwrap();
                 }
                 DeviceResult {
                     kind,
                     index,
                     claims,
                 }
-            },
-        )
+            })
+        })
     }
 
     proptest! {

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_attestation::claims::{
-    ClaimType, ClaimValue, Claims, Class, EvidenceKind, definition,
-};
+use vouchsafe_attestation::claims::{ClaimValue, Claims, Class, EvidenceKind, definition};
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
@@ -158,10 +156,11 @@ fn claimed(asked: &Explain, now: SystemTime) -> Result<AttestationResult, String
                 .map_err(|error| error.to_string())?;
         }
     }
-    let root = match class {
+    let stated = EvidenceKind::binding_root(devices.iter().map(|device| device.kind));
+    let root = stated.unwrap_or(match class {
         Class::Simulated => EvidenceKind::Simulated,
         Class::Software | Class::Hardware => EvidenceKind::Tpm,
-    };
+    });
     if !devices.iter().any(|device| device.kind == root) {
         devices.push(DeviceResult {
             kind: root,
@@ -186,13 +185,8 @@ fn claimed(asked: &Explain, now: SystemTime) -> Result<AttestationResult, String
 fn claim_value(kind: EvidenceKind, name: &str, text: &str) -> Result<ClaimValue, String> {
     let definition =
         definition(kind, name).ok_or_else(|| format!("`{kind}` has no claim `{name}`"))?;
-    Ok(match definition.value {
-        ClaimType::Bool => ClaimValue::Bool(parse(name, text)?),
-        ClaimType::Number => ClaimValue::Number(parse(name, text)?),
-        ClaimType::Text => ClaimValue::Text(text.to_owned()),
-        ClaimType::Version => ClaimValue::Version(parse(name, text)?),
-        ClaimType::Set => ClaimValue::Set(text.split(',').map(str::to_owned).collect()),
-    })
+    ClaimValue::parse(definition.value, text)
+        .map_err(|error| format!("--claim: `{text}` for `{name}` is {error}"))
 }
 
 /// What a certificate says of itself. It explains; it admits nobody.

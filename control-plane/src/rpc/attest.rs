@@ -201,6 +201,13 @@ impl Conversation {
         let acceptable = |kind: &EvidenceKind| match kind {
             EvidenceKind::Tpm => true,
             EvidenceKind::Simulated => accepts_simulated,
+            // No attester is wired to these yet.
+            EvidenceKind::SevSnp
+            | EvidenceKind::Tdx
+            | EvidenceKind::AzSnpVtpm
+            | EvidenceKind::AzTdxVtpm
+            | EvidenceKind::NvidiaGpu
+            | EvidenceKind::Nitro => false,
         };
         let mut wanted = reference::kinds(profile);
         if let Some(kind) = wanted.find(|kind| acceptable(kind) && offered(*kind)) {
@@ -267,7 +274,17 @@ impl Conversation {
     ) -> Result<(Option<tpm::Challenged>, Vec<Answer>), Refused> {
         let offer = match (kind, tpm_offer(hello)) {
             (EvidenceKind::Tpm, Some(offer)) => offer,
-            (EvidenceKind::Tpm | EvidenceKind::Simulated, _) => {
+            (
+                EvidenceKind::Tpm
+                | EvidenceKind::SevSnp
+                | EvidenceKind::Tdx
+                | EvidenceKind::AzSnpVtpm
+                | EvidenceKind::AzTdxVtpm
+                | EvidenceKind::NvidiaGpu
+                | EvidenceKind::Nitro
+                | EvidenceKind::Simulated,
+                _,
+            ) => {
                 if known.is_some_and(|known| known.tpm.is_some()) {
                     return Err(enroll_again("the instance enrolled with a TPM"));
                 }
@@ -667,6 +684,15 @@ fn hardware_of(challenged: &Challenged) -> Result<NodeHardware, Refused> {
                 Offer::Tpm(_) => None,
             })
             .ok_or_else(out_of_order),
+        (
+            EvidenceKind::SevSnp
+            | EvidenceKind::Tdx
+            | EvidenceKind::AzSnpVtpm
+            | EvidenceKind::AzTdxVtpm
+            | EvidenceKind::NvidiaGpu
+            | EvidenceKind::Nitro,
+            _,
+        ) => Err(unavailable("a kind of evidence that is not wired")),
     }
 }
 

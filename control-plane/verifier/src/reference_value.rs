@@ -64,6 +64,12 @@ impl Alternative {
             .filter(|kind| match kind {
                 EvidenceKind::Tpm => self.tpm.is_some(),
                 EvidenceKind::Simulated => self.simulated.is_some(),
+                EvidenceKind::SevSnp
+                | EvidenceKind::Tdx
+                | EvidenceKind::AzSnpVtpm
+                | EvidenceKind::AzTdxVtpm
+                | EvidenceKind::NvidiaGpu
+                | EvidenceKind::Nitro => false,
             })
             .collect()
     }
