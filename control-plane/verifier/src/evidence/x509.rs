@@ -226,6 +226,18 @@ pub(crate) enum PathError {
     Expired(String, String),
 }
 
+impl PathError {
+    /// The bounded word of a refusal.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty | Self::Root(_) => "root_not_pinned",
+            Self::Step(_) | Self::Depth(_) | Self::Critical(..) => "chain_signature",
+            Self::NotYet(..) => "certificate_not_yet_valid",
+            Self::Expired(..) => "certificate_expired",
+        }
+    }
+}
+
 /// Verifies a path, root first, whose first certificate is `root` to the byte; the last one is the leaf.
 ///
 /// # Errors

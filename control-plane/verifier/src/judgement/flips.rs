@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, Judgement, Outcome, Status};
+use super::{Check, Finding, Judgement, Outcome, Status};
 
 /// A judgement after one input was turned.
 pub(crate) struct Flip {
@@ -18,63 +18,60 @@ pub(crate) struct Flip {
 /// Asserts that `flips` has one flip for each reason of each row, that each is noticed by its check and no other, and
 /// that neither judgements nor `sources` know a check that is not in the table.
 pub(crate) fn assert_table(table: &[Check], good: &[Judgement], flips: &[Flip], sources: &[&str]) {
+    let mut wrong = Vec::new();
     for judgement in good {
-        let found = (judgement.status, judgement.reason);
-        assert_eq!(found, (Status::Affirming, "verified"), "{judgement:#?}");
-        assert_known(table, judgement);
-    }
-    for flip in flips {
-        assert_flip(table, flip);
-    }
-    for row in table {
-        for reason in row.reasons {
-            let turned = flips
-                .iter()
-                .any(|flip| (flip.check, flip.reason) == (row.name, *reason));
-            assert!(
-                turned,
-                "no test turns the input of `{}` into `{reason}`",
-                row.name
-            );
+        if (judgement.status, judgement.reason) != (Status::Affirming, "verified") {
+            wrong.push(format!("should be affirmed: {}", seen(judgement)));
         }
     }
-    for name in sources.iter().flat_map(|source| names_in(source)) {
-        let known = table.iter().any(|row| row.name == name);
-        assert!(
-            known,
-            "check `{name}` is in the source and not in the table"
-        );
+    wrong.extend(flips.iter().filter_map(|flip| misses(table, flip)));
+    let judgements = good.iter().chain(flips.iter().map(|flip| &flip.judgement));
+    let names = judgements.flat_map(|judgement| judgement.checks.iter().map(|check| check.name));
+    let names: BTreeSet<_> = names.collect();
+    for name in names
+        .into_iter()
+        .chain(sources.iter().flat_map(|source| names_in(source)))
+    {
+        if !table.iter().any(|row| row.name == name) {
+            wrong.push(format!("check `{name}` is not in the table"));
+        }
     }
-}
-
-fn assert_flip(table: &[Check], flip: &Flip) {
-    let (name, reason) = (flip.check, flip.reason);
-    let judgement = &flip.judgement;
-    assert_ne!(
-        judgement.status,
-        Status::Affirming,
-        "{name}: {judgement:#?}"
-    );
-    assert_eq!(judgement.reason, reason, "{name}: {judgement:#?}");
-    assert_known(table, judgement);
-    let row = table.iter().find(|row| row.name == name);
-    let listed = row.is_some_and(|row| row.reasons.contains(&reason));
-    assert!(listed, "`{reason}` of `{name}` is not in the table");
-    let noticed: BTreeSet<_> = judgement
-        .checks
+    for (row, reason) in table
         .iter()
-        .filter(|check| !matches!(check.outcome, Outcome::Passed | Outcome::NotChecked))
-        .map(|check| check.name)
-        .collect();
-    let expected: BTreeSet<_> = flip.follows.iter().copied().chain([name]).collect();
-    assert_eq!(noticed, expected, "{name} {reason}: {judgement:#?}");
+        .flat_map(|row| row.reasons.iter().map(move |it| (row, it)))
+    {
+        let is_turned = |flip: &Flip| (flip.check, flip.reason) == (row.name, *reason);
+        if !flips.iter().any(is_turned) {
+            wrong.push(format!(
+                "no test turns the input of `{}` into `{reason}`",
+                row.name
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn assert_known(table: &[Check], judgement: &Judgement) {
-    for check in &judgement.checks {
-        let known = table.iter().any(|row| row.name == check.name);
-        assert!(known, "check `{}` is not in the table", check.name);
-    }
+/// What is wrong with a flip, if anything.
+fn misses(table: &[Check], flip: &Flip) -> Option<String> {
+    let (name, reason) = (flip.check, flip.reason);
+    let listed = |row: &Check| row.name == name && row.reasons.contains(&reason);
+    let expected: BTreeSet<_> = flip.follows.iter().copied().chain([name]).collect();
+    let noticed: BTreeSet<_> = noticed(&flip.judgement).map(|check| check.name).collect();
+    let is_right = flip.judgement.status != Status::Affirming
+        && flip.judgement.reason == reason
+        && table.iter().any(listed)
+        && noticed == expected;
+    (!is_right).then(|| format!("{name} {reason}: {}", seen(&flip.judgement)))
+}
+
+fn noticed(judgement: &Judgement) -> impl Iterator<Item = &Finding> {
+    let checks = judgement.checks.iter();
+    checks.filter(|check| !matches!(check.outcome, Outcome::Passed | Outcome::NotChecked))
+}
+
+fn seen(judgement: &Judgement) -> String {
+    let noticed: Vec<_> = noticed(judgement).collect();
+    format!("{} {noticed:?}", judgement.reason)
 }
 
 /// Names that a source gives to its ledger as literals.

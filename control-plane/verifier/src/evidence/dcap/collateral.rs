@@ -4,6 +4,12 @@
 //!
 //! Source: Intel SGX and TDX PCS API v4.
 
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateRevocationListDer;
+use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
 /// Endorsements as Intel's services answer, packed as one JSON object (the form of `QuoteCollateralV3`).
@@ -11,9 +17,9 @@ use serde::Deserialize;
 pub struct Collateral {
     /// PEM: the authority of PCK certificates, then the root.
     pub pck_crl_issuer_chain: String,
-    /// Hex of DER.
+    /// DER in hex or base64, or PEM.
     pub root_ca_crl: String,
-    /// Hex of DER.
+    /// DER in hex or base64, or PEM.
     pub pck_crl: String,
     /// PEM: the signing certificate, then the root.
     pub tcb_info_issuer_chain: String,
@@ -39,6 +45,16 @@ impl Collateral {
     }
 }
 
+/// A revocation list in the forms that services and caches write: DER in hex or base64, or PEM.
+pub(crate) fn list(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim_ascii();
+    if text.starts_with("-----") {
+        let der = CertificateRevocationListDer::from_pem_slice(text.as_bytes()).ok()?;
+        return Some(der.to_vec());
+    }
+    hex::decode(text).or_else(|_| STANDARD.decode(text)).ok()
+}
+
 /// What Intel says of the platforms of one FMSPC.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,6 +65,8 @@ pub(crate) struct TcbInfo {
     pub(crate) next_update: String,
     pub(crate) fmspc: String,
     pub(crate) pce_id: String,
+    #[serde(default)]
+    pub(crate) tcb_type: u32,
     pub(crate) tcb_evaluation_data_number: u32,
     pub(crate) tdx_module: Option<ModuleIdentity>,
     #[serde(default)]
@@ -89,10 +107,28 @@ pub(crate) struct TcbLevel {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct TcbVersions {
     #[serde(rename = "sgxtcbcomponents")]
-    pub(crate) sgx: [Component; 16],
+    listed: Option<[Component; 16]>,
     pub(crate) pcesvn: u16,
     #[serde(rename = "tdxtcbcomponents")]
     pub(crate) tdx: Option<[Component; 16]>,
+    /// Version 2 has a member per component, `sgxtcbcomp01svn` to `sgxtcbcomp16svn`.
+    #[serde(flatten)]
+    named: BTreeMap<String, serde_json::Value>,
+}
+
+impl TcbVersions {
+    /// The sixteen versions, in either form; `None` unless all are there.
+    pub(crate) fn sgx(&self) -> Option<[u8; 16]> {
+        if let Some(listed) = &self.listed {
+            return Some(listed.map(|component| component.svn));
+        }
+        let mut versions = [0; 16];
+        for (number, version) in (1..).zip(versions.iter_mut()) {
+            let value = self.named.get(&format!("sgxtcbcomp{number:02}svn"))?;
+            *version = u8::try_from(value.as_u64()?).ok()?;
+        }
+        Some(versions)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -3,7 +3,7 @@
 //! # What is checked
 //! The quote's own signatures, from the attested body to the PCK certificate and the pinned root; then, with Intel's
 //! endorsements, revocation, the quoting enclave's identity, the level of platform, TDX module and quoting enclave; then
-//! the trust domain or enclave itself. Status and advisories are separate inputs to the rules: a status that is not
+//! the trust domain or enclave itself. [`checks`] lists all. Status and advisories are separate inputs to the rules: a status that is not
 //! named is refused, whatever its advisories.
 //!
 //! # Why
@@ -13,30 +13,31 @@
 //!
 //! Source: Intel TDX DCAP Quoting Library API rev. 0.7; Intel SGX and TDX PCS API v4.
 
+mod chain;
+pub mod checks;
 pub mod collateral;
+mod enclave;
 pub(crate) mod parts;
 pub mod pck;
 pub mod quote;
+mod revocation;
 mod tcb;
+mod td;
 #[cfg(test)]
 mod tests;
 
 use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use x509_parser::certificate::X509Certificate;
 
 use self::collateral::{Collateral, TcbStatus};
 use self::pck::Platform;
-use self::quote::{Body, EnclaveReport, Quote, TdReport};
-use crate::evidence::tpm::event_log::EventLog;
-use crate::evidence::tpm::hash::HashAlgorithm;
-use crate::evidence::x509::{self, Dates, PathError};
+use self::quote::{Body, Quote};
+use crate::evidence::x509::{self, Dates};
 use crate::judgement::{Bound, Ledger};
 
-/// What a trust domain or enclave must be.
+/// What a trust domain or enclave must be. The default demands what is good for everybody and names no reference value.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Levels that are good enough; others are refused.
@@ -45,18 +46,40 @@ pub struct Rules {
     pub accepted_advisories: Option<Vec<String>>,
     /// Oldest set of levels by which to judge.
     pub min_tcb_evaluation_data_number: u32,
+    /// Oldest date of the level that the platform reaches.
+    pub min_tcb_date: Option<SystemTime>,
+    /// Accepted machines, by the name that Intel's provisioning gives (PPID); empty accepts any.
+    pub ppids: Vec<[u8; 16]>,
+    /// Accepted machines of several processors, by their registration (PIID); empty accepts any.
+    pub platform_instance_ids: Vec<[u8; 16]>,
     /// Accept what the host may read.
     pub danger_accept_debug: bool,
+    /// Accept trust domains whose host may profile or test them (the lowest byte of the attributes, but for debug).
+    pub danger_accept_profiling: bool,
+    /// Accept attributes of trust domains that are not known here.
+    pub danger_accept_reserved: bool,
+    /// Accept trust domains that may be migrated.
+    pub danger_accept_migration: bool,
     /// Accept trust domains that the host may hurt by unmapping pages (`SEPT_VE_DISABLE` clear).
     pub danger_accept_sept_ve: bool,
-    /// Accept service trust domains, which may migrate this one.
+    /// Accept any service trust domain, which may migrate this one.
     pub danger_accept_service_td: bool,
+    /// Accepted service trust domains, by the digest of their binding.
+    pub mrservicetd: Vec<[u8; 48]>,
+    /// Demanded attributes of the trust domain; `None` demands no more.
+    pub td_attributes: Option<Bits>,
+    /// Demanded features of the processor; `None` demands none.
+    pub xfam: Option<Bits>,
     /// Accepted digests of trust domains; empty accepts any.
     pub mrtd: Vec<[u8; 48]>,
     /// Accepted values of each runtime register; empty accepts any.
     pub rtmrs: [Vec<[u8; 48]>; 4],
     /// Accepted launch configurations; empty accepts any.
     pub mrconfigid: Vec<[u8; 48]>,
+    /// Accepted owners; empty accepts any.
+    pub mrowner: Vec<[u8; 48]>,
+    /// Accepted configurations of owners; empty accepts any.
+    pub mrownerconfig: Vec<[u8; 48]>,
     /// Accepted digests of TDX modules; empty accepts any.
     pub mrseam: Vec<[u8; 48]>,
     /// Demand an event log that replays to the runtime registers.
@@ -65,8 +88,28 @@ pub struct Rules {
     pub mrenclave: Vec<[u8; 32]>,
     /// Accepted signers of enclaves; empty accepts any.
     pub mrsigner: Vec<[u8; 32]>,
+    /// Accepted products of the signer, each as two big-endian bytes; empty accepts any.
+    pub isv_prod_ids: Vec<[u8; 2]>,
     /// Oldest enclave.
     pub min_isv_svn: u16,
+    /// Demanded flags of the enclave (the lower half of its attributes); `None` demands no more.
+    pub enclave_flags: Option<Bits>,
+}
+
+/// Bits that must have a value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bits {
+    /// Which bits.
+    pub mask: u64,
+    /// Their value; bits outside the mask must be zero here.
+    pub value: u64,
+}
+
+impl Bits {
+    /// Whether `found` has the value.
+    pub fn are_in(self, found: u64) -> bool {
+        found & self.mask == self.value
+    }
 }
 
 impl Default for Rules {
@@ -75,17 +118,30 @@ impl Default for Rules {
             accepted_statuses: vec![TcbStatus::UpToDate],
             accepted_advisories: None,
             min_tcb_evaluation_data_number: 0,
+            min_tcb_date: None,
+            ppids: Vec::new(),
+            platform_instance_ids: Vec::new(),
             danger_accept_debug: false,
+            danger_accept_profiling: false,
+            danger_accept_reserved: false,
+            danger_accept_migration: false,
             danger_accept_sept_ve: false,
             danger_accept_service_td: false,
+            mrservicetd: Vec::new(),
+            td_attributes: None,
+            xfam: None,
             mrtd: Vec::new(),
             rtmrs: Default::default(),
             mrconfigid: Vec::new(),
+            mrowner: Vec::new(),
+            mrownerconfig: Vec::new(),
             mrseam: Vec::new(),
             require_event_log: false,
             mrenclave: Vec::new(),
             mrsigner: Vec::new(),
+            isv_prod_ids: Vec::new(),
             min_isv_svn: 0,
+            enclave_flags: None,
         }
     }
 }
@@ -129,7 +185,7 @@ impl<'a> Case<'a> {
         );
         ledger.require("tee", "tee_mismatch", fits, "");
         ledger.claim("quote_version", u64::from(quote.version));
-        let platform = self.check_chain(&quote, ledger);
+        let platform = chain::check(self, &quote, ledger);
         ledger.require(
             "attestation_key",
             "attestation_key",
@@ -145,11 +201,11 @@ impl<'a> Case<'a> {
         );
         let report_data = match &quote.body {
             Body::Sgx(enclave) => {
-                check_enclave_debug(enclave, self.rules, ledger);
+                enclave::check_debug(enclave, self.rules, ledger);
                 enclave.report_data()
             }
             Body::Tdx(td) => {
-                check_td_debug(td, self.rules, ledger);
+                td::check_debug(td, self.rules, ledger);
                 td.report_data()
             }
         };
@@ -165,8 +221,8 @@ impl<'a> Case<'a> {
             (None, Some(_)) => {}
         }
         match &quote.body {
-            Body::Sgx(enclave) => judge_enclave(enclave, self.rules, ledger),
-            Body::Tdx(td) => judge_td(td, self, ledger),
+            Body::Sgx(enclave) => enclave::judge(enclave, self.rules, ledger),
+            Body::Tdx(td) => td::judge(td, self, ledger),
         }
         ledger.claim("report_data", hex::encode(report_data));
         expected.check(&report_data, ledger);
@@ -175,81 +231,6 @@ impl<'a> Case<'a> {
         ledger.require("trailing", "trailing_data", padded, detail);
         Some(report_data)
     }
-
-    /// From the root to the quoting enclave's report.
-    fn check_chain(&self, quote: &Quote<'_>, ledger: &mut Ledger) -> Option<Platform> {
-        let text = quote.pck_chain;
-        let chain = x509::certificates(text).unwrap_or_default();
-        // One text per chain, or a quote could be changed without a signature noticing.
-        let canonical = pem(&chain);
-        let text = text.strip_suffix(&[0]).unwrap_or(text);
-        let is_canonical = text == canonical.as_bytes();
-        if !ledger.require("pck_chain_format", "pck_chain_malformed", is_canonical, "") {
-            return None;
-        }
-        let path: Result<Vec<_>, _> = chain.iter().rev().map(|der| x509::parse(der)).collect();
-        let path = ledger.succeed("pck_certificates", "pck_chain_malformed", path)?;
-        check_path("pck_chain", &path, self.root, self.now, ledger);
-        let leaf = path.last()?;
-        let signed = quote.is_qe_report_signed(&leaf.public_key().subject_public_key.data);
-        ledger.require(
-            "qe_report_signature",
-            "qe_report_signature",
-            signed,
-            "by the PCK",
-        );
-        let platform = Platform::read(leaf);
-        let found = platform.is_some();
-        ledger.require(
-            "pck_extension",
-            "pck_extension",
-            found,
-            leaf.subject().to_string(),
-        );
-        let platform = platform?;
-        ledger.claim("fmspc", hex::encode(platform.fmspc));
-        ledger.claim("ppid", hex::encode(platform.ppid));
-        if let Some(id) = platform.instance_id {
-            ledger.claim("platform_instance_id", hex::encode(id));
-        }
-        Some(platform)
-    }
-}
-
-/// A path of Intel's, root first.
-fn check_path(
-    name: &'static str,
-    path: &[X509Certificate<'_>],
-    root: &[u8],
-    now: SystemTime,
-    ledger: &mut Ledger,
-) -> bool {
-    let result = x509::verify_path(path, root, now);
-    let reason = match result {
-        Ok(()) => name,
-        Err(PathError::Empty | PathError::Root(_)) => "root_not_pinned",
-        Err(PathError::Step(_) | PathError::Depth(_) | PathError::Critical(..)) => {
-            "chain_signature"
-        }
-        Err(PathError::NotYet(..)) => "certificate_not_yet_valid",
-        Err(PathError::Expired(..)) => "certificate_expired",
-    };
-    ledger.succeed(name, reason, result).is_some()
-}
-
-/// The text that Intel writes: 64 characters a line, one certificate after the other.
-fn pem(chain: &[Vec<u8>]) -> String {
-    let mut out = String::new();
-    for der in chain {
-        out.push_str("-----BEGIN CERTIFICATE-----\n");
-        let text = STANDARD.encode(der);
-        for line in text.as_bytes().chunks(64) {
-            out.push_str(&String::from_utf8_lossy(line));
-            out.push('\n');
-        }
-        out.push_str("-----END CERTIFICATE-----\n");
-    }
-    out
 }
 
 /// Whether Intel's signing key, at the end of `path`, signed `text`.
@@ -267,126 +248,6 @@ fn is_text_signed(path: &[X509Certificate<'_>], text: &str, signature: &str) -> 
     })
 }
 
-fn check_enclave_debug(enclave: &EnclaveReport<'_>, rules: &Rules, ledger: &mut Ledger) {
-    ledger.claim("debug", enclave.is_debug());
-    let holds = rules.danger_accept_debug || !enclave.is_debug();
-    ledger.require(
-        "debug",
-        "debug_enabled",
-        holds,
-        "attribute DEBUG of the enclave",
-    );
-}
-
-fn judge_enclave(enclave: &EnclaveReport<'_>, rules: &Rules, ledger: &mut Ledger) {
-    ledger.claim("mrenclave", hex::encode(enclave.mrenclave()));
-    ledger.claim("mrsigner", hex::encode(enclave.mrsigner()));
-    ledger.claim("isv_prod_id", u64::from(enclave.product_id()));
-    ledger.claim("isv_svn", u64::from(enclave.security_version()));
-    ledger.claim("attributes", hex::encode(enclave.attributes()));
-    among("mrenclave", &rules.mrenclave, &enclave.mrenclave(), ledger);
-    among("mrsigner", &rules.mrsigner, &enclave.mrsigner(), ledger);
-    let holds = enclave.security_version() >= rules.min_isv_svn;
-    ledger.require(
-        "isv_svn",
-        "isv_svn",
-        holds,
-        enclave.security_version().to_string(),
-    );
-}
-
-/// The lowest byte of the attributes marks trust domains under debug or another test.
-fn check_td_debug(td: &TdReport<'_>, rules: &Rules, ledger: &mut Ledger) {
-    let debug = td.attributes() & 0xff != 0;
-    ledger.claim("debug", debug);
-    let detail = format!("attributes {:#018x}", td.attributes());
-    let holds = rules.danger_accept_debug || !debug;
-    ledger.require("debug", "debug_enabled", holds, detail);
-}
-
-fn judge_td(td: &TdReport<'_>, case: &Case<'_>, ledger: &mut Ledger) {
-    let rules = case.rules;
-    ledger.claim("mrtd", hex::encode(td.mrtd()));
-    ledger.claim("mrseam", hex::encode(td.mrseam()));
-    ledger.claim("mrconfigid", hex::encode(td.mrconfigid()));
-    ledger.claim("mrowner", hex::encode(td.mrowner()));
-    ledger.claim("xfam", format!("{:#018x}", td.xfam()));
-    ledger.claim("td_attributes", format!("{:#018x}", td.attributes()));
-    ledger.claim("tee_tcb_svn", hex::encode(td.tee_tcb_svn()));
-    for (name, value) in RTMRS.into_iter().zip(td.rtmrs()) {
-        ledger.claim(name, hex::encode(value));
-    }
-    let ve_disabled = td.attributes() & SEPT_VE_DISABLE != 0;
-    let holds = rules.danger_accept_sept_ve || ve_disabled;
-    ledger.require(
-        "sept_ve_disable",
-        "sept_ve_disable",
-        holds,
-        "attribute bit 28",
-    );
-    let alone = td.mrservicetd() == [0; 48];
-    let holds = rules.danger_accept_service_td || alone;
-    ledger.require(
-        "service_td",
-        "service_td",
-        holds,
-        hex::encode(td.mrservicetd()),
-    );
-    among("mrtd", &rules.mrtd, &td.mrtd(), ledger);
-    among("mrseam", &rules.mrseam, &td.mrseam(), ledger);
-    among("mrconfigid", &rules.mrconfigid, &td.mrconfigid(), ledger);
-    for ((name, accepted), found) in RTMRS.into_iter().zip(&rules.rtmrs).zip(td.rtmrs()) {
-        among(name, accepted, &found, ledger);
-    }
-    check_event_log(td, case, ledger);
-}
-
-/// A CCEL names measurement registers from 1 for RTMR0 on; the table's area is padded with 0xff.
-fn check_event_log(td: &TdReport<'_>, case: &Case<'_>, ledger: &mut Ledger) {
-    let Some(raw) = case.event_log else {
-        if case.rules.require_event_log {
-            ledger.missing("event_log", "event_log_missing", "no CCEL was given");
-        } else {
-            ledger.skip("event_log", "no CCEL was given");
-        }
-        return;
-    };
-    let end = raw
-        .iter()
-        .rposition(|byte| *byte != 0xff)
-        .map_or(0, |last| last + 1);
-    let parsed = EventLog::parse(raw.get(..end).unwrap_or_default());
-    let Some(log) = ledger.succeed("event_log", "event_log_malformed", parsed) else {
-        return;
-    };
-    let mut wrong = Vec::new();
-    for ((register, name), value) in (1..).zip(RTMRS).zip(td.rtmrs()).take(FIRMWARE_RTMRS) {
-        if log.replay(HashAlgorithm::Sha384, register).as_deref() != Some(value.as_slice()) {
-            wrong.push(name);
-        }
-    }
-    let detail = format!("{} events; not equal: {wrong:?}", log.events().len());
-    ledger.require(
-        "event_log_replay",
-        "event_log_replay",
-        wrong.is_empty(),
-        detail,
-    );
-}
-
-fn among<const N: usize>(
-    name: &'static str,
-    accepted: &[[u8; N]],
-    found: &[u8; N],
-    ledger: &mut Ledger,
-) {
-    if accepted.is_empty() {
-        ledger.skip(name, "no reference value is named");
-    } else {
-        ledger.require(name, name, accepted.contains(found), hex::encode(found));
-    }
-}
-
 /// Reasons of something that is valid for a time.
 fn dated(dates: Dates, [name, not_yet, expired]: [&'static str; 3]) -> (&'static str, bool) {
     match dates {
@@ -398,7 +259,3 @@ fn dated(dates: Dates, [name, not_yet, expired]: [&'static str; 3]) -> (&'static
 
 /// Intel SGX Root CA.
 pub(crate) const INTEL_ROOT: &[u8] = include_bytes!("../../../roots/intel-sgx-root-ca.der");
-const SEPT_VE_DISABLE: u64 = 1 << 28;
-const RTMRS: [&str; 4] = ["rtmr0", "rtmr1", "rtmr2", "rtmr3"];
-/// RTMR3 belongs to the running system, which the firmware's log does not know.
-const FIRMWARE_RTMRS: usize = 3;

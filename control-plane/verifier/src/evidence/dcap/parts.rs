@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use x509_parser::certificate::X509Certificate;
 
-use super::collateral::{Collateral, QeIdentity, TcbInfo, timestamp};
+use super::collateral::{self, Collateral, QeIdentity, TcbInfo, timestamp};
 use super::quote::{Body, Quote};
 use super::tcb::TCB_SIGNER;
 use super::{fmspc, is_text_signed};
@@ -207,10 +207,9 @@ pub(crate) fn verify_root_crl(
     Validity::of_crl(&der, &issuer)?.within(&signer, now)
 }
 
-fn list(hex_text: Option<&str>) -> Result<Vec<u8>, EndorsementError> {
-    hex_text
-        .and_then(|text| hex::decode(text).ok())
-        .ok_or(EndorsementError::Malformed("a revocation list in hex"))
+fn list(text: Option<&str>) -> Result<Vec<u8>, EndorsementError> {
+    text.and_then(collateral::list)
+        .ok_or(EndorsementError::Malformed("a revocation list"))
 }
 
 /// Verifies a text that Intel's signing key signed, and returns how long the key is good.

@@ -21,6 +21,12 @@ pub struct Platform {
     pub components: [u8; 16],
     /// Security version of the provisioning enclave.
     pub pce_svn: u16,
+    /// Whether processors may be added; platforms of several processors say it.
+    pub is_dynamic: Option<bool>,
+    /// Whether keys are kept by Intel's registration service.
+    pub has_cached_keys: Option<bool>,
+    /// Whether simultaneous multithreading is on.
+    pub has_smt: Option<bool>,
 }
 
 impl Platform {
@@ -32,7 +38,14 @@ impl Platform {
         for (number, component) in (1..).zip(components.iter_mut()) {
             *component = u8::try_from(integer(unique(&tcb, number)?)?).ok()?;
         }
+        let configuration = match unique(&fields, 7) {
+            Some(value) => self::fields(sequence(value)?)?,
+            None => Vec::new(),
+        };
         Some(Self {
+            is_dynamic: flag(&configuration, 1)?,
+            has_cached_keys: flag(&configuration, 2)?,
+            has_smt: flag(&configuration, 3)?,
             ppid: octets(unique(&fields, 1)?)?,
             pce_id: octets(unique(&fields, 3)?)?,
             fmspc: octets(unique(&fields, 4)?)?,
@@ -77,6 +90,16 @@ fn octets<const N: usize>(value: &[u8]) -> Option<[u8; N]> {
     body(value, OCTET_STRING)?.try_into().ok()
 }
 
+/// An optional `BOOLEAN`; the outer `None` is a malformed one.
+fn flag(fields: &[Field<'_>], number: u8) -> Option<Option<bool>> {
+    match unique(fields, number) {
+        None => Some(None),
+        Some([BOOLEAN, 1, 0]) => Some(Some(false)),
+        Some([BOOLEAN, 1, 0xff]) => Some(Some(true)),
+        Some(_) => None,
+    }
+}
+
 /// `INTEGER` from 0 to 65535.
 fn integer(value: &[u8]) -> Option<u16> {
     match body(value, INTEGER)? {
@@ -108,6 +131,7 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 }
 
 const OID: &str = "1.2.840.113741.1.13.1";
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;

@@ -260,6 +260,11 @@ impl EnclaveReport<'_> {
         field(self.0, 48)
     }
 
+    /// The lower half of the attributes, as bits.
+    pub fn flags(&self) -> u64 {
+        u64::from_le_bytes(field(self.0, 48))
+    }
+
     /// The host may read the enclave.
     pub fn is_debug(&self) -> bool {
         self.attributes().first().is_none_or(|flags| flags & 2 != 0)
@@ -344,6 +349,11 @@ impl TdReport<'_> {
         field(self.0, 232)
     }
 
+    /// Configuration by the owner that the host put in at launch.
+    pub fn mrownerconfig(&self) -> [u8; 48] {
+        field(self.0, 280)
+    }
+
     /// Runtime registers, in order.
     pub fn rtmrs(&self) -> [[u8; 48]; 4] {
         [328, 376, 424, 472].map(|at| field(self.0, at))
@@ -352,6 +362,12 @@ impl TdReport<'_> {
     /// What the trust domain put in.
     pub fn report_data(&self) -> [u8; 64] {
         field(self.0, 520)
+    }
+
+    /// Versions of the TDX module that runs now and its loader; the module may be newer than the one that built the
+    /// trust domain. Before TDX 1.5 modules were not updated under trust domains.
+    pub fn tee_tcb_svn_now(&self) -> Option<[u8; 16]> {
+        (self.0.len() == Self::BYTES_1_5).then(|| field(self.0, 584))
     }
 
     /// Digest of the service trust domains that are bound to this one; before TDX 1.5 there are none.

@@ -4,13 +4,13 @@
 
 use x509_parser::certificate::X509Certificate;
 
+use super::chain::check_path;
 use super::collateral::{
-    Collateral, EnclaveTcbLevel, ModuleIdentity, QeIdentity, TcbInfo, TcbLevel, TcbStatus,
-    timestamp,
+    Collateral, EnclaveTcbLevel, QeIdentity, TcbInfo, TcbLevel, TcbStatus, timestamp,
 };
 use super::pck::Platform;
 use super::quote::{Body, Quote, TdReport};
-use super::{Case, Tee, check_path, dated, is_text_signed};
+use super::{Case, Tee, dated, is_text_signed, revocation};
 use crate::evidence::x509;
 use crate::judgement::Ledger;
 
@@ -29,7 +29,7 @@ pub(super) fn check(
         return;
     };
     let identity = qe_identity(case, collateral, ledger);
-    check_revocation(case, quote, collateral, ledger);
+    revocation::check(case, quote, collateral, ledger);
     let Some(identity) = identity else { return };
     let number = info
         .tcb_evaluation_data_number
@@ -44,20 +44,33 @@ pub(super) fn check(
         detail,
     );
     let enclave = check_qe(quote, &identity, ledger);
-    let machine = check_platform(quote, platform, &info, ledger);
-    let module = match &quote.body {
-        Body::Sgx(_) => Some((TcbStatus::UpToDate, Vec::new())),
-        Body::Tdx(td) => check_module(td, &info, ledger),
-    };
-    if let (Some(enclave), Some(machine), Some(module)) = (enclave, machine, module) {
-        conclude(case, [machine, module, enclave], ledger);
+    let mut levels = Vec::new();
+    match &quote.body {
+        Body::Sgx(_) => levels.push(check_platform(case, None, platform, &info, ledger)),
+        Body::Tdx(td) => {
+            // A trust domain that outlived an update of the module was built by the old one and is run by the new one.
+            for svn in [Some(td.tee_tcb_svn()), td.tee_tcb_svn_now()]
+                .into_iter()
+                .flatten()
+            {
+                levels.push(check_platform(case, Some(svn), platform, &info, ledger));
+                levels.push(check_module(td, svn, &info, ledger));
+            }
+        }
+    }
+    levels.push(enclave);
+    if let Some(levels) = levels.into_iter().collect() {
+        conclude(case, levels, ledger);
     }
 }
 
 /// Status and advisories of the whole, against the rules.
-fn conclude(case: &Case<'_>, levels: [Level; 3], ledger: &mut Ledger) {
-    let [machine, module, enclave] = &levels;
-    let status = machine.0.with(module.0).with(enclave.0);
+fn conclude(case: &Case<'_>, levels: Vec<Level>, ledger: &mut Ledger) {
+    // The platform's stands first: what a part adds to the whole depends on the platform's configuration.
+    let statuses = levels.iter().map(|(status, _)| *status);
+    let status = statuses
+        .reduce(TcbStatus::with)
+        .unwrap_or(TcbStatus::Revoked);
     let mut advisories: Vec<String> = levels.into_iter().flat_map(|(_, held)| held).collect();
     advisories.sort();
     advisories.dedup();
@@ -106,8 +119,13 @@ fn tcb_info(
         }
         Tee::Tdx => info.id.as_deref() == Some("TDX") && info.version == 3,
     };
-    let detail = format!("{:?} version {}", info.id, info.version);
-    ledger.require("tcb_info_kind", "tcb_info_kind", kind, detail);
+    // The only type of levels that is specified: compared part by part.
+    let holds = kind && info.tcb_type == 0;
+    let detail = format!(
+        "{:?} version {} type {}",
+        info.id, info.version, info.tcb_type
+    );
+    ledger.require("tcb_info_kind", "tcb_info_kind", holds, detail);
     let same = info
         .fmspc
         .eq_ignore_ascii_case(&hex::encode(platform.fmspc))
@@ -210,99 +228,6 @@ fn check_dates(
     }
 }
 
-/// The root's list names revoked authorities and signers, the authority's list revoked PCKs.
-fn check_revocation(
-    case: &Case<'_>,
-    quote: &Quote<'_>,
-    collateral: &Collateral,
-    ledger: &mut Ledger,
-) {
-    let chain = x509::certificates(quote.pck_chain).unwrap_or_default();
-    let path: Vec<_> = chain
-        .iter()
-        .rev()
-        .filter_map(|der| x509::parse(der).ok())
-        .collect();
-    let [root, authority, leaf] = path.as_slice() else {
-        ledger.require(
-            "pck_depth",
-            "chain_signature",
-            false,
-            "expected root, authority and leaf",
-        );
-        return;
-    };
-    let signers: Vec<_> = [
-        &collateral.tcb_info_issuer_chain,
-        &collateral.qe_identity_issuer_chain,
-    ]
-    .into_iter()
-    .filter_map(|chain| x509::certificates(chain.as_bytes())?.into_iter().next())
-    .collect();
-    let signers: Vec<_> = signers
-        .iter()
-        .filter_map(|der| x509::parse(der).ok())
-        .collect();
-    let below_root: Vec<_> = signers.iter().chain([authority]).collect();
-    let names = ["root_crl", "root_crl_not_yet_valid", "root_crl_expired"];
-    check_list(
-        &collateral.root_ca_crl,
-        root,
-        &below_root,
-        case,
-        names,
-        ledger,
-    );
-    let names = ["pck_crl", "pck_crl_not_yet_valid", "pck_crl_expired"];
-    check_list(&collateral.pck_crl, authority, &[leaf], case, names, ledger);
-}
-
-fn check_list(
-    list: &str,
-    issuer: &X509Certificate<'_>,
-    certificates: &[&X509Certificate<'_>],
-    case: &Case<'_>,
-    names: [&'static str; 3],
-    ledger: &mut Ledger,
-) {
-    let [name, ..] = names;
-    let der = hex::decode(list).unwrap_or_default();
-    let Ok(crl) = x509::parse_crl(&der) else {
-        ledger.require(
-            name,
-            "crl_malformed",
-            false,
-            "not a revocation list in hex of DER",
-        );
-        return;
-    };
-    if !x509::is_crl_of(&crl, issuer) {
-        let detail = format!("not signed by {}", issuer.subject());
-        ledger.require(name, "crl_signature", false, detail);
-        return;
-    }
-    for certificate in certificates {
-        if x509::is_revoked(&crl, certificate.raw_serial()) {
-            let reason = "certificate_revoked";
-            ledger.require(name, reason, false, certificate.subject().to_string());
-            return;
-        }
-    }
-    let until = crl.next_update().map_or(i64::MIN, |at| at.timestamp());
-    let dates = x509::dates(case.now, crl.last_update().timestamp(), Some(until));
-    let (reason, holds) = dated(dates, names);
-    let next = crl
-        .next_update()
-        .map(|at| at.to_string())
-        .unwrap_or_default();
-    ledger.require(
-        name,
-        reason,
-        holds,
-        format!("{} to {next}", crl.last_update()),
-    );
-}
-
 fn check_qe(quote: &Quote<'_>, identity: &QeIdentity, ledger: &mut Ledger) -> Option<Level> {
     let qe = &quote.qe_report;
     let miscselect = masked(
@@ -310,20 +235,28 @@ fn check_qe(quote: &Quote<'_>, identity: &QeIdentity, ledger: &mut Ledger) -> Op
         &identity.miscselect_mask,
         &identity.miscselect,
     );
-    let attributes = masked(
-        &qe.attributes(),
-        &identity.attributes_mask,
-        &identity.attributes,
-    );
+    let attributes = !qe.is_debug()
+        && masked(
+            &qe.attributes(),
+            &identity.attributes_mask,
+            &identity.attributes,
+        );
     let signer = identity
         .mrsigner
         .eq_ignore_ascii_case(&hex::encode(qe.mrsigner()));
     let product = qe.product_id() == identity.isvprodid;
-    let holds = miscselect && attributes && signer && product && !qe.is_debug();
-    let detail = format!(
-        "miscselect {miscselect} attributes {attributes} signer {signer} product {product}"
-    );
-    ledger.require("qe_identity", "qe_identity_mismatch", holds, detail);
+    for (name, holds, found) in [
+        (
+            "qe_miscselect",
+            miscselect,
+            format!("{:#x}", qe.miscselect()),
+        ),
+        ("qe_attributes", attributes, hex::encode(qe.attributes())),
+        ("qe_signer", signer, hex::encode(qe.mrsigner())),
+        ("qe_product", product, qe.product_id().to_string()),
+    ] {
+        ledger.require(name, "qe_identity_mismatch", holds, found);
+    }
     let level = enclave_level(qe.security_version(), &identity.tcb_levels);
     let detail = format!("security version {}", qe.security_version());
     ledger.require("qe_tcb", "qe_tcb_no_match", level.is_some(), detail);
@@ -351,19 +284,14 @@ fn enclave_level(version: u16, levels: &[EnclaveTcbLevel]) -> Option<Level> {
 }
 
 fn check_platform(
-    quote: &Quote<'_>,
+    case: &Case<'_>,
+    svn: Option<[u8; 16]>,
     platform: &Platform,
     info: &TcbInfo,
     ledger: &mut Ledger,
 ) -> Option<Level> {
-    let td = match &quote.body {
-        Body::Sgx(_) => None,
-        Body::Tdx(td) => Some(td),
-    };
-    let level = info
-        .tcb_levels
-        .iter()
-        .find(|level| reaches(platform, td, level));
+    let mut levels = info.tcb_levels.iter();
+    let level = levels.find(|level| reaches(platform, svn, level));
     let detail = match level {
         Some(level) => format!("{} of {}", level.tcb_status.as_str(), level.tcb_date),
         None => format!(
@@ -375,20 +303,38 @@ fn check_platform(
     ledger.require("tcb_level", "tcb_no_match", level.is_some(), detail);
     let level = level?;
     ledger.claim("tcb_date", level.tcb_date.as_str());
+    match case.rules.min_tcb_date {
+        None => ledger.skip("tcb_date", level.tcb_date.as_str()),
+        Some(least) => {
+            let date = timestamp(&level.tcb_date);
+            let holds = date.is_some_and(|date| date >= x509::seconds(least));
+            ledger.require(
+                "tcb_date",
+                "tcb_date_too_old",
+                holds,
+                level.tcb_date.as_str(),
+            );
+        }
+    }
     Some((level.tcb_status, level.advisories.clone()))
 }
 
-fn reaches(platform: &Platform, td: Option<&TdReport<'_>>, level: &TcbLevel) -> bool {
-    let sgx = platform.components.iter().zip(&level.tcb.sgx);
-    let sgx =
-        platform.pce_svn >= level.tcb.pcesvn && { sgx }.all(|(found, least)| *found >= least.svn);
-    let tdx = match (td, &level.tcb.tdx) {
+fn reaches(platform: &Platform, svn: Option<[u8; 16]>, level: &TcbLevel) -> bool {
+    let Some(sgx) = level.tcb.sgx() else {
+        return false;
+    };
+    let sgx = platform.pce_svn >= level.tcb.pcesvn
+        && platform
+            .components
+            .iter()
+            .zip(&sgx)
+            .all(|(found, least)| found >= least);
+    let tdx = match (svn, &level.tcb.tdx) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(td), Some(least)) => {
-            let found = td.tee_tcb_svn();
+        (Some(found), Some(least)) => {
             // From version 1 on, the first two parts are the module's own, which its identity judges.
-            let skipped = if module_version(td) > 0 { 2 } else { 0 };
+            let skipped = if module_version(found) > 0 { 2 } else { 0 };
             found
                 .iter()
                 .zip(least)
@@ -399,14 +345,18 @@ fn reaches(platform: &Platform, td: Option<&TdReport<'_>>, level: &TcbLevel) -> 
     sgx && tdx
 }
 
-fn module_version(td: &TdReport<'_>) -> u8 {
-    let [_, version, ..] = td.tee_tcb_svn();
+fn module_version([_, version, ..]: [u8; 16]) -> u8 {
     version
 }
 
-fn check_module(td: &TdReport<'_>, info: &TcbInfo, ledger: &mut Ledger) -> Option<Level> {
-    let version = module_version(td);
-    let [security_version, ..] = td.tee_tcb_svn();
+fn check_module(
+    td: &TdReport<'_>,
+    svn: [u8; 16],
+    info: &TcbInfo,
+    ledger: &mut Ledger,
+) -> Option<Level> {
+    let version = module_version(svn);
+    let [security_version, ..] = svn;
     let name = format!("TDX_{version:02X}");
     let detail = format!("`{name}` security version {security_version}");
     let (identity, level) = if version == 0 {
@@ -424,8 +374,19 @@ fn check_module(td: &TdReport<'_>, info: &TcbInfo, ledger: &mut Ledger) -> Optio
             named.and_then(|named| enclave_level(security_version.into(), &named.tcb_levels));
         (named.map(|named| &named.identity), level)
     };
-    let holds = identity.is_some_and(|identity| is_module(td, identity));
-    ledger.require("tdx_module", "tdx_module_mismatch", holds, detail.clone());
+    let known = identity.is_some();
+    if !ledger.require("tdx_module", "tdx_module_unknown", known, detail.clone()) {
+        return None;
+    }
+    let signer = hex::encode(td.mrsignerseam());
+    let holds = identity.is_some_and(|identity| identity.mrsigner.eq_ignore_ascii_case(&signer));
+    ledger.require("seam_signer", "tdx_module_mismatch", holds, signer);
+    let attributes = td.seam_attributes();
+    let holds = identity.is_some_and(|identity| {
+        masked(&attributes, &identity.attributes_mask, &identity.attributes)
+    });
+    let shown = hex::encode(attributes);
+    ledger.require("seam_attributes", "tdx_module_mismatch", holds, shown);
     ledger.require(
         "tdx_module_tcb",
         "tdx_module_tcb_no_match",
@@ -433,17 +394,6 @@ fn check_module(td: &TdReport<'_>, info: &TcbInfo, ledger: &mut Ledger) -> Optio
         detail,
     );
     level
-}
-
-fn is_module(td: &TdReport<'_>, identity: &ModuleIdentity) -> bool {
-    identity
-        .mrsigner
-        .eq_ignore_ascii_case(&hex::encode(td.mrsignerseam()))
-        && masked(
-            &td.seam_attributes(),
-            &identity.attributes_mask,
-            &identity.attributes,
-        )
 }
 
 /// Common name of the certificate by which Intel signs TCB info and identities.

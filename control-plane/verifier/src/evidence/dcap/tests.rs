@@ -1,559 +1,516 @@
-//! A platform of our own, in which every input of every check can be turned.
+//! Every check with each input turned.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod machine;
 
-use aws_lc_rs::digest;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
-    SerialNumber,
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use self::machine::{
+    Crl, Machine, NOW, PCK_SERIAL, PLATFORM_SERIAL, SIGNER_SERIAL, Signer, extension, replace, time,
 };
-
+use super::chain::pem;
+use super::checks::CHECKS;
 use super::*;
-use crate::judgement::{BindingState, Judgement, Status};
+use crate::judgement::flips::{Flip, assert_table};
 
-const REPORT_DATA: [u8; 64] = [7; 64];
-
-/// A platform whose quote and endorsements are as they should be until a test says otherwise.
-struct Machine {
-    tee: Tee,
-    body: Vec<u8>,
-    header: Vec<u8>,
-    qe: Vec<u8>,
-    quote_by_other: bool,
-    qe_by_other: bool,
-    key_unbound: bool,
-    root_is_other: bool,
-    pck_by_other: bool,
-    pck_until: u64,
-    extension: Vec<u8>,
-    tcb_info: String,
-    qe_identity: String,
-    tcb_info_by_other: bool,
-    qe_identity_by_other: bool,
-    signer_name: &'static str,
-    revoked: &'static str,
-    crl_until: u64,
-    crl_by_other: bool,
-    trailing: Vec<u8>,
-    rules: Rules,
-    now: u64,
-}
-
-impl Machine {
-    fn tdx() -> Self {
-        let mut body = vec![0; 584];
-        body[..3].copy_from_slice(&[4, 1, 7]);
-        body[123] = 0x10;
-        body[136..184].fill(0xaa);
-        body[520..].copy_from_slice(&REPORT_DATA);
-        let mut header = vec![4, 0, 2, 0, 0x81, 0, 0, 0, 0, 0, 0, 0];
-        header.extend([
-            0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f,
-            0x06, 0x07,
-        ]);
-        header.extend([0; 20]);
-        let mut qe = vec![0; 384];
-        qe[48] = 0x11;
-        qe[128..160].fill(0xdc);
-        qe[256] = 2;
-        qe[258] = 4;
-        let component = |svn: u8| format!("{{\"svn\":{svn}}}");
-        let list = |head: &[u8]| {
-            let all = (0..16).map(|at| component(head.get(at).copied().unwrap_or(0)));
-            all.collect::<Vec<_>>().join(",")
-        };
-        let level = |head: &[u8], tdx: &[u8], status: &str| {
-            format!(
-                r#"{{"tcb":{{"sgxtcbcomponents":[{}],"pcesvn":11,"tdxtcbcomponents":[{}]}},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":"{status}","advisoryIDs":["INTEL-SA-1"]}}"#,
-                list(head),
-                list(tdx)
-            )
-        };
-        let zeros = "0".repeat(96);
-        let module = format!(
-            r#""mrsigner":"{zeros}","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF""#
-        );
-        let tcb_info = format!(
-            r#"{{"id":"TDX","version":3,"issueDate":"2022-01-01T00:00:00Z","nextUpdate":"2028-01-01T00:00:00Z","fmspc":"00806F050000","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,"tdxModule":{{{module}}},"tdxModuleIdentities":[{{"id":"TDX_01",{module},"tcbLevels":[{{"tcb":{{"isvsvn":4}},"tcbStatus":"UpToDate"}},{{"tcb":{{"isvsvn":2}},"tcbStatus":"OutOfDate"}}]}}],"tcbLevels":[{},{},{}]}}"#,
-            level(&[7, 7], &[5, 0, 7], "UpToDate"),
-            level(&[6, 6], &[3, 0, 6], "ConfigurationNeeded"),
-            level(&[5, 5], &[3, 0, 5], "Revoked"),
-        );
-        let qe_identity = format!(
-            r#"{{"id":"TD_QE","version":2,"issueDate":"2022-01-01T00:00:00Z","nextUpdate":"2028-01-01T00:00:00Z","tcbEvaluationDataNumber":17,"miscselect":"00000000","miscselectMask":"FFFFFFFF","attributes":"11000000000000000000000000000000","attributesMask":"FBFFFFFFFFFFFFFF0000000000000000","mrsigner":"{}","isvprodid":2,"tcbLevels":[{{"tcb":{{"isvsvn":4}},"tcbStatus":"UpToDate"}},{{"tcb":{{"isvsvn":3}},"tcbStatus":"OutOfDate"}}]}}"#,
-            "DC".repeat(32)
-        );
-        Self {
-            tee: Tee::Tdx,
-            body,
-            header,
-            qe,
-            quote_by_other: false,
-            qe_by_other: false,
-            key_unbound: false,
-            root_is_other: false,
-            pck_by_other: false,
-            pck_until: 4000,
-            extension: extension(&[7, 7], 11),
-            tcb_info,
-            qe_identity,
-            tcb_info_by_other: false,
-            qe_identity_by_other: false,
-            signer_name: "Intel SGX TCB Signing",
-            revoked: "",
-            crl_until: 4000,
-            crl_by_other: false,
-            trailing: Vec::new(),
-            rules: Rules::default(),
-            now: 2000,
-        }
-    }
-
-    fn with(change: impl FnOnce(&mut Self)) -> Self {
-        let mut machine = Self::tdx();
-        change(&mut machine);
-        machine
-    }
-
-    fn judge(&self) -> Judgement {
-        let root = Authority::new("root", 1);
-        let other = Authority::new("root", 1);
-        let platform = Authority::new("platform", 2);
-        let root_der = root.certify(&root, 4000);
-        let platform_der = platform.certify(&root, 4000);
-        let mut pck = params("pck", 3, self.pck_until);
-        let oid: Vec<u64> = "1.2.840.113741.1.13.1"
-            .split('.')
-            .map(|arc| arc.parse().unwrap())
-            .collect();
-        pck.custom_extensions
-            .push(CustomExtension::from_oid_content(
-                &oid,
-                self.extension.clone(),
-            ));
-        let pck_key = key();
-        let parent = if self.pck_by_other {
-            Authority::new("platform", 2)
-        } else {
-            platform.copy()
-        };
-        let pck_der = pck
-            .signed_by(&pck_key, &parent.issuer())
-            .unwrap()
-            .der()
-            .to_vec();
-        let signer_key = key();
-        let signer = params(self.signer_name, 4, 4000);
-        let signer_der = signer
-            .signed_by(&signer_key, &root.issuer())
-            .unwrap()
-            .der()
-            .to_vec();
-        let signers = pem(&[signer_der, root_der.clone()]);
-        let other_key = key();
-        let by = |is_other: bool| if is_other { &other_key } else { &signer_key };
-        let crl_issuer = if self.crl_by_other { &other } else { &root };
-        let collateral = Collateral {
-            pck_crl_issuer_chain: String::new(),
-            root_ca_crl: self.crl(crl_issuer, "root"),
-            pck_crl: self.crl(&platform, "platform"),
-            tcb_info_issuer_chain: signers.clone(),
-            tcb_info: self.tcb_info.clone(),
-            tcb_info_signature: hex::encode(sign(
-                by(self.tcb_info_by_other),
-                self.tcb_info.as_bytes(),
-            )),
-            qe_identity_issuer_chain: signers,
-            qe_identity: self.qe_identity.clone(),
-            qe_identity_signature: hex::encode(sign(
-                by(self.qe_identity_by_other),
-                self.qe_identity.as_bytes(),
-            )),
-        };
-        let chain = pem(&[pck_der, platform_der, root_der.clone()]);
-        let quote = self.quote(&pck_key, &chain);
-        let pinned = if self.root_is_other {
-            other.certify(&other, 4000)
-        } else {
-            root_der
-        };
-        let case = Case {
-            tee: self.tee,
-            quote: &quote,
-            collateral: Some(&collateral),
-            event_log: None,
-            rules: &self.rules,
-            root: &pinned,
-            now: time(self.now),
-        };
-        let mut ledger = Ledger::default();
-        case.judge(Bound::ReportData(&REPORT_DATA), &mut ledger);
-        ledger.conclude(BindingState::Checked)
-    }
-
-    fn quote(&self, pck: &KeyPair, chain: &str) -> Vec<u8> {
-        let attestation = key();
-        let other = key();
-        let public = pair(&attestation).public_key().as_ref()[1..].to_vec();
-        let authentication = [9; 32];
-        let mut qe = self.qe.clone();
-        let bound = digest::digest(
-            &digest::SHA256,
-            &[public.as_slice(), &authentication].concat(),
-        );
-        qe[320..352].copy_from_slice(bound.as_ref());
-        qe[320] ^= u8::from(self.key_unbound);
-        let signed = [self.header.as_slice(), &self.body].concat();
-        let signature = sign(
-            if self.quote_by_other {
-                &other
-            } else {
-                &attestation
-            },
-            &signed,
-        );
-        let qe_signature = sign(if self.qe_by_other { &other } else { pck }, &qe);
-        let mut certified = [
-            qe.as_slice(),
-            &qe_signature,
-            &32_u16.to_le_bytes(),
-            &authentication,
-        ]
-        .concat();
-        put(&mut certified, 5, chain.as_bytes());
-        let mut data = [signature.as_slice(), &public].concat();
-        put(&mut data, 6, &certified);
-        let size = u32::try_from(data.len()).unwrap().to_le_bytes();
-        [signed.as_slice(), &size, &data, &self.trailing].concat()
-    }
-
-    fn crl(&self, issuer: &Authority, name: &str) -> String {
-        let serial = match self.revoked {
-            "platform" if name == "root" => Some(2_u64),
-            "signer" if name == "root" => Some(4),
-            "pck" if name == "platform" => Some(3),
-            _ => None,
-        };
-        let revoked = serial.map(|serial| RevokedCertParams {
-            serial_number: SerialNumber::from(serial),
-            revocation_time: time(1500).into(),
-            reason_code: None,
-            invalidity_date: None,
-        });
-        let params = CertificateRevocationListParams {
-            this_update: time(1500).into(),
-            next_update: time(self.crl_until).into(),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.into_iter().collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        hex::encode(params.signed_by(&issuer.issuer()).unwrap().der())
+fn flip(
+    check: &'static str,
+    reason: &'static str,
+    machine: Machine,
+    change: impl FnOnce(&mut Machine),
+) -> Flip {
+    Flip {
+        check,
+        reason,
+        follows: &[],
+        judgement: machine.changed(change).judge(),
     }
 }
 
-fn put(out: &mut Vec<u8>, kind: u16, bytes: &[u8]) {
-    out.extend(kind.to_le_bytes());
-    out.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
-    out.extend(bytes);
+fn tdx(check: &'static str, reason: &'static str, change: impl FnOnce(&mut Machine)) -> Flip {
+    flip(check, reason, Machine::tdx(), change)
 }
 
-struct Authority {
-    params: CertificateParams,
-    key: KeyPair,
+fn sgx(check: &'static str, reason: &'static str, change: impl FnOnce(&mut Machine)) -> Flip {
+    flip(check, reason, Machine::sgx(), change)
 }
 
-impl Authority {
-    fn new(name: &str, serial: u64) -> Self {
-        let mut params = params(name, serial, 4000);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self { params, key: key() }
-    }
-
-    fn copy(&self) -> Self {
-        Self {
-            params: self.params.clone(),
-            key: KeyPair::try_from(self.key.serialize_der()).unwrap(),
-        }
-    }
-
-    fn issuer(&self) -> Issuer<'static, KeyPair> {
-        let copy = self.copy();
-        Issuer::new(copy.params, copy.key)
-    }
-
-    fn certify(&self, parent: &Self, until: u64) -> Vec<u8> {
-        let mut params = self.params.clone();
-        params.not_after = time(until).into();
-        params
-            .signed_by(&self.key, &parent.issuer())
-            .unwrap()
-            .der()
-            .to_vec()
-    }
+/// With what can't hold either.
+fn follow(follows: &'static [&'static str], flip: Flip) -> Flip {
+    Flip { follows, ..flip }
 }
 
-fn params(name: &str, serial: u64, until: u64) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.serial_number = Some(SerialNumber::from(serial));
-    params.not_before = time(1000).into();
-    params.not_after = time(until).into();
-    params
+/// Negative tests 15 to 20, 38 and 39 of the reference are among these.
+#[test]
+fn every_check_notices_its_input_alone() {
+    let mut flips = flips_of_the_quote();
+    flips.extend(flips_of_the_texts());
+    flips.extend(flips_of_the_lists());
+    flips.extend(flips_of_the_levels());
+    flips.extend(flips_of_the_trust_domain());
+    flips.extend(flips_of_the_enclave());
+    let sources = [
+        include_str!("mod.rs"),
+        include_str!("chain.rs"),
+        include_str!("enclave.rs"),
+        include_str!("revocation.rs"),
+        include_str!("tcb.rs"),
+        include_str!("td.rs"),
+    ];
+    let good = good().map(|machine| machine.judge());
+    assert_table(CHECKS, &good, &flips, &sources);
 }
 
-fn key() -> KeyPair {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
-}
-
-fn pair(key: &KeyPair) -> EcdsaKeyPair {
-    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der()).unwrap()
-}
-
-fn sign(key: &KeyPair, message: &[u8]) -> Vec<u8> {
-    pair(key)
-        .sign(&SystemRandom::new(), message)
-        .unwrap()
-        .as_ref()
-        .to_vec()
-}
-
-/// Days after 2020.
-fn time(days: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs((18_262 + days) * 86_400)
-}
-
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-    [&[tag, 0x82, length[0], length[1]], content].concat()
-}
-
-/// The extension of a PCK certificate.
-fn extension(components: &[u8], pce_svn: u8) -> Vec<u8> {
-    let entry = |number: &[u8], value: Vec<u8>| {
-        let oid = [
-            &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01][..],
-            number,
-        ]
-        .concat();
-        der(0x30, &[der(0x06, &oid), value].concat())
+fn good() -> [Machine; 14] {
+    let statuses = |machine: Machine, statuses: &[TcbStatus]| {
+        machine.changed(|m| m.rules.accepted_statuses = statuses.to_vec())
     };
-    let mut tcb = Vec::new();
-    for number in 1..=16_u8 {
-        let svn = components
-            .get(usize::from(number) - 1)
-            .copied()
-            .unwrap_or(0);
-        tcb.extend(entry(&[2, number], vec![2, 1, svn]));
-    }
-    tcb.extend(entry(&[2, 17], vec![2, 1, pce_svn]));
-    let fields = [
-        entry(&[1], der(0x04, &[1; 16])),
-        entry(&[2], der(0x30, &tcb)),
-        entry(&[3], der(0x04, &[0; 2])),
-        entry(&[4], der(0x04, &[0, 0x80, 0x6f, 5, 0, 0])),
-    ];
-    der(0x30, &fields.concat())
+    let td = Machine::tdx;
+    [
+        td(),
+        Machine::tdx_1_5(),
+        Machine::sgx(),
+        td().changed(|m| m.trailing = vec![0; 70]),
+        td().changed(|m| m.write_chain = |chain| pem(chain, "\r\n")),
+        td().changed(|m| m.write_chain = |chain| pem(chain, "\n") + "\0"),
+        td().changed(|m| m.write_chain = |chain| pem(chain, "\n").trim_end().to_owned()),
+        td().changed(|m| {
+            m.platform_name = "Intel SGX PCK Processor CA";
+            m.root_crl.write = |der| STANDARD.encode(der);
+            m.pck_crl.write = |der| {
+                let text = STANDARD.encode(der);
+                format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----\n")
+            };
+        }),
+        td().changed(meet_every_rule),
+        Machine::sgx().changed(|m| {
+            m.rules.mrenclave = vec![[0xaa; 32]];
+            m.rules.mrsigner = vec![[0xbb; 32]];
+            m.rules.isv_prod_ids = vec![[0, 3]];
+            m.rules.min_isv_svn = 4;
+            m.rules.enclave_flags = Some(Bits { mask: 7, value: 5 });
+        }),
+        // Of version 2, which names each component.
+        Machine::sgx().changed(|m| {
+            replace(&mut m.tcb_info, "\"version\":3", "\"version\":2");
+            let components: String = (1..=16)
+                .map(|number| {
+                    format!(
+                        "\"sgxtcbcomp{number:02}svn\":{},",
+                        if number < 3 { 7 } else { 0 }
+                    )
+                })
+                .collect();
+            let from = m.tcb_info.find("\"sgxtcbcomponents\"").unwrap();
+            let to = m.tcb_info.find("\"pcesvn\"").unwrap();
+            m.tcb_info.replace_range(from..to, &components);
+        }),
+        statuses(
+            td().changed(|m| m.extension = extension(&[6, 7], 11)),
+            &[TcbStatus::ConfigurationNeeded],
+        ),
+        statuses(td().changed(|m| m.body[0] = 3), &[TcbStatus::OutOfDate]),
+        td().changed(|m| {
+            m.rules.danger_accept_debug = true;
+            m.rules.danger_accept_profiling = true;
+            m.rules.danger_accept_reserved = true;
+            m.rules.danger_accept_migration = true;
+            m.rules.danger_accept_sept_ve = true;
+            m.body[120..128].copy_from_slice(&[0xff, 1, 0, 0x20, 0, 0, 0, 0]);
+        }),
+    ]
 }
 
-#[test]
-fn machine_as_it_should_be_is_affirmed() {
-    let judgement = Machine::tdx().judge();
-    assert_eq!(
-        (judgement.status, judgement.reason),
-        (Status::Affirming, "verified"),
-        "{judgement:#?}"
-    );
-    let padded = Machine::with(|m| m.trailing = vec![0; 70]).judge();
-    assert_eq!(padded.reason, "verified");
-}
-
-#[test]
-fn every_check_fails_by_itself() {
-    fn replace(text: &mut String, from: &str, to: &str) {
-        assert!(text.contains(from), "{from}");
-        *text = text.replacen(from, to, 1);
-    }
-    let cases: Vec<(&str, Machine)> = vec![
-        ("quote_malformed", Machine::with(|m| m.header[0] = 6)),
-        ("quote_malformed", Machine::with(|m| m.header[2] = 3)),
-        ("quote_malformed", Machine::with(|m| m.header[12] = 0)),
-        ("tee_mismatch", Machine::with(|m| m.tee = Tee::Sgx)),
-        ("root_not_pinned", Machine::with(|m| m.root_is_other = true)),
-        ("chain_signature", Machine::with(|m| m.pck_by_other = true)),
-        ("certificate_expired", Machine::with(|m| m.pck_until = 1999)),
-        ("certificate_not_yet_valid", Machine::with(|m| m.now = 999)),
-        (
-            "qe_report_signature",
-            Machine::with(|m| m.qe_by_other = true),
-        ),
-        (
-            "pck_extension",
-            Machine::with(|m| m.extension = vec![0x30, 0]),
-        ),
-        ("attestation_key", Machine::with(|m| m.key_unbound = true)),
-        (
-            "quote_signature",
-            Machine::with(|m| m.quote_by_other = true),
-        ),
-        ("debug_enabled", Machine::with(|m| m.body[120] = 1)),
-        (
-            "tcb_info_signature",
-            Machine::with(|m| m.tcb_info_by_other = true),
-        ),
-        (
-            "tcb_info_signature",
-            Machine::with(|m| m.signer_name = "pck"),
-        ),
-        (
-            "tcb_info_malformed",
-            Machine::with(|m| replace(&mut m.tcb_info, "{\"svn\":7},", "")),
-        ),
-        (
-            "tcb_info_kind",
-            Machine::with(|m| replace(&mut m.tcb_info, "\"TDX\"", "\"SGX\"")),
-        ),
-        (
-            "fmspc_mismatch",
-            Machine::with(|m| replace(&mut m.tcb_info, "00806F050000", "90C06F000000")),
-        ),
-        (
-            "fmspc_mismatch",
-            Machine::with(|m| replace(&mut m.tcb_info, "\"pceId\":\"0000\"", "\"pceId\":\"0001\"")),
-        ),
-        (
-            "tcb_info_expired",
-            Machine::with(|m| replace(&mut m.tcb_info, "2028", "2023")),
-        ),
-        (
-            "tcb_info_not_yet_valid",
-            Machine::with(|m| replace(&mut m.tcb_info, "2022", "2027")),
-        ),
-        (
-            "qe_identity_signature",
-            Machine::with(|m| m.qe_identity_by_other = true),
-        ),
-        (
-            "qe_identity_kind",
-            Machine::with(|m| replace(&mut m.qe_identity, "TD_QE", "QE")),
-        ),
-        (
-            "qe_identity_expired",
-            Machine::with(|m| replace(&mut m.qe_identity, "2028", "2023")),
-        ),
-        (
-            "qe_identity_not_yet_valid",
-            Machine::with(|m| replace(&mut m.qe_identity, "2022", "2027")),
-        ),
-        ("root_crl_expired", Machine::with(|m| m.crl_until = 1999)),
-        ("crl_signature", Machine::with(|m| m.crl_by_other = true)),
-        (
-            "certificate_revoked",
-            Machine::with(|m| m.revoked = "platform"),
-        ),
-        (
-            "certificate_revoked",
-            Machine::with(|m| m.revoked = "signer"),
-        ),
-        ("certificate_revoked", Machine::with(|m| m.revoked = "pck")),
-        (
-            "tcb_evaluation_too_old",
-            Machine::with(|m| m.rules.min_tcb_evaluation_data_number = 18),
-        ),
-        ("qe_identity_mismatch", Machine::with(|m| m.qe[16] = 1)),
-        ("qe_identity_mismatch", Machine::with(|m| m.qe[48] = 0x13)),
-        ("qe_identity_mismatch", Machine::with(|m| m.qe[128] = 0)),
-        ("qe_identity_mismatch", Machine::with(|m| m.qe[256] = 1)),
-        ("qe_tcb_no_match", Machine::with(|m| m.qe[258] = 2)),
-        ("tcb_out_of_date", Machine::with(|m| m.qe[258] = 3)),
-        (
-            "tcb_no_match",
-            Machine::with(|m| m.extension = extension(&[4, 4], 11)),
-        ),
-        (
-            "tcb_no_match",
-            Machine::with(|m| m.extension = extension(&[7, 7], 10)),
-        ),
-        ("tcb_no_match", Machine::with(|m| m.body[2] = 4)),
-        (
-            "tcb_configuration_needed",
-            Machine::with(|m| m.extension = extension(&[7, 6], 11)),
-        ),
-        ("tcb_configuration_needed", Machine::with(|m| m.body[2] = 6)),
-        (
-            "tcb_out_of_date_configuration_needed",
-            Machine::with(|m| {
-                m.extension = extension(&[6, 6], 11);
-                m.body[0] = 3;
-            }),
-        ),
-        (
-            "tcb_revoked",
-            Machine::with(|m| {
-                m.extension = extension(&[5, 5], 11);
-                m.rules.accepted_statuses.push(TcbStatus::Revoked);
-            }),
-        ),
-        ("tcb_out_of_date", Machine::with(|m| m.body[0] = 3)),
-        ("tdx_module_tcb_no_match", Machine::with(|m| m.body[0] = 1)),
-        ("tdx_module_mismatch", Machine::with(|m| m.body[1] = 2)),
-        ("tdx_module_mismatch", Machine::with(|m| m.body[64] = 1)),
-        ("tdx_module_mismatch", Machine::with(|m| m.body[112] = 1)),
-        (
-            "advisory_not_accepted",
-            Machine::with(|m| m.rules.accepted_advisories = Some(Vec::new())),
-        ),
-        ("sept_ve_disable", Machine::with(|m| m.body[123] = 0)),
-        ("mrtd", Machine::with(|m| m.rules.mrtd = vec![[1; 48]])),
-        ("mrseam", Machine::with(|m| m.rules.mrseam = vec![[1; 48]])),
-        (
-            "mrconfigid",
-            Machine::with(|m| m.rules.mrconfigid = vec![[1; 48]]),
-        ),
-        ("rtmr2", Machine::with(|m| m.rules.rtmrs[2] = vec![[1; 48]])),
-        (
-            "event_log_missing",
-            Machine::with(|m| m.rules.require_event_log = true),
-        ),
-        ("report_data_mismatch", Machine::with(|m| m.body[583] ^= 1)),
-        ("trailing_data", Machine::with(|m| m.trailing = vec![0, 1])),
-    ];
-    for (reason, machine) in cases {
-        let judgement = machine.judge();
-        assert_ne!(judgement.status, Status::Affirming, "{reason}");
-        assert_eq!(judgement.reason, reason, "{judgement:#?}");
-    }
-}
-
-#[test]
-fn rules_that_are_met_affirm() {
-    let machine = Machine::with(|m| {
-        m.rules.mrtd = vec![[1; 48], [0xaa; 48]];
-        m.rules.rtmrs[3] = vec![[0; 48]];
-        m.rules.accepted_advisories = Some(vec!["INTEL-SA-1".into()]);
-        m.rules.min_tcb_evaluation_data_number = 17;
-        m.rules.accepted_statuses = vec![TcbStatus::ConfigurationNeeded];
-        m.extension = extension(&[6, 7], 11);
+fn meet_every_rule(m: &mut Machine) {
+    m.rules.mrtd = vec![[1; 48], [0xaa; 48]];
+    m.rules.mrseam = vec![[0; 48]];
+    m.rules.mrconfigid = vec![[0; 48]];
+    m.rules.mrowner = vec![[0; 48]];
+    m.rules.mrownerconfig = vec![[0; 48]];
+    m.rules.rtmrs = std::array::from_fn(|_| vec![[0; 48]]);
+    m.rules.td_attributes = Some(Bits {
+        mask: 1 << 28 | 1 << 30,
+        value: 1 << 28,
     });
-    assert_eq!(machine.judge().reason, "verified");
+    m.rules.xfam = Some(Bits { mask: 3, value: 0 });
+    m.rules.ppids = vec![[1; 16]];
+    m.rules.platform_instance_ids = vec![[0; 16]];
+    m.rules.accepted_advisories = Some(vec!["INTEL-SA-1".into()]);
+    m.rules.min_tcb_evaluation_data_number = 17;
+    m.rules.min_tcb_date = Some(time(1533));
+    m.rules.require_event_log = true;
+    m.event_log = Some(EMPTY_LOG.to_vec());
+}
+
+fn flips_of_the_quote() -> Vec<Flip> {
+    let mut flips = vec![
+        tdx("quote_format", "quote_malformed", |m| m.header[0] = 6),
+        tdx("quote_format", "quote_malformed", |m| m.header[2] = 3),
+        tdx("quote_format", "quote_malformed", |m| m.header[12] = 0),
+        tdx("pck_chain_format", "pck_chain_malformed", |m| {
+            m.write_chain = |chain| pem(chain, "\n") + "\n";
+        }),
+        tdx("pck_chain_format", "pck_chain_malformed", |m| {
+            m.write_chain = |_| String::new()
+        }),
+        tdx("pck_certificates", "pck_chain_malformed", |m| {
+            m.write_chain = |chain| pem(&[chain, &[vec![0x30, 0]]].concat(), "\n");
+        }),
+        tdx("pck_chain", "chain_signature", |m| m.pck_by_other = true),
+        tdx("pck_chain", "certificate_expired", |m| {
+            m.pck_dates[1] = NOW - 1
+        }),
+        tdx("pck_chain", "certificate_not_yet_valid", |m| {
+            m.pck_dates[0] = NOW + 1
+        }),
+        tdx("pck_role", "pck_role", |m| {
+            m.pck_name = "Intel SGX TCB Signing"
+        }),
+        tdx("pck_role", "pck_role", |m| {
+            m.platform_name = "Intel SGX Other CA"
+        }),
+        tdx("qe_report_signature", "qe_report_signature", |m| {
+            m.qe_by_other = true
+        }),
+        tdx("pck_extension", "pck_extension", |m| {
+            m.extension = vec![0x30, 0]
+        }),
+        tdx("ppid", "ppid", |m| m.rules.ppids = vec![[2; 16]]),
+        tdx("platform_instance_id", "platform_instance_id", |m| {
+            m.rules.platform_instance_ids = vec![[2; 16]];
+        }),
+        tdx("attestation_key", "attestation_key", |m| {
+            m.key_unbound = true
+        }),
+        tdx("quote_signature", "quote_signature", |m| {
+            m.quote_by_other = true
+        }),
+        tdx("binding", "report_data_mismatch", |m| m.body[583] ^= 1),
+        sgx("binding", "report_data_mismatch", |m| m.body[383] ^= 1),
+        tdx("runtime_data", "runtime_data_mismatch", |m| {
+            m.is_runtime_data = true;
+            m.body[520] ^= 1;
+        }),
+        tdx("trailing", "trailing_data", |m| m.trailing = vec![0, 1]),
+        tdx("collateral", "endorsement_missing", |m| {
+            m.has_collateral = false
+        }),
+    ];
+    // The pinned root is that of all three chains, and the texts are of one kind.
+    let below_root = &[
+        "tcb_info_chain",
+        "tcb_info_signature",
+        "qe_identity_chain",
+        "qe_identity_signature",
+    ];
+    let of_the_kind = &["tcb_info_kind", "qe_identity_kind"];
+    flips.extend([
+        follow(
+            below_root,
+            tdx("pck_chain", "root_not_pinned", |m| m.root_is_other = true),
+        ),
+        follow(
+            of_the_kind,
+            tdx("tee", "tee_mismatch", |m| m.tee = Tee::Sgx),
+        ),
+    ]);
+    flips
+}
+
+fn flips_of_the_texts() -> Vec<Flip> {
+    let unsigned = &["tcb_info_signature"];
+    let unsigned_identity = &["qe_identity_signature"];
+    let mut flips = vec![
+        tdx("tcb_info_signature", "tcb_info_signature", |m| {
+            m.tcb_info_by_other = true
+        }),
+        tdx("tcb_info_signature", "tcb_info_signature", |m| {
+            m.tcb_signer.name = "pck"
+        }),
+        tdx("tcb_info_format", "tcb_info_malformed", |m| {
+            replace(&mut m.tcb_info, "{\"svn\":7},", "");
+        }),
+        tdx("tcb_info_kind", "tcb_info_kind", |m| {
+            replace(&mut m.tcb_info, "\"TDX\"", "\"SGX\"");
+        }),
+        tdx("tcb_info_kind", "tcb_info_kind", |m| {
+            replace(&mut m.tcb_info, "\"version\":3", "\"version\":4");
+        }),
+        tdx("tcb_info_kind", "tcb_info_kind", |m| {
+            replace(&mut m.tcb_info, "\"tcbType\":0", "\"tcbType\":1");
+        }),
+        tdx("fmspc", "fmspc_mismatch", |m| {
+            replace(&mut m.tcb_info, "00806F050000", "90C06F000000");
+        }),
+        tdx("fmspc", "fmspc_mismatch", |m| {
+            replace(&mut m.tcb_info, "\"pceId\":\"0000\"", "\"pceId\":\"0001\"");
+        }),
+        tdx("tcb_info_dates", "tcb_info_expired", |m| {
+            replace(&mut m.tcb_info, "2028", "2023")
+        }),
+        tdx("tcb_info_dates", "tcb_info_not_yet_valid", |m| {
+            replace(&mut m.tcb_info, "2022", "2027");
+        }),
+        tdx("tcb_info_dates", "tcb_info_dates", |m| {
+            replace(&mut m.tcb_info, "2022-", "2022/")
+        }),
+        tdx("qe_identity_signature", "qe_identity_signature", |m| {
+            m.qe_identity_by_other = true
+        }),
+        tdx("qe_identity_signature", "qe_identity_signature", |m| {
+            m.qe_signer.name = "pck"
+        }),
+        tdx("qe_identity_format", "qe_identity_malformed", |m| {
+            replace(&mut m.qe_identity, "\"isvprodid\":2", "\"isvprodid\":-2");
+        }),
+        tdx("qe_identity_kind", "qe_identity_kind", |m| {
+            replace(&mut m.qe_identity, "TD_QE", "QE");
+        }),
+        tdx("qe_identity_dates", "qe_identity_expired", |m| {
+            replace(&mut m.qe_identity, "2028", "2023");
+        }),
+        tdx("qe_identity_dates", "qe_identity_not_yet_valid", |m| {
+            replace(&mut m.qe_identity, "2022", "2027");
+        }),
+        tdx("qe_identity_dates", "qe_identity_dates", |m| {
+            replace(&mut m.qe_identity, "2028-", "2028/");
+        }),
+    ];
+    type Turn = (&'static str, fn(&mut Signer));
+    let turns: [Turn; 4] = [
+        ("root_not_pinned", |signer| signer.below_other = true),
+        ("chain_signature", |signer| signer.by_other = true),
+        ("certificate_not_yet_valid", |signer| {
+            signer.dates[0] = NOW + 1
+        }),
+        ("certificate_expired", |signer| signer.dates[1] = NOW - 1),
+    ];
+    for (reason, turn) in turns {
+        let flip = tdx("tcb_info_chain", reason, |m| turn(&mut m.tcb_signer));
+        flips.push(follow(unsigned, flip));
+        let flip = tdx("qe_identity_chain", reason, |m| turn(&mut m.qe_signer));
+        flips.push(follow(unsigned_identity, flip));
+    }
+    flips
+}
+
+fn flips_of_the_lists() -> Vec<Flip> {
+    let mut flips = vec![
+        tdx("root_crl", "root_crl_expired", |m| {
+            m.root_crl.dates[1] = NOW - 1
+        }),
+        tdx("root_crl", "root_crl_not_yet_valid", |m| {
+            m.root_crl.dates[0] = NOW + 1
+        }),
+        tdx("pck_crl", "pck_crl_expired", |m| {
+            m.pck_crl.dates[1] = NOW - 1
+        }),
+        tdx("pck_crl", "pck_crl_not_yet_valid", |m| {
+            m.pck_crl.dates[0] = NOW + 1
+        }),
+    ];
+    for (name, crl, revokes) in [
+        (
+            "root_crl",
+            (|m| &mut m.root_crl) as fn(&mut Machine) -> &mut Crl,
+            PLATFORM_SERIAL,
+        ),
+        ("root_crl", |m| &mut m.root_crl, SIGNER_SERIAL),
+        ("pck_crl", |m| &mut m.pck_crl, PCK_SERIAL),
+    ] {
+        flips.extend([
+            tdx(name, "certificate_revoked", |m| {
+                crl(m).revokes = Some(revokes)
+            }),
+            tdx(name, "crl_signature", |m| crl(m).by_other = true),
+            tdx(name, "crl_missing", |m| crl(m).write = |_| String::new()),
+            tdx(name, "crl_malformed", |m| {
+                crl(m).write = |der| hex::encode(&der[1..])
+            }),
+        ]);
+    }
+    flips
+}
+
+fn flips_of_the_levels() -> Vec<Flip> {
+    let mut flips = vec![
+        tdx("tcb_evaluation", "tcb_evaluation_too_old", |m| {
+            m.rules.min_tcb_evaluation_data_number = 18;
+        }),
+        tdx("tcb_evaluation", "tcb_evaluation_too_old", |m| {
+            m.rules.min_tcb_evaluation_data_number = 17;
+            replace(&mut m.qe_identity, "Number\":17", "Number\":16");
+        }),
+        tdx("qe_miscselect", "qe_identity_mismatch", |m| m.qe[16] = 1),
+        tdx("qe_attributes", "qe_identity_mismatch", |m| m.qe[48] = 0x13),
+        // Debug is refused also where the identity's mask forgets it.
+        tdx("qe_attributes", "qe_identity_mismatch", |m| {
+            m.qe[48] = 0x13;
+            replace(&mut m.qe_identity, "\"FBFF", "\"F9FF");
+        }),
+        tdx("qe_signer", "qe_identity_mismatch", |m| m.qe[128] = 0),
+        tdx("qe_product", "qe_identity_mismatch", |m| m.qe[256] = 1),
+        tdx("qe_tcb", "qe_tcb_no_match", |m| m.qe[258] = 2),
+        tdx("tcb_status", "tcb_out_of_date", |m| m.qe[258] = 3),
+        tdx("tcb_level", "tcb_no_match", |m| {
+            m.extension = extension(&[4, 4], 11)
+        }),
+        tdx("tcb_level", "tcb_no_match", |m| {
+            m.extension = extension(&[7, 7], 10)
+        }),
+        tdx("tcb_level", "tcb_no_match", |m| m.body[2] = 4),
+        tdx("tcb_date", "tcb_date_too_old", |m| {
+            m.rules.min_tcb_date = Some(time(1534))
+        }),
+        tdx("tcb_status", "tcb_configuration_needed", |m| {
+            m.extension = extension(&[7, 6], 11)
+        }),
+        tdx("tcb_status", "tcb_configuration_needed", |m| m.body[2] = 6),
+        tdx("tcb_status", "tcb_out_of_date_configuration_needed", |m| {
+            m.extension = extension(&[6, 6], 11);
+            m.body[0] = 3;
+        }),
+        tdx("tcb_status", "tcb_revoked", |m| {
+            m.extension = extension(&[5, 5], 11);
+            m.rules.accepted_statuses.push(TcbStatus::Revoked);
+        }),
+        tdx("tcb_status", "tcb_out_of_date", |m| m.body[0] = 3),
+        // Out of date without any advisory is out of date.
+        tdx("tcb_status", "tcb_out_of_date", |m| {
+            m.tcb_info = m.tcb_info.replace("\"INTEL-SA-1\"", "");
+            m.rules.accepted_advisories = Some(Vec::new());
+            m.body[0] = 3;
+        }),
+        tdx("tdx_module_tcb", "tdx_module_tcb_no_match", |m| {
+            m.body[0] = 1
+        }),
+        tdx("tdx_module", "tdx_module_unknown", |m| m.body[1] = 2),
+        tdx("seam_signer", "tdx_module_mismatch", |m| m.body[64] = 1),
+        tdx("seam_attributes", "tdx_module_mismatch", |m| {
+            m.body[112] = 1
+        }),
+        tdx("advisories", "advisory_not_accepted", |m| {
+            m.rules.accepted_advisories = Some(Vec::new());
+        }),
+    ];
+    // The module was updated below a trust domain: both versions count.
+    for at in [0, 584] {
+        let td = Machine::tdx_1_5;
+        flips.extend([
+            flip("tcb_status", "tcb_out_of_date", td(), |m| m.body[at] = 3),
+            flip("tdx_module", "tdx_module_unknown", td(), |m| {
+                m.body[at + 1] = 2
+            }),
+            flip("tcb_level", "tcb_no_match", td(), |m| m.body[at + 2] = 4),
+        ]);
+    }
+    for (words, reason) in [
+        ("SWHardeningNeeded", "tcb_sw_hardening_needed"),
+        (
+            "ConfigurationAndSWHardeningNeeded",
+            "tcb_configuration_and_sw_hardening_needed",
+        ),
+    ] {
+        flips.push(tdx("tcb_status", reason, |m| {
+            m.extension = extension(&[6, 6], 11);
+            replace(&mut m.tcb_info, "ConfigurationNeeded", words);
+        }));
+    }
+    flips
+}
+
+fn flips_of_the_trust_domain() -> Vec<Flip> {
+    let other = || vec![[1; 48]];
+    vec![
+        tdx("debug", "debug_enabled", |m| m.body[120] = 1),
+        tdx("profiling", "profiling_enabled", |m| m.body[120] = 0x20),
+        tdx("reserved", "reserved_bits", |m| m.body[121] = 1),
+        tdx("sept_ve_disable", "sept_ve_disable", |m| m.body[123] = 0),
+        tdx("migration", "migration_allowed", |m| m.body[123] |= 0x20),
+        tdx("td_attributes", "td_attributes", |m| {
+            m.rules.td_attributes = Some(Bits {
+                mask: 1 << 30,
+                value: 0,
+            });
+            m.body[123] |= 0x40;
+        }),
+        tdx("xfam", "xfam", |m| {
+            m.rules.xfam = Some(Bits { mask: 3, value: 3 })
+        }),
+        flip("service_td", "service_td", Machine::tdx_1_5(), |m| {
+            m.body[600] = 1
+        }),
+        flip("service_td", "service_td", Machine::tdx_1_5(), |m| {
+            m.body[600] = 1;
+            m.rules.mrservicetd = vec![[0; 48]];
+        }),
+        tdx("mrtd", "mrtd", |m| m.rules.mrtd = other()),
+        tdx("mrseam", "mrseam", |m| m.rules.mrseam = other()),
+        tdx("mrconfigid", "mrconfigid", |m| m.rules.mrconfigid = other()),
+        tdx("mrowner", "mrowner", |m| m.rules.mrowner = other()),
+        tdx("mrownerconfig", "mrownerconfig", |m| {
+            m.rules.mrownerconfig = other()
+        }),
+        tdx("rtmr0", "rtmr0", |m| m.rules.rtmrs[0] = other()),
+        tdx("rtmr1", "rtmr1", |m| m.rules.rtmrs[1] = other()),
+        tdx("rtmr2", "rtmr2", |m| m.rules.rtmrs[2] = other()),
+        tdx("rtmr3", "rtmr3", |m| m.rules.rtmrs[3] = other()),
+        tdx("event_log", "event_log_missing", |m| {
+            m.rules.require_event_log = true
+        }),
+        tdx("event_log", "event_log_malformed", |m| {
+            m.event_log = Some(vec![0; 40])
+        }),
+        tdx("event_log", "event_log_malformed", |m| {
+            m.event_log = Some(vec![0xff; 40])
+        }),
+        tdx("event_log_replay", "event_log_replay", |m| {
+            m.event_log = Some(EMPTY_LOG.to_vec());
+            m.body[328] = 1;
+        }),
+        tdx("event_log_replay", "event_log_replay", |m| {
+            m.event_log = Some(EMPTY_LOG.to_vec());
+            m.body[471] = 1;
+        }),
+    ]
+}
+
+fn flips_of_the_enclave() -> Vec<Flip> {
+    vec![
+        sgx("debug", "debug_enabled", |m| m.body[48] |= 2),
+        sgx("mrenclave", "mrenclave", |m| {
+            m.rules.mrenclave = vec![[1; 32]]
+        }),
+        sgx("mrsigner", "mrsigner", |m| m.rules.mrsigner = vec![[1; 32]]),
+        sgx("isv_prod_id", "isv_prod_id", |m| {
+            m.rules.isv_prod_ids = vec![[3, 0]]
+        }),
+        sgx("isv_svn", "isv_svn", |m| m.rules.min_isv_svn = 5),
+        sgx("enclave_flags", "enclave_flags", |m| {
+            m.rules.enclave_flags = Some(Bits {
+                mask: 0x10,
+                value: 0x10,
+            });
+        }),
+        sgx("tcb_info_kind", "tcb_info_kind", |m| {
+            replace(&mut m.tcb_info, "\"SGX\"", "\"TDX\"");
+        }),
+        sgx("tcb_status", "tcb_configuration_needed", |m| {
+            m.extension = extension(&[6, 6], 11)
+        }),
+    ]
 }
 
 #[test]
 fn service_trust_domain_needs_a_rule() {
-    let with = |is_accepted| {
-        let mut machine = Machine::tdx();
-        machine.header[0] = 5;
-        machine.header.extend([3, 0, 0x88, 2, 0, 0]);
-        machine.body.extend([0; 16]);
-        machine.body.extend([1; 48]);
-        machine.rules.danger_accept_service_td = is_accepted;
-        machine.judge().reason
-    };
-    assert_eq!(with(false), "service_td");
-    assert_eq!(with(true), "verified");
+    let bound = || Machine::tdx_1_5().changed(|m| m.body[600..].fill(1));
+    let named = bound().changed(|m| m.rules.mrservicetd = vec![[1; 48]]);
+    assert_eq!(named.judge().reason, "verified");
+    let any = bound().changed(|m| m.rules.danger_accept_service_td = true);
+    assert_eq!(any.judge().reason, "verified");
 }
+
+/// A log that only says that its digests are of SHA-384: every register is zero.
+const EMPTY_LOG: &[u8] = b"\x01\0\0\0\x03\0\0\0\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x21\0\0\0Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0";
