@@ -115,6 +115,29 @@ impl Condition {
 }
 
 impl Comparison {
+    /// Whether every value that satisfies this one satisfies the other too; says no where it can't tell.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        let order = match (&self.value, &other.value) {
+            (ClaimValue::Number(mine), ClaimValue::Number(theirs)) => mine.cmp(theirs),
+            (ClaimValue::Version(mine), ClaimValue::Version(theirs)) => mine.cmp(theirs),
+            (mine, theirs) => return self.operator == other.operator && mine == theirs,
+        };
+        match (self.operator, other.operator) {
+            (Operator::Equal, wanted) => wanted.holds(order),
+            (Operator::AtLeast, Operator::MoreThan) => order.is_gt(),
+            (Operator::AtMost, Operator::LessThan) => order.is_lt(),
+            (Operator::AtLeast | Operator::MoreThan, Operator::AtLeast | Operator::MoreThan) => {
+                order.is_ge()
+            }
+            (Operator::AtMost | Operator::LessThan, Operator::AtMost | Operator::LessThan) => {
+                order.is_le()
+            }
+            (Operator::AtLeast | Operator::MoreThan | Operator::AtMost | Operator::LessThan, _) => {
+                false
+            }
+        }
+    }
+
     fn holds(&self, found: &ClaimValue) -> bool {
         match (found, &self.value) {
             (ClaimValue::Bool(found), ClaimValue::Bool(wanted)) => found == wanted,
@@ -456,6 +479,26 @@ mod tests {
         assert_eq!(read("570.10", true), None);
         assert!(read("570.10", false).is_some());
         assert!(read("570.10.1", true).is_some());
+    }
+
+    #[test]
+    fn what_implies_holds_wherever_the_other_does() {
+        let texts = [">=3", ">3", "<=3", "<3", "3", ">=4", "<=2", "4", "2"];
+        let read = |text: &str| number(text, true).unwrap();
+        let values = (0..8).map(ClaimValue::Number).collect::<Vec<_>>();
+        for one in texts {
+            for other in texts {
+                let (one, other) = (read(one), read(other));
+                let always = values.iter().all(|v| !one.holds(v) || other.holds(v));
+                if one.implies(&other) {
+                    assert!(always, "{one:?} {other:?}");
+                }
+            }
+        }
+        assert!(read(">=4").implies(&read(">3")));
+        assert!(!read(">=3").implies(&read(">3")));
+        assert!(read("4").implies(&read(">=4")));
+        assert!(!read(">=4").implies(&read("4")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::scalar;
 use crate::shape::{Field, MapShape, Place, Shape, conform, optional, required};
 use crate::source::Source;
 use crate::yaml::{Node, Tree, Value};
-use crate::{access, control_plane, mesh, node, profile, proxy, workload};
+use crate::{access, control_plane, mesh, node, policy_test, profile, proxy, workload};
 
 /// What a document is about.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -30,11 +30,13 @@ pub enum Kind {
     Proxy,
     /// `control-plane.yaml`.
     ControlPlane,
+    /// Expectations beside a policy.
+    PolicyTest,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Mesh,
         Self::AttestationProfile,
         Self::Node,
@@ -42,6 +44,7 @@ impl Kind {
         Self::AccessPolicy,
         Self::Proxy,
         Self::ControlPlane,
+        Self::PolicyTest,
     ];
 
     /// The word in documents.
@@ -54,12 +57,13 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::Proxy => "Proxy",
             Self::ControlPlane => "ControlPlane",
+            Self::PolicyTest => "PolicyTest",
         }
     }
 
-    /// Whether it is a bootstrap file, which stands alone and never in a policy folder.
-    pub(crate) fn is_bootstrap(self) -> bool {
-        matches!(self, Self::Proxy | Self::ControlPlane)
+    /// Whether it stands in files of its own, apart from policy: bootstrap files and tests.
+    pub(crate) fn stands_apart(self) -> bool {
+        matches!(self, Self::Proxy | Self::ControlPlane | Self::PolicyTest)
     }
 
     pub(crate) fn shape(self) -> &'static MapShape {
@@ -71,6 +75,7 @@ impl Kind {
             Self::AccessPolicy => &ACCESS_POLICY,
             Self::Proxy => &PROXY,
             Self::ControlPlane => &CONTROL_PLANE,
+            Self::PolicyTest => &POLICY_TEST,
         }
     }
 
@@ -145,6 +150,13 @@ document!(
     "ControlPlane",
     "What the control plane is told before it has any state.",
     &control_plane::SPEC
+);
+document!(
+    POLICY_TEST,
+    "PolicyTest",
+    "What a policy is expected to decide; `vouchsafe test` checks it.",
+    &policy_test::SPEC,
+    &NAME_ONLY
 );
 
 const NAME: Field = required("name", Shape::Text(&scalar::NAME), "Name of the document.");
@@ -241,6 +253,7 @@ impl Raw {
                 Kind::AccessPolicy => access::check(&head, spec, &place, now, reporter),
                 Kind::Proxy => proxy::check(spec, &place, reporter),
                 Kind::ControlPlane => {}
+                Kind::PolicyTest => policy_test::check(spec, &place, reporter),
             }
         }
         Some(Self {
@@ -300,7 +313,7 @@ fn read_kind(
         problem = reporter
             .at(entry.value.span, format!("kind `{found}` is not built yet"))
             .hint("leave the document out: this version would not enforce it");
-    } else if kind.is_some_and(Kind::is_bootstrap) {
+    } else if kind.is_some_and(Kind::stands_apart) {
         problem.message = format!("`{found}` has no place among policy documents");
         problem = problem.hint("keep it in a file of its own, outside the policy folder");
     } else if kind.is_some() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::control_plane::ControlPlaneConfig;
 use crate::document::Kind;
 use crate::mesh::EkRootCertificates;
+use crate::policy_test::PolicyTest;
 use crate::problem::{Problem, Problems};
 use crate::proxy::ProxyConfig;
 use crate::set::{Options, PolicySet};
@@ -17,27 +18,27 @@ use crate::yaml::MAX_BYTES;
 ///
 /// Of a folder and its folders, files named `*.yaml` and `*.yml` are read in the order of their names; names that begin
 /// with a dot are left out, which keeps the moves of editors and of Kubernetes' volumes unseen. Bootstrap files that lie
-/// among them (`Proxy`, `ControlPlane`) are no policy and are left out too; [`check`] reads them.
+/// among them (`Proxy`, `ControlPlane`) and tests (`PolicyTest`) are no policy and are left out too; [`check`] reads them.
 ///
 /// # Errors
 /// All mistakes of all files at once.
 pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems> {
     let (files, problems) = files(paths);
     let (mut sources, problems) = sources(files, problems);
-    sources.retain(|source| bootstrap_kind(source).is_none());
+    sources.retain(|source| kind_apart(source).is_none());
     policy_of(sources, problems, options)
 }
 
-/// The kind of a file that is a bootstrap file and nothing else. One that also has policy documents is none: it is read
-/// as policy, which refuses the bootstrap document in it.
-fn bootstrap_kind(source: &Source) -> Option<Kind> {
+/// The kind of a file that is a bootstrap file or a test and nothing else. One that also has policy documents is none: it
+/// is read as policy, which refuses the other document in it.
+fn kind_apart(source: &Source) -> Option<Kind> {
     let mut kinds = source.text().lines().filter_map(|line| {
         let word = line.strip_prefix("kind:")?.split('#').next()?;
         Some(Kind::parse(word.trim()))
     });
-    let first = kinds.next()?.filter(|kind| kind.is_bootstrap())?;
+    let first = kinds.next()?.filter(|kind| kind.stands_apart())?;
     kinds
-        .all(|kind| kind.is_some_and(Kind::is_bootstrap))
+        .all(|kind| kind.is_some_and(Kind::stands_apart))
         .then_some(first)
 }
 
@@ -59,14 +60,16 @@ pub fn check(paths: &[PathBuf], options: Options) -> Checked {
     let files = sources.len();
     let (bootstrap, documents): (Vec<_>, Vec<_>) = sources
         .into_iter()
-        .map(|source| (bootstrap_kind(&source), source))
+        .map(|source| (kind_apart(&source), source))
         .partition(|(kind, _)| kind.is_some());
     let documents = documents.into_iter().map(|(_, source)| source).collect();
     let policy = policy_of(documents, problems, options);
     let mut found = Vec::new();
     for (kind, source) in bootstrap {
         let file = PathBuf::from(source.name());
-        let checked = if kind == Some(Kind::Proxy) {
+        let checked = if kind == Some(Kind::PolicyTest) {
+            PolicyTest::parse(source).map(|(_, warnings)| found.extend(warnings))
+        } else if kind == Some(Kind::Proxy) {
             let proxy = ProxyConfig::parse(source, folder(&file));
             proxy.map(|(proxy, warnings)| {
                 found.extend(warnings);
@@ -138,6 +141,30 @@ fn policy_of(
     let mut set = parsed?;
     read_ek_roots(&mut set)?;
     Ok(set)
+}
+
+/// Reads the tests that lie among files and folders, as [`policy`] finds them.
+///
+/// # Errors
+/// All mistakes of all tests at once.
+pub fn policy_tests(paths: &[PathBuf]) -> Result<Vec<PolicyTest>, Problems> {
+    let (files, problems) = files(paths);
+    let (sources, mut problems) = sources(files, problems);
+    let mut tests = Vec::new();
+    for source in sources {
+        if kind_apart(&source) != Some(Kind::PolicyTest) {
+            continue;
+        }
+        match PolicyTest::parse(source) {
+            Ok((test, _)) => tests.push(test),
+            Err(more) => problems.extend(more.iter().cloned()),
+        }
+    }
+    if problems.is_empty() {
+        Ok(tests)
+    } else {
+        Err(Problems::from_errors(problems))
+    }
 }
 
 /// Reads a `proxy.yaml`; warnings come beside it.

@@ -40,6 +40,19 @@ pub(crate) static WORKLOAD: Text = Text {
     check: from_str::<WorkloadName>,
 };
 
+pub(crate) static CLIENT: Text = Text {
+    what: "a client",
+    allowed: "`namespace/name` or `spiffe://<trust domain>/<path>`",
+    pattern: "^(spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+|[a-z0-9-]{1,63}/[a-z0-9-]{1,63})$",
+    check: |text| {
+        if text.contains("://") {
+            from_str::<SpiffeId>(text)
+        } else {
+            from_str::<WorkloadName>(text)
+        }
+    },
+};
+
 pub(crate) static TRUST_DOMAIN: Text = Text {
     what: "a trust domain",
     allowed: "a trust domain: `a-z`, `0-9`, `.`, `-`, `_`, without scheme",

@@ -44,6 +44,7 @@ pub fn file_name(kind: Kind) -> &'static str {
         Kind::AccessPolicy => "access-policy.json",
         Kind::Proxy => "proxy.json",
         Kind::ControlPlane => "control-plane.json",
+        Kind::PolicyTest => "policy-test.json",
     }
 }
 

@@ -143,7 +143,7 @@ impl PolicySet {
                 self.access
                     .insert(head.full_name()?, access::read(head, spec, source)?);
             }
-            Kind::Proxy | Kind::ControlPlane => return None,
+            Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => return None,
         }
         self.documents.push(document);
         Some(())
@@ -266,7 +266,8 @@ impl PolicySet {
                 | Kind::AttestationProfile
                 | Kind::Node
                 | Kind::Proxy
-                | Kind::ControlPlane => false,
+                | Kind::ControlPlane
+                | Kind::PolicyTest => false,
             }
         };
         self.documents.iter().filter(is_wanted).collect()

@@ -37,7 +37,7 @@ impl Span {
 }
 
 /// One file, or one text that came from elsewhere under a name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     name: String,
     text: String,

@@ -35,7 +35,7 @@ impl Workload {
 }
 
 /// Which instances may bear a workload's name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Members {
     /// Those on listed machines; names of `Node` documents.
     Nodes(Vec<WorkloadName>),

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
 use super::Index;
-use crate::access::{self, AccessPolicy, Allow, Demands, RequestMatch, Selector};
-use crate::claim::Requirement;
+use crate::access::{self, AccessPolicy, Allow, Selector};
 use crate::document::{Kind, Raw};
 use crate::policy::RuleSource;
 use crate::problem::Problem;
+use crate::reason::{Ask, demands_less};
 
 /// Most rules that one rule is compared with. Rules of one client on one door beyond it are not looked at, so that a
 /// folder of ten thousand equal rules is still checked in a moment.
@@ -129,72 +129,8 @@ fn selects(wide: &Selector, narrow: &Selector, index: &Index<'_>) -> bool {
     }
 }
 
-fn demands_less(wide: &Demands, narrow: &Demands) -> bool {
-    if wide.danger_unattested {
-        // It makes no demands at all.
-        return true;
-    }
-    let age = match (wide.attested_within, narrow.attested_within) {
-        (None, _) => true,
-        (Some(wide), Some(narrow)) => wide >= narrow,
-        (Some(_), None) => false,
-    };
-    let classes = wide.classes.is_empty()
-        || (!narrow.classes.is_empty() && narrow.classes.is_subset(&wide.classes));
-    let implied = |demand: &Requirement| {
-        narrow.require.iter().any(|other| {
-            other.kind == demand.kind
-                && demand
-                    .conditions
-                    .iter()
-                    .all(|condition| other.conditions.contains(condition))
-        })
-    };
-    !narrow.danger_unattested && age && classes && wide.require.iter().all(implied)
-}
-
 fn allows_more(wide: &Allow, narrow: &Allow) -> bool {
-    match (wide, narrow) {
-        (Allow::Connections, Allow::Connections) | (Allow::Any, Allow::Any | Allow::Only(_)) => {
-            true
-        }
-        (Allow::Only(wide), Allow::Only(narrow)) => narrow
-            .iter()
-            .all(|one| wide.iter().any(|other| matches_more(other, one))),
-        (Allow::Connections | Allow::Any | Allow::Only(_), _) => false,
-    }
-}
-
-fn matches_more(wide: &RequestMatch, narrow: &RequestMatch) -> bool {
-    let listed = |wide: &Option<Vec<String>>, narrow: &Option<Vec<String>>| match (wide, narrow) {
-        (None, _) => true,
-        (Some(wide), Some(narrow)) => narrow.iter().all(|one| wide.contains(one)),
-        (Some(_), None) => false,
-    };
-    match (wide, narrow) {
-        (
-            RequestMatch::Http { methods, paths },
-            RequestMatch::Http {
-                methods: fewer,
-                paths: narrower,
-            },
-        ) => {
-            let paths = match (paths, narrower) {
-                (None, _) => true,
-                (Some(wide), Some(narrow)) => narrow
-                    .iter()
-                    .all(|one| wide.iter().any(|other| other.covers(one))),
-                (Some(_), None) => false,
-            };
-            paths && listed(methods, fewer)
-        }
-        (
-            RequestMatch::Grpc { service, methods },
-            RequestMatch::Grpc {
-                service: other,
-                methods: fewer,
-            },
-        ) => service == other && listed(methods, fewer),
-        (RequestMatch::Http { .. } | RequestMatch::Grpc { .. }, _) => false,
-    }
+    let wide = Ask::all(wide);
+    let includes = |one: &Ask<'_>| wide.iter().any(|other| other.includes(one));
+    Ask::all(narrow).iter().all(includes)
 }

@@ -66,7 +66,7 @@ pub(crate) fn all(raws: &[Raw], lost: &Lost, now: Option<SystemTime>, found: &mu
             Kind::AttestationProfile => index.check_profile(raw, now, found),
             Kind::Workload => index.check_workload(raw, now, found),
             Kind::AccessPolicy => index.check_access(raw, found),
-            Kind::Mesh | Kind::Node | Kind::Proxy | Kind::ControlPlane => {}
+            Kind::Mesh | Kind::Node | Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => {}
         }
     }
     check_tokens(raws, found);
@@ -126,7 +126,11 @@ impl<'r> Index<'r> {
                         .workloads
                         .extend(read.map(|workload| (name, workload)));
                 }
-                Kind::Mesh | Kind::AccessPolicy | Kind::Proxy | Kind::ControlPlane => {}
+                Kind::Mesh
+                | Kind::AccessPolicy
+                | Kind::Proxy
+                | Kind::ControlPlane
+                | Kind::PolicyTest => {}
             }
         }
         index

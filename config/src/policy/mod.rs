@@ -195,6 +195,6 @@ pub struct RuleSource {
 }
 
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,7 @@ const IDS: [&str; 6] = [
 ];
 
 /// Peers of every name with every result, made once: each takes a signature.
-fn peers() -> &'static [Peer] {
+pub(crate) fn peers() -> &'static [Peer] {
     static PEERS: OnceLock<Vec<Peer>> = OnceLock::new();
     PEERS.get_or_init(|| {
         let mut results = vec![None];
@@ -68,7 +68,7 @@ fn pick(from: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     prop::sample::select(from)
 }
 
-fn rule() -> impl Strategy<Value = String> {
+pub(crate) fn rule() -> impl Strategy<Value = String> {
     let from = prop::collection::vec(
         pick(&[
             "{workload: a/x}",
@@ -128,7 +128,7 @@ fn rule() -> impl Strategy<Value = String> {
     )
 }
 
-fn documents(rules: &[String]) -> PolicySet {
+pub(crate) fn documents(rules: &[String]) -> PolicySet {
     let mut text = Vec::new();
     for (namespace, name, labels) in WORKLOADS {
         text.push(format!(

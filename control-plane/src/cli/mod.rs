@@ -12,6 +12,7 @@ mod attest_verify;
 mod client;
 mod documents;
 mod log;
+mod reason;
 mod serve;
 mod status;
 mod workload;
@@ -99,6 +100,12 @@ enum Command {
     Schema(documents::Schema),
     /// Says why a request would be allowed or denied, rule by rule, as the sidecar decides it.
     Explain(documents::ExplainRequest),
+    /// Says who can come through a door, directly or through others.
+    WhoCan(reason::WhoCanRequest),
+    /// Says which doors a new policy opens, widens, narrows or closes, and for whom; exit code 1 where it may admit more.
+    Diff(reason::DiffRequest),
+    /// Checks the expectations that lie beside a policy (`kind: PolicyTest`).
+    Test(reason::TestRequest),
     /// Workloads and their instances.
     #[command(subcommand)]
     Workload(WorkloadCommand),
@@ -189,6 +196,9 @@ async fn run(command: Command) -> Outcome {
         Command::Check(asked) => asked.run(),
         Command::Schema(asked) => asked.run(),
         Command::Explain(asked) => asked.run(),
+        Command::WhoCan(asked) => asked.run(),
+        Command::Diff(asked) => asked.run(),
+        Command::Test(asked) => asked.run(),
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
         Command::Workload(WorkloadCommand::Explain { workload, ask }) => {
