@@ -20,7 +20,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::proxy::{ControlPlaneClient, IdentityFiles, IdentitySource, ProxyConfig};
 
 use crate::admin::{self, Admin, Leave};
-use crate::attester::{Attester, CollectError};
+use crate::attester::{Attesters, CollectError};
 use crate::clock::MeshClock;
 use crate::config_dump::{Addresses, config_dump};
 use crate::drain::Drain;
@@ -315,7 +315,7 @@ async fn follow_control_plane(
             join_token: client.join_token.clone(),
             endpoints: endpoints(&parts.config, addresses),
         },
-        attester: Attester::open(&client.attester).await?,
+        attesters: Attesters::open(std::slice::from_ref(&client.attester)).await?,
         identities: Arc::clone(&parts.identities),
         metrics: Arc::clone(&parts.metrics),
     };

@@ -149,6 +149,17 @@ impl DeviceBinding {
         &self.0
     }
 
+    /// What a device signs whose field has 64 bytes (report data of SEV-SNP and TDX): SHA-512 of the binding under a
+    /// label of its own, so that the field is full without padding.
+    pub fn report_data(&self) -> [u8; 64] {
+        let mut context = digest::Context::new(&digest::SHA512);
+        context.update(REPORT_DATA_LABEL);
+        frame(&mut context, &self.0);
+        let mut out = [0; 64];
+        out.copy_from_slice(context.finish().as_ref());
+        out
+    }
+
     /// Whether `found`, taken from evidence, is this binding. Constant-time; another length never matches.
     pub fn matches(&self, found: &[u8]) -> bool {
         self.0.ct_eq(found).into()
@@ -206,6 +217,7 @@ fn frame(context: &mut digest::Context, field: &[u8]) {
 const BASE_LABEL: &[u8] = b"vouchsafe/v1/attest\0";
 const DEVICE_LABEL: &[u8] = b"vouchsafe/v1/device\0";
 const EVIDENCE_LABEL: &[u8] = b"vouchsafe/v1/evidence\0";
+const REPORT_DATA_LABEL: &[u8] = b"vouchsafe/v1/report-data\0";
 
 #[cfg(test)]
 mod tests {
@@ -333,6 +345,21 @@ mod tests {
     }
 
     #[test]
+    fn report_data_is_full_and_of_this_binding_only() {
+        let before = EvidenceDigest::empty();
+        let of = |index| base(|_| ()).device(EvidenceKind::SevSnp, index, &before);
+        let data = of(0).report_data();
+        assert_eq!(data, of(0).report_data());
+        assert_ne!(data, of(1).report_data());
+        assert_ne!(
+            data[..32],
+            *of(0).as_bytes(),
+            "no prefix of it is the binding"
+        );
+        assert_ne!(data[32..], [0; 32], "no part of it is padding");
+    }
+
+    #[test]
     fn evidence_is_digested_with_its_kind_number_and_order() {
         let empty = EvidenceDigest::empty();
         let (a, b) = (
@@ -359,7 +386,7 @@ mod tests {
 
     #[test]
     fn no_label_begins_another() {
-        let labels = [BASE_LABEL, DEVICE_LABEL, EVIDENCE_LABEL];
+        let labels = [BASE_LABEL, DEVICE_LABEL, EVIDENCE_LABEL, REPORT_DATA_LABEL];
         for (index, one) in labels.iter().enumerate() {
             assert_eq!(one.last(), Some(&0), "a label ends in NUL and has no other");
             assert_eq!(one.iter().filter(|byte| **byte == 0).count(), 1);

@@ -3,7 +3,8 @@
 //! One attestation is offers, then a challenge, then evidence in order of collection, the binding root last
 //! (DESIGN §5.3). What a device signs binds the evidence to the connection, the keys and the roles
 //! ([`vouchsafe_attestation::binding`]); it never signs anything that the control plane chose alone.
-//! `svid` is the only user.
+//! An [`Attester`] knows one kind of device and nothing of the others; [`Attesters`] keeps the order, so that each
+//! device signs over all that was collected before it. `svid` is the only user.
 //!
 //! # Why
 //! TPM commands are our own: twelve of them, with fixed templates, in one file. A marshalling library would bring the
@@ -16,15 +17,19 @@ pub mod tpm;
 use std::io;
 use std::sync::Arc;
 
-use vouchsafe_api::convert::attest::{Challenge, EvidenceItem, Offer};
-use vouchsafe_attestation::binding::{Base, EvidenceDigest};
+use vouchsafe_api::convert::attest::{Answer, Challenge, EvidenceBody, EvidenceItem, Offer};
+use vouchsafe_attestation::binding::{Base, DeviceBinding, EvidenceDigest};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_config::proxy;
 
 use simulated::Simulated;
 use tpm::TpmAttester;
 
-/// What collects evidence on this machine.
+/// All that collects evidence on this machine, at most one attester per kind.
+#[derive(Debug)]
+pub struct Attesters(Vec<Attester>);
+
+/// What collects evidence of one kind of device.
 #[derive(Debug)]
 pub enum Attester {
     /// A TPM.
@@ -40,6 +45,87 @@ pub struct KeyNames {
     pub ek: Vec<u8>,
     /// Of the attestation key.
     pub ak: Vec<u8>,
+}
+
+impl Attesters {
+    /// Takes attesters, in no particular order.
+    pub fn new(attesters: Vec<Attester>) -> Self {
+        Self(attesters)
+    }
+
+    /// Opens what the configuration names.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub async fn open(configs: &[proxy::Attester]) -> Result<Self, CollectError> {
+        let mut attesters = Vec::new();
+        for config in configs {
+            attesters.push(Attester::open(config).await?);
+        }
+        Ok(Self(attesters))
+    }
+
+    /// What can be proven with, one offer per kind.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub async fn offers(&self) -> Result<Vec<Offer>, CollectError> {
+        let mut offers = Vec::new();
+        for attester in &self.0 {
+            offers.push(attester.offer().await?);
+        }
+        Ok(offers)
+    }
+
+    /// Names of the keys of those kinds that the challenge asks for: they enter the transcript.
+    pub fn names(&self, required: &[EvidenceKind]) -> KeyNames {
+        let asked = self.0.iter().filter(|one| required.contains(&one.kind()));
+        asked.filter_map(Attester::names).next().unwrap_or_default()
+    }
+
+    /// Collects what the challenge asks for, bound to `base`: in the order of [`EvidenceKind::ALL`], but the binding
+    /// root last, over the digest of all the rest.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    ///
+    /// # Cancel safety
+    /// A device finishes its command even if nobody waits for the evidence.
+    pub async fn collect(
+        &self,
+        base: &Base,
+        challenge: &Challenge,
+    ) -> Result<Vec<EvidenceItem>, CollectError> {
+        let mut prior = EvidenceDigest::empty();
+        let mut items = Vec::new();
+        for attester in self.in_order(&challenge.required)? {
+            let kind = attester.kind();
+            for index in 0..attester.devices() {
+                let binding = base.device(kind, index, &prior);
+                let body = attester.collect(index, binding, challenge).await?;
+                let item = EvidenceItem { index, body };
+                prior = prior.after(kind, index, &item.canonical());
+                items.push(item);
+            }
+        }
+        Ok(items)
+    }
+
+    fn in_order(&self, required: &[EvidenceKind]) -> Result<Vec<&Attester>, CollectError> {
+        let find = |kind: EvidenceKind| {
+            let mut all = self.0.iter();
+            all.find(|one| one.kind() == kind)
+                .ok_or(CollectError::NotOffered(kind))
+        };
+        let root = EvidenceKind::binding_root(required.iter().copied());
+        let root = root.ok_or(CollectError::NoRoot)?;
+        if let Some(unknown) = required.iter().find(|kind| find(**kind).is_err()) {
+            return Err(CollectError::NotOffered(*unknown));
+        }
+        let others = EvidenceKind::ALL.into_iter();
+        let others = others.filter(|kind| *kind != root && required.contains(kind));
+        others.chain([root]).map(find).collect()
+    }
 }
 
 impl Attester {
@@ -62,48 +148,64 @@ impl Attester {
         }
     }
 
-    /// What can be proven with, one offer per kind.
+    /// The kind of its evidence.
+    pub fn kind(&self) -> EvidenceKind {
+        match self {
+            Self::Tpm(_) => EvidenceKind::Tpm,
+            Self::Simulated(_) => EvidenceKind::Simulated,
+        }
+    }
+
+    /// What can be proven with.
     ///
     /// # Errors
     /// [`CollectError`].
-    pub async fn offers(&mut self) -> Result<Vec<Offer>, CollectError> {
+    pub async fn offer(&self) -> Result<Offer, CollectError> {
         match self {
-            Self::Tpm(tpm) => Ok(vec![tpm.offer()]),
-            Self::Simulated(simulated) => Ok(vec![simulated.offer()]),
+            Self::Tpm(tpm) => Ok(tpm.offer()),
+            Self::Simulated(simulated) => Ok(simulated.offer()),
         }
     }
 
-    /// Names of the keys offered.
-    pub fn names(&self) -> KeyNames {
+    /// How many devices were offered: one item of evidence each.
+    pub fn devices(&self) -> u32 {
         match self {
-            Self::Tpm(tpm) => tpm.names(),
-            Self::Simulated(_) => KeyNames::default(),
+            Self::Tpm(_) | Self::Simulated(_) => 1,
         }
     }
 
-    /// Collects what the challenge asks for, bound to `base`.
+    /// Names of the keys offered, where the kind has keys.
+    pub fn names(&self) -> Option<KeyNames> {
+        match self {
+            Self::Tpm(tpm) => Some(tpm.names()),
+            Self::Simulated(_) => None,
+        }
+    }
+
+    /// Collects the evidence of one device over its binding.
     ///
     /// # Errors
     /// [`CollectError`].
     ///
     /// # Cancel safety
-    /// A TPM finishes its commands and frees its objects even if nobody waits for the evidence.
+    /// A device finishes its command even if nobody waits for the evidence.
     pub async fn collect(
-        &mut self,
-        base: &Base,
+        &self,
+        _index: u32,
+        binding: DeviceBinding,
         challenge: &Challenge,
-    ) -> Result<Vec<EvidenceItem>, CollectError> {
+    ) -> Result<EvidenceBody, CollectError> {
         match self {
-            Self::Simulated(simulated) => simulated.collect(base, challenge),
+            Self::Simulated(simulated) => Ok(simulated.collect(&binding)),
             Self::Tpm(tpm) => {
-                let other = |kind: &&EvidenceKind| **kind != EvidenceKind::Tpm;
-                if let Some(kind) = challenge.required.iter().find(other) {
-                    return Err(CollectError::NotOffered(*kind));
-                }
-                let (tpm, base, challenge) = (Arc::clone(tpm), *base, challenge.clone());
-                let prior = EvidenceDigest::empty();
-                let item = blocking(move || tpm.collect(&base, &challenge, &prior)).await?;
-                Ok(vec![item])
+                let answer = challenge.answers.iter().find_map(|answer| match answer {
+                    Answer::Tpm(answer) => Some(answer.clone()),
+                    Answer::AzSnpVtpm(_) | Answer::AzTdxVtpm(_) => None,
+                });
+                let answer = answer.ok_or(CollectError::NoAnswer)?;
+                let tpm = Arc::clone(tpm);
+                let evidence = blocking(move || tpm.collect(&binding, &answer)).await?;
+                Ok(EvidenceBody::Tpm(evidence))
             }
         }
     }
@@ -125,6 +227,9 @@ pub enum CollectError {
         "the control plane asks for `{0}` evidence, which this machine was not configured to give"
     )]
     NotOffered(EvidenceKind),
+    /// The control plane asks for kinds of which none, or more than one, could sign over the rest.
+    #[error("the control plane asks for a set of evidence without exactly one binding root")]
+    NoRoot,
     /// The TPM can't be reached, or stopped answering.
     #[error("failed to talk to the TPM at `{address}`")]
     Transport {

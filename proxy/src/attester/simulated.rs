@@ -2,13 +2,8 @@
 //!
 //! It follows the same protocol as real evidence, so that everything around it is exercised; it proves nothing.
 
-use vouchsafe_api::convert::attest::{
-    Challenge, EvidenceBody, EvidenceItem, Offer, SimulatedEvidence,
-};
-use vouchsafe_attestation::binding::{Base, EvidenceDigest};
-use vouchsafe_attestation::claims::EvidenceKind;
-
-use super::CollectError;
+use vouchsafe_api::convert::attest::{EvidenceBody, Offer, SimulatedEvidence};
+use vouchsafe_attestation::binding::DeviceBinding;
 
 /// A made-up machine.
 #[derive(Clone, Debug)]
@@ -26,23 +21,11 @@ impl Simulated {
         }
     }
 
-    pub(super) fn collect(
-        &self,
-        base: &Base,
-        challenge: &Challenge,
-    ) -> Result<Vec<EvidenceItem>, CollectError> {
-        let other = |kind: &&EvidenceKind| **kind != EvidenceKind::Simulated;
-        if let Some(kind) = challenge.required.iter().find(other) {
-            return Err(CollectError::NotOffered(*kind));
-        }
-        let binding = base.device(EvidenceKind::Simulated, 0, &EvidenceDigest::empty());
-        Ok(vec![EvidenceItem {
-            index: 0,
-            body: EvidenceBody::Simulated(SimulatedEvidence {
-                machine: self.machine.clone(),
-                image: self.image.clone(),
-                binding: *binding.as_bytes(),
-            }),
-        }])
+    pub(super) fn collect(&self, binding: &DeviceBinding) -> EvidenceBody {
+        EvidenceBody::Simulated(SimulatedEvidence {
+            machine: self.machine.clone(),
+            image: self.image.clone(),
+            binding: *binding.as_bytes(),
+        })
     }
 }

@@ -33,7 +33,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use zeroize::Zeroizing;
 
 use super::connection::{ConnectError, Connection, ControlPlane};
-use crate::attester::{Attester, CollectError};
+use crate::attester::{Attesters, CollectError};
 use crate::clock::MeshClock;
 use crate::state::Svid;
 
@@ -79,14 +79,14 @@ impl AttestClient {
     /// Dropping the future ends the attempt; nothing was published.
     pub async fn attest(
         &self,
-        attester: &mut Attester,
+        attesters: &Attesters,
         purpose: Purpose,
         current: Option<&Svid>,
     ) -> Result<Issuance, AttestError> {
         let connection = self.control_plane.connect(current).await?;
         tokio::time::timeout(
             ATTEST_DEADLINE,
-            self.attest_on(&connection, attester, purpose),
+            self.attest_on(&connection, attesters, purpose),
         )
         .await
         .map_err(|_| AttestError::Deadline)?
@@ -95,13 +95,13 @@ impl AttestClient {
     async fn attest_on(
         &self,
         connection: &Connection,
-        attester: &mut Attester,
+        attesters: &Attesters,
         purpose: Purpose,
     ) -> Result<Issuance, AttestError> {
         let key = KeyPair::generate().map_err(AttestError::Key)?;
         let spki_sha256 = sha256(&key.subject_public_key_info());
         let client_nonce = nonce()?;
-        let offers = attester.offers().await?;
+        let offers = attesters.offers().await?;
         let mut stream = Conversation::open(
             connection,
             self.hello(purpose, spki_sha256, client_nonce, offers)
@@ -115,7 +115,7 @@ impl AttestClient {
         };
         self.clock
             .observe_ms(convert::unix_ms(challenge.server_time));
-        let names = attester.names();
+        let names = attesters.names(&challenge.required);
         let transcript = Transcript {
             purpose,
             role: Role::Attester,
@@ -130,7 +130,7 @@ impl AttestClient {
             ak_name: &names.ak,
             policy_revision: challenge.policy_revision,
         };
-        let items = attester.collect(&transcript.base(), &challenge).await?;
+        let items = attesters.collect(&transcript.base(), &challenge).await?;
         let evidence = Evidence {
             csr: csr(&key)?,
             items,

@@ -15,7 +15,7 @@ use vouchsafe_attestation::binding::Purpose;
 use super::Identities;
 use super::backoff::{Backoff, SaidOnce};
 use super::client::{AttestClient, AttestError, Issuance};
-use crate::attester::Attester;
+use crate::attester::Attesters;
 use crate::clock::MeshClock;
 use crate::state::Svid;
 use crate::telemetry::Chain;
@@ -27,7 +27,7 @@ pub struct Rotation {
     /// How to attest.
     pub client: AttestClient,
     /// What collects evidence here.
-    pub attester: Attester,
+    pub attesters: Attesters,
     /// Where certificates are published.
     pub identities: Arc<Identities>,
     /// Counts outcomes.
@@ -61,7 +61,7 @@ impl Rotation {
             };
             // An enrolment presents nothing: a certificate that the control plane refuses must not keep us out.
             let presented = current.as_deref().filter(|_| purpose == Purpose::Renew);
-            let attempt = self.client.attest(&mut self.attester, purpose, presented);
+            let attempt = self.client.attest(&self.attesters, purpose, presented);
             match attempt.await {
                 Ok(issuance) => {
                     self.metrics

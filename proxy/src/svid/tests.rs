@@ -14,18 +14,18 @@ use super::client::{AttestClient, AttestError, Issuance};
 use super::connection::{ConnectError, ControlPlane};
 use super::rotation::Rotation;
 use super::test_control_plane::{Identity, Pki, Reply, TestControlPlane, trust_domain};
-use crate::attester::Attester;
 use crate::attester::simulated::Simulated;
+use crate::attester::{Attester, Attesters};
 use crate::clock::MeshClock;
 use crate::state::State;
 use crate::telemetry::Chain;
 use crate::telemetry::control::ControlMetrics;
 
-fn attester() -> Attester {
-    Attester::Simulated(Simulated {
+fn attesters() -> Attesters {
+    Attesters::new(vec![Attester::Simulated(Simulated {
         machine: "laptop".to_owned(),
         image: "llm-1".to_owned(),
-    })
+    })])
 }
 
 fn client_of(address: String, pin: [u8; 32]) -> AttestClient {
@@ -58,7 +58,7 @@ async fn start_honest() -> (TestControlPlane, AttestClient) {
 }
 
 async fn attest(client: &AttestClient) -> Result<Issuance, AttestError> {
-    client.attest(&mut attester(), Purpose::Enroll, None).await
+    client.attest(&attesters(), Purpose::Enroll, None).await
 }
 
 #[track_caller]
@@ -183,7 +183,7 @@ async fn a_renewal_presents_the_present_certificate_and_has_a_key_of_its_own() {
     let (server, client) = start_honest().await;
     let first = attest(&client).await.unwrap();
     let second = client
-        .attest(&mut attester(), Purpose::Renew, Some(&first.svid))
+        .attest(&attesters(), Purpose::Renew, Some(&first.svid))
         .await
         .unwrap();
     let seen = server.seen();
@@ -204,7 +204,7 @@ async fn a_join_token_is_sent_at_enrolment_only() {
     std::fs::write(&path, "0123456789abcdef0123\n").unwrap();
     let first = attest(&client).await.unwrap();
     client
-        .attest(&mut attester(), Purpose::Renew, Some(&first.svid))
+        .attest(&attesters(), Purpose::Renew, Some(&first.svid))
         .await
         .unwrap();
     let tokens: Vec<bool> = server
@@ -238,7 +238,7 @@ async fn rotate(reply: Reply) -> Rotating {
     ));
     let rotation = Rotation {
         client,
-        attester: attester(),
+        attesters: attesters(),
         identities: Arc::clone(&identities),
         metrics: Arc::clone(&metrics),
     };

@@ -1,19 +1,24 @@
 //! The messages of one attestation: hello, challenge, evidence, outcome.
 //!
 //! Nothing here is trusted yet: these types say that a message is well-formed and bounded, not that it is true.
+//! The types are here; their conversion, with the bounds of each field, is in a module per message.
 
-use std::collections::BTreeSet;
+mod challenge;
+mod evidence;
+mod hello;
+mod outcome;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_attestation::binding::{Nonce, Purpose, framed};
+use vouchsafe_attestation::binding::{Nonce, Purpose};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_attestation::svid::{Leaf, sha256};
+use vouchsafe_attestation::svid::sha256;
 
-use super::{ConvertError, array, bounded, bytes, each, some_bytes, text, time, unix_ms, word};
+use super::{ConvertError, bounded, each, word};
 use crate::v1;
 
 /// Opens an attestation.
@@ -80,6 +85,18 @@ pub enum Offer {
         /// Its name.
         machine: String,
     },
+    /// AMD SEV-SNP.
+    SevSnp,
+    /// Intel TDX.
+    Tdx,
+    /// Azure's vTPM above AMD SEV-SNP.
+    AzSnpVtpm(AzVtpmOffer),
+    /// Azure's vTPM above Intel TDX.
+    AzTdxVtpm(AzVtpmOffer),
+    /// NVIDIA GPUs and switches.
+    NvidiaGpu(NvidiaGpuOffer),
+    /// AWS Nitro Enclaves.
+    Nitro,
 }
 
 impl Offer {
@@ -88,6 +105,12 @@ impl Offer {
         match self {
             Self::Tpm(_) => EvidenceKind::Tpm,
             Self::Simulated { .. } => EvidenceKind::Simulated,
+            Self::SevSnp => EvidenceKind::SevSnp,
+            Self::Tdx => EvidenceKind::Tdx,
+            Self::AzSnpVtpm(_) => EvidenceKind::AzSnpVtpm,
+            Self::AzTdxVtpm(_) => EvidenceKind::AzTdxVtpm,
+            Self::NvidiaGpu(_) => EvidenceKind::NvidiaGpu,
+            Self::Nitro => EvidenceKind::Nitro,
         }
     }
 }
@@ -101,6 +124,22 @@ pub struct TpmOffer {
     pub ek_chain: Vec<Vec<u8>>,
     /// `TPMT_PUBLIC` of the attestation key.
     pub ak_public: Vec<u8>,
+}
+
+/// The key of an Azure vTPM. The hardware's report vouches for it, so no credential is made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AzVtpmOffer {
+    /// `TPMT_PUBLIC` of the attestation key.
+    pub ak_public: Vec<u8>,
+}
+
+/// How many devices a machine has. Evidence is one item per device: GPUs first, switches after them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NvidiaGpuOffer {
+    /// 1 to 16.
+    pub gpus: u32,
+    /// 0 to 8.
+    pub switches: u32,
 }
 
 /// The control plane's answer to a hello.
@@ -123,6 +162,10 @@ pub struct Challenge {
 pub enum Answer {
     /// To a TPM's.
     Tpm(TpmAnswer),
+    /// To that of Azure's vTPM above AMD SEV-SNP: what its quote must cover.
+    AzSnpVtpm(Vec<PcrSelection>),
+    /// To that of Azure's vTPM above Intel TDX: what its quote must cover.
+    AzTdxVtpm(Vec<PcrSelection>),
 }
 
 /// What a TPM must do.
@@ -207,6 +250,18 @@ pub enum EvidenceBody {
     Tpm(TpmEvidence),
     /// Made up.
     Simulated(SimulatedEvidence),
+    /// Of AMD SEV-SNP.
+    SevSnp(SevSnpEvidence),
+    /// Of Intel TDX.
+    Tdx(TdxEvidence),
+    /// Of Azure's vTPM above AMD SEV-SNP.
+    AzSnpVtpm(AzVtpmEvidence),
+    /// Of Azure's vTPM above Intel TDX.
+    AzTdxVtpm(AzVtpmEvidence),
+    /// Of one NVIDIA GPU or switch.
+    NvidiaGpu(NvidiaGpuEvidence),
+    /// Of AWS Nitro Enclaves.
+    Nitro(NitroEvidence),
 }
 
 /// A quote and what explains it.
@@ -244,29 +299,61 @@ pub struct SimulatedEvidence {
     pub binding: [u8; 32],
 }
 
-impl EvidenceItem {
-    /// The kind of the device.
-    pub fn kind(&self) -> EvidenceKind {
-        match self.body {
-            EvidenceBody::Tpm(_) => EvidenceKind::Tpm,
-            EvidenceBody::Simulated(_) => EvidenceKind::Simulated,
-        }
-    }
+/// A report of AMD SEV-SNP, whose report data is [`DeviceBinding::report_data`].
+///
+/// [`DeviceBinding::report_data`]: vouchsafe_attestation::binding::DeviceBinding::report_data
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SevSnpEvidence {
+    /// 1184 bytes.
+    pub report: Vec<u8>,
+    /// The table of GUIDs and certificates as the host gave it; empty where it gave none.
+    pub certificates: Vec<u8>,
+}
 
-    /// Canonical bytes: what [`vouchsafe_attestation::binding::EvidenceDigest::after`] covers of this item.
-    ///
-    /// Both ends compute it from the item itself. What is not signed by the device is not in it: PCR values and event
-    /// log are covered by the quote, the activated credential is known to both ends.
-    pub fn canonical(&self) -> Vec<u8> {
-        match &self.body {
-            EvidenceBody::Tpm(tpm) => framed(&[&tpm.quote, &tpm.signature]),
-            EvidenceBody::Simulated(simulated) => framed(&[
-                simulated.machine.as_bytes(),
-                simulated.image.as_bytes(),
-                &simulated.binding,
-            ]),
-        }
-    }
+/// A quote of Intel TDX, whose report data is as that of SEV-SNP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TdxEvidence {
+    /// Version 4 or 5, as the quoting enclave gave it.
+    pub quote: Vec<u8>,
+    /// CCEL; empty where the machine has none.
+    pub event_log: Vec<u8>,
+}
+
+/// A quote of Azure's vTPM, whose `extraData` is the binding, and what vouches for its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AzVtpmEvidence {
+    /// What the firmware wrote: the hardware's report and the runtime data.
+    pub hcl_report: Vec<u8>,
+    /// `TPMS_ATTEST`.
+    pub quote: Vec<u8>,
+    /// `TPMT_SIGNATURE`.
+    pub signature: Vec<u8>,
+    /// The values that were quoted.
+    pub pcrs: Vec<PcrBank>,
+    /// TCG2 log; empty where the machine has none.
+    pub event_log: Vec<u8>,
+    /// TDX: the quote of the trust domain. SEV-SNP: certificates in PEM, or empty.
+    pub hardware: Vec<u8>,
+}
+
+/// A report of an NVIDIA GPU or switch over the binding as its nonce.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NvidiaGpuEvidence {
+    /// SPDM request and response.
+    pub report: Vec<u8>,
+    /// PEM, leaf first.
+    pub certificate_chain: Vec<u8>,
+    /// The word of the driver: `hopper`, `blackwell`, `ls10`.
+    pub architecture: String,
+    /// A switch is no GPU, and does not count as one.
+    pub is_switch: bool,
+}
+
+/// A document of AWS Nitro Enclaves, whose nonce is the binding.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NitroEvidence {
+    /// COSE_Sign1.
+    pub document: Vec<u8>,
 }
 
 /// The outcome of a successful attestation. The certificates are checked by who relies on them, not here.
@@ -385,62 +472,6 @@ impl From<AttestResponse> for v1::AttestResponse {
     }
 }
 
-impl TryFrom<v1::Hello> for Hello {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Hello) -> Result<Self, ConvertError> {
-        let purpose = match v1::Purpose::try_from(wire.purpose) {
-            Ok(v1::Purpose::Enroll) => Purpose::Enroll,
-            Ok(v1::Purpose::Renew) => Purpose::Renew,
-            Ok(v1::Purpose::Reattest) => Purpose::Reattest,
-            Ok(v1::Purpose::Unspecified) | Err(_) => return Err(ConvertError::Missing("purpose")),
-        };
-        let offers = each("offers", MAX_OFFERS, wire.offers, Offer::try_from)?;
-        let kinds: BTreeSet<EvidenceKind> = offers.iter().map(Offer::kind).collect();
-        if offers.is_empty() || kinds.len() != offers.len() {
-            let expected = "one offer per kind of evidence, at least one";
-            return Err(ConvertError::Malformed {
-                field: "offers",
-                expected,
-            });
-        }
-        let join_token = match wire.join_token.as_str() {
-            "" => None,
-            token => Some(JoinToken::new(token)?),
-        };
-        Ok(Self {
-            purpose,
-            workload: workload(&wire.workload)?,
-            spki_sha256: array("spki_sha256", &wire.spki_sha256)?,
-            client_nonce: Nonce(array("client_nonce", &wire.client_nonce)?),
-            offers,
-            join_token,
-            endpoints: endpoints(wire.endpoints)?,
-            software_version: word("software_version", MAX_VERSION_BYTES, wire.software_version)?,
-        })
-    }
-}
-
-impl From<Hello> for v1::Hello {
-    fn from(hello: Hello) -> Self {
-        let purpose = match hello.purpose {
-            Purpose::Enroll => v1::Purpose::Enroll,
-            Purpose::Renew => v1::Purpose::Renew,
-            Purpose::Reattest => v1::Purpose::Reattest,
-        };
-        Self {
-            purpose: purpose.into(),
-            workload: hello.workload.to_string(),
-            spki_sha256: hello.spki_sha256.to_vec(),
-            client_nonce: hello.client_nonce.0.to_vec(),
-            offers: hello.offers.into_iter().map(Into::into).collect(),
-            join_token: hello.join_token.map(|token| token.0).unwrap_or_default(),
-            endpoints: hello.endpoints.into_iter().map(Into::into).collect(),
-            software_version: hello.software_version,
-        }
-    }
-}
-
 /// Reads a workload's full name.
 ///
 /// # Errors
@@ -459,340 +490,6 @@ pub fn workload(text: &str) -> Result<WorkloadName, ConvertError> {
 /// [`ConvertError`] when there are too many, or one is malformed.
 pub fn endpoints(wire: Vec<v1::Endpoint>) -> Result<Vec<Endpoint>, ConvertError> {
     each("endpoints", MAX_ENDPOINTS, wire, Endpoint::try_from)
-}
-
-impl TryFrom<v1::Offer> for Offer {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Offer) -> Result<Self, ConvertError> {
-        match wire.kind.ok_or(ConvertError::Missing("offers.kind"))? {
-            v1::offer::Kind::Tpm(tpm) => Ok(Self::Tpm(TpmOffer {
-                ek_public: some_bytes("ek_public", MAX_PUBLIC_BYTES, tpm.ek_public)?,
-                ek_chain: each("ek_chain", MAX_EK_CHAIN, tpm.ek_chain, |certificate| {
-                    some_bytes("ek_chain", MAX_EK_CERTIFICATE_BYTES, certificate)
-                })?,
-                ak_public: some_bytes("ak_public", MAX_PUBLIC_BYTES, tpm.ak_public)?,
-            })),
-            v1::offer::Kind::Simulated(simulated) => Ok(Self::Simulated {
-                machine: some_word("machine", simulated.machine)?,
-            }),
-        }
-    }
-}
-
-impl From<Offer> for v1::Offer {
-    fn from(offer: Offer) -> Self {
-        let kind = match offer {
-            Offer::Tpm(tpm) => v1::offer::Kind::Tpm(v1::TpmOffer {
-                ek_public: tpm.ek_public,
-                ek_chain: tpm.ek_chain,
-                ak_public: tpm.ak_public,
-            }),
-            Offer::Simulated { machine } => {
-                v1::offer::Kind::Simulated(v1::SimulatedOffer { machine })
-            }
-        };
-        Self { kind: Some(kind) }
-    }
-}
-
-impl TryFrom<v1::Challenge> for Challenge {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Challenge) -> Result<Self, ConvertError> {
-        let kind = |word: String| {
-            word.parse().map_err(|_| ConvertError::Malformed {
-                field: "required",
-                expected: "a kind of evidence that this build knows",
-            })
-        };
-        let revision = wire
-            .policy_revision
-            .ok_or(ConvertError::Missing("policy_revision"))?;
-        Ok(Self {
-            nonce: Nonce(array("nonce", &wire.nonce)?),
-            server_time: time("server_time_ms", wire.server_time_ms)?,
-            required: each("required", MAX_OFFERS, wire.required, kind)?,
-            policy_revision: revision.into(),
-            answers: each("answers", MAX_OFFERS, wire.answers, Answer::try_from)?,
-        })
-    }
-}
-
-impl From<Challenge> for v1::Challenge {
-    fn from(challenge: Challenge) -> Self {
-        let kinds = challenge.required.iter();
-        Self {
-            nonce: challenge.nonce.0.to_vec(),
-            server_time_ms: unix_ms(challenge.server_time),
-            required: kinds.map(|kind| kind.as_str().to_owned()).collect(),
-            policy_revision: Some(challenge.policy_revision.into()),
-            answers: challenge.answers.into_iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl TryFrom<v1::Answer> for Answer {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Answer) -> Result<Self, ConvertError> {
-        let v1::answer::Kind::Tpm(tpm) = wire.kind.ok_or(ConvertError::Missing("answers.kind"))?;
-        let selection = |wire: v1::PcrSelection| {
-            let pcrs = each("pcrs", PCRS, wire.pcrs, pcr)?;
-            ascending("pcrs", pcrs.iter())?;
-            let hash = PcrHash::parse(&wire.hash)?;
-            Ok(PcrSelection { hash, pcrs })
-        };
-        Ok(Self::Tpm(TpmAnswer {
-            credential_blob: some_bytes("credential_blob", MAX_BLOB_BYTES, tpm.credential_blob)?,
-            encrypted_secret: some_bytes("encrypted_secret", MAX_BLOB_BYTES, tpm.encrypted_secret)?,
-            selection: each("selection", MAX_BANKS, tpm.selection, selection)?,
-        }))
-    }
-}
-
-impl From<Answer> for v1::Answer {
-    fn from(answer: Answer) -> Self {
-        let Answer::Tpm(tpm) = answer;
-        let selection = tpm.selection.into_iter().map(|bank| v1::PcrSelection {
-            hash: bank.hash.as_str().to_owned(),
-            pcrs: bank.pcrs.into_iter().map(u32::from).collect(),
-        });
-        Self {
-            kind: Some(v1::answer::Kind::Tpm(v1::TpmAnswer {
-                credential_blob: tpm.credential_blob,
-                encrypted_secret: tpm.encrypted_secret,
-                selection: selection.collect(),
-            })),
-        }
-    }
-}
-
-impl TryFrom<v1::Evidence> for Evidence {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Evidence) -> Result<Self, ConvertError> {
-        if wire.items.is_empty() {
-            return Err(ConvertError::Missing("items"));
-        }
-        Ok(Self {
-            csr: some_bytes("csr", MAX_CSR_BYTES, wire.csr)?,
-            items: each("items", MAX_ITEMS, wire.items, EvidenceItem::try_from)?,
-        })
-    }
-}
-
-impl From<Evidence> for v1::Evidence {
-    fn from(evidence: Evidence) -> Self {
-        Self {
-            csr: evidence.csr,
-            items: evidence.items.into_iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl TryFrom<v1::EvidenceItem> for EvidenceItem {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::EvidenceItem) -> Result<Self, ConvertError> {
-        use v1::evidence_item::Kind;
-        let body = match wire.kind.ok_or(ConvertError::Missing("items.kind"))? {
-            Kind::Tpm(tpm) => EvidenceBody::Tpm(tpm.try_into()?),
-            Kind::Simulated(simulated) => EvidenceBody::Simulated(SimulatedEvidence {
-                machine: some_word("machine", simulated.machine)?,
-                image: some_word("image", simulated.image)?,
-                binding: array("binding", &simulated.binding)?,
-            }),
-        };
-        let index = wire.index;
-        if usize::try_from(index).map_or(true, |index| index >= MAX_ITEMS) {
-            let expected = "below 32";
-            return Err(ConvertError::Malformed {
-                field: "index",
-                expected,
-            });
-        }
-        Ok(Self { index, body })
-    }
-}
-
-impl From<EvidenceItem> for v1::EvidenceItem {
-    fn from(item: EvidenceItem) -> Self {
-        use v1::evidence_item::Kind;
-        let kind = match item.body {
-            EvidenceBody::Tpm(tpm) => Kind::Tpm(tpm.into()),
-            EvidenceBody::Simulated(simulated) => Kind::Simulated(v1::SimulatedEvidence {
-                machine: simulated.machine,
-                image: simulated.image,
-                binding: simulated.binding.to_vec(),
-            }),
-        };
-        Self {
-            index: item.index,
-            kind: Some(kind),
-        }
-    }
-}
-
-impl TryFrom<v1::TpmEvidence> for TpmEvidence {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::TpmEvidence) -> Result<Self, ConvertError> {
-        Ok(Self {
-            quote: some_bytes("quote", MAX_QUOTE_BYTES, wire.quote)?,
-            signature: some_bytes("signature", MAX_QUOTE_BYTES, wire.signature)?,
-            pcrs: each("pcrs", MAX_BANKS, wire.pcrs, PcrBank::try_from)?,
-            event_log: bytes("event_log", MAX_EVENT_LOG_BYTES, wire.event_log)?,
-            activated_credential: some_bytes(
-                "activated_credential",
-                MAX_CREDENTIAL_BYTES,
-                wire.activated_credential,
-            )?,
-        })
-    }
-}
-
-impl From<TpmEvidence> for v1::TpmEvidence {
-    fn from(tpm: TpmEvidence) -> Self {
-        let value = |(pcr, digest): (u8, Vec<u8>)| v1::PcrValue {
-            pcr: pcr.into(),
-            digest,
-        };
-        let bank = |bank: PcrBank| v1::PcrBank {
-            hash: bank.hash.as_str().to_owned(),
-            values: bank.values.into_iter().map(value).collect(),
-        };
-        Self {
-            quote: tpm.quote,
-            signature: tpm.signature,
-            pcrs: tpm.pcrs.into_iter().map(bank).collect(),
-            event_log: tpm.event_log,
-            activated_credential: tpm.activated_credential,
-        }
-    }
-}
-
-impl TryFrom<v1::PcrBank> for PcrBank {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::PcrBank) -> Result<Self, ConvertError> {
-        let hash = PcrHash::parse(&wire.hash)?;
-        let value = |wire: v1::PcrValue| {
-            let number = pcr(wire.pcr)?;
-            if wire.digest.len() != hash.digest_bytes() {
-                let expected = "as long as its hash";
-                return Err(ConvertError::Malformed {
-                    field: "digest",
-                    expected,
-                });
-            }
-            Ok((number, wire.digest))
-        };
-        let values = each("values", PCRS, wire.values, value)?;
-        ascending("values", values.iter().map(|(pcr, _)| pcr))?;
-        Ok(Self { hash, values })
-    }
-}
-
-impl TryFrom<v1::Issued> for Issued {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Issued) -> Result<Self, ConvertError> {
-        let certificate = |der| some_bytes("certificate_chain", Leaf::MAX_BYTES, der);
-        let bundle = wire
-            .trust_bundle
-            .ok_or(ConvertError::Missing("trust_bundle"))?;
-        if wire.certificate_chain.is_empty() {
-            return Err(ConvertError::Missing("certificate_chain"));
-        }
-        Ok(Self {
-            certificate_chain: each(
-                "certificate_chain",
-                MAX_CHAIN,
-                wire.certificate_chain,
-                certificate,
-            )?,
-            attestation_result: some_bytes(
-                "attestation_result",
-                MAX_RESULT_BYTES,
-                wire.attestation_result,
-            )?,
-            trust_bundle: super::mesh_state::authorities(bundle)?,
-            renew_at: time("renew_at_ms", wire.renew_at_ms)?,
-            server_time: time("server_time_ms", wire.server_time_ms)?,
-            instance: InstanceId(array("instance", &wire.instance)?),
-        })
-    }
-}
-
-impl From<Issued> for v1::Issued {
-    fn from(issued: Issued) -> Self {
-        Self {
-            certificate_chain: issued.certificate_chain,
-            attestation_result: issued.attestation_result,
-            trust_bundle: Some(super::mesh_state::trust_bundle(issued.trust_bundle)),
-            renew_at_ms: unix_ms(issued.renew_at),
-            server_time_ms: unix_ms(issued.server_time),
-            instance: issued.instance.0.to_vec(),
-        }
-    }
-}
-
-impl TryFrom<v1::Refusal> for Refusal {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Refusal) -> Result<Self, ConvertError> {
-        let max = u64::try_from(MAX_RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
-        Ok(Self {
-            reason: some_word("reason", wire.reason)?,
-            remedy: text("remedy", MAX_REMEDY_BYTES, wire.remedy)?,
-            retry_after: Duration::from_millis(wire.retry_after_ms.min(max)),
-        })
-    }
-}
-
-impl From<Refusal> for v1::Refusal {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            reason: refusal.reason,
-            remedy: refusal.remedy,
-            retry_after_ms: u64::try_from(refusal.retry_after.as_millis()).unwrap_or(u64::MAX),
-        }
-    }
-}
-
-impl TryFrom<v1::Endpoint> for Endpoint {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Endpoint) -> Result<Self, ConvertError> {
-        let port = |name: String| {
-            name.parse().map_err(|_| ConvertError::Malformed {
-                field: "endpoints.ports",
-                expected: "a port's name",
-            })
-        };
-        let listener = word("endpoints.listener", MAX_LISTENER_BYTES, wire.listener)?;
-        let has_port = listener.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-        });
-        if !has_port {
-            return Err(ConvertError::Malformed {
-                field: "endpoints.listener",
-                expected: "`host:port`",
-            });
-        }
-        let ports = each("endpoints.ports", MAX_PORTS, wire.ports, port)?;
-        Ok(Self { listener, ports })
-    }
-}
-
-impl From<Endpoint> for v1::Endpoint {
-    fn from(endpoint: Endpoint) -> Self {
-        Self {
-            listener: endpoint.listener,
-            ports: endpoint.ports.iter().map(ToString::to_string).collect(),
-        }
-    }
 }
 
 impl From<v1::Revision> for Revision {
@@ -830,9 +527,9 @@ fn pcr(number: u32) -> Result<u8, ConvertError> {
         })
 }
 
-fn ascending<'a>(
+fn ascending<'a, T: PartialOrd + 'a>(
     field: &'static str,
-    mut numbers: impl Iterator<Item = &'a u8>,
+    mut numbers: impl Iterator<Item = &'a T>,
 ) -> Result<(), ConvertError> {
     let mut last = numbers.next();
     let mut sorted = true;
@@ -847,40 +544,17 @@ fn ascending<'a>(
     Err(ConvertError::Malformed { field, expected })
 }
 
-/// One per kind that may ever be built, with room.
-const MAX_OFFERS: usize = 8;
-/// A `TPMT_PUBLIC` of RSA 4096 has less than 600 bytes.
-const MAX_PUBLIC_BYTES: usize = 2048;
-/// Manufacturers' chains have two to four certificates.
-const MAX_EK_CHAIN: usize = 8;
-const MAX_EK_CERTIFICATE_BYTES: usize = 16 * 1024;
+/// The shortest that nobody guesses.
 const MIN_TOKEN_BYTES: usize = 16;
 const MAX_TOKEN_BYTES: usize = 256;
-const MAX_ENDPOINTS: usize = 16;
-/// The longest DNS name, brackets and a port number.
-const MAX_LISTENER_BYTES: usize = 262;
-const MAX_PORTS: usize = 64;
-const MAX_VERSION_BYTES: usize = 64;
-const MAX_WORD_BYTES: usize = 128;
-/// `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET` of RSA 4096 have less than 600 bytes.
-const MAX_BLOB_BYTES: usize = 1024;
-/// SHA-256 and SHA-384, each at most twice.
+/// One per kind, with room.
+const MAX_OFFERS: usize = 12;
+/// SHA-256 and SHA-384, and room.
 const MAX_BANKS: usize = 4;
 /// PCRs of a PC client TPM (TCG PC Client Platform TPM Profile §4.6).
 const PCRS: usize = 24;
-const MAX_CSR_BYTES: usize = 8 * 1024;
-/// As many as a result may have devices.
-const MAX_ITEMS: usize = 32;
-const MAX_QUOTE_BYTES: usize = 4 * 1024;
-/// Firmware logs have 20 to 100 KiB; the rest is room for shim and boot loaders that log a lot.
-const MAX_EVENT_LOG_BYTES: usize = 768 * 1024;
-const MAX_CREDENTIAL_BYTES: usize = 128;
-/// As many as a verifier of chains takes.
-const MAX_CHAIN: usize = 8;
-const MAX_RESULT_BYTES: usize = 64 * 1024;
-const MAX_REMEDY_BYTES: usize = 1024;
-/// Beyond a day, a sidecar had better ask again.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_ENDPOINTS: usize = 16;
+const MAX_WORD_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -18,11 +18,9 @@ use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use vouchsafe_api::convert::attest::{
-    Answer, Challenge, EvidenceBody, EvidenceItem, Offer, PcrBank, PcrHash, PcrSelection,
-    TpmAnswer, TpmEvidence, TpmOffer,
+    Offer, PcrBank, PcrHash, PcrSelection, TpmAnswer, TpmEvidence, TpmOffer,
 };
-use vouchsafe_attestation::binding::{Base, EvidenceDigest};
-use vouchsafe_attestation::claims::EvidenceKind;
+use vouchsafe_attestation::binding::DeviceBinding;
 use vouchsafe_config::proxy::{self, TpmTransport};
 
 use super::{CollectError, KeyNames};
@@ -91,19 +89,14 @@ impl TpmAttester {
         }
     }
 
-    /// Answers a challenge: opens the credential and quotes what was asked for, bound to `base`. Blocks.
+    /// Answers a challenge: opens the credential and quotes what was asked for over the binding. Blocks.
     pub(super) fn collect(
         &self,
-        base: &Base,
-        challenge: &Challenge,
-        prior: &EvidenceDigest,
-    ) -> Result<EvidenceItem, CollectError> {
-        let Some(Answer::Tpm(answer)) = challenge.answers.first() else {
-            return Err(CollectError::NoAnswer);
-        };
-        let binding = base.device(EvidenceKind::Tpm, 0, prior);
+        binding: &DeviceBinding,
+        answer: &TpmAnswer,
+    ) -> Result<TpmEvidence, CollectError> {
         let mut tpm = connect(&self.config)?;
-        let evidence = tpm.with_primary(&ak_template(), |tpm, ak, ak_public| {
+        tpm.with_primary(&ak_template(), |tpm, ak, ak_public| {
             if ak_public != self.ak_public {
                 return Err(CollectError::KeysChanged);
             }
@@ -116,10 +109,6 @@ impl TpmAttester {
                 event_log: event_log(&self.config)?,
                 activated_credential,
             })
-        })?;
-        Ok(EvidenceItem {
-            index: 0,
-            body: EvidenceBody::Tpm(evidence),
         })
     }
 

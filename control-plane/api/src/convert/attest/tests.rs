@@ -20,6 +20,19 @@ fn hello() -> Hello {
             Offer::Simulated {
                 machine: "laptop".into(),
             },
+            Offer::SevSnp,
+            Offer::Tdx,
+            Offer::AzSnpVtpm(AzVtpmOffer {
+                ak_public: vec![7; 310],
+            }),
+            Offer::AzTdxVtpm(AzVtpmOffer {
+                ak_public: vec![8; 310],
+            }),
+            Offer::NvidiaGpu(NvidiaGpuOffer {
+                gpus: 8,
+                switches: 4,
+            }),
+            Offer::Nitro,
         ],
         join_token: Some(JoinToken::new("0123456789abcdef").unwrap()),
         endpoints: vec![Endpoint {
@@ -34,48 +47,98 @@ fn challenge() -> Challenge {
     Challenge {
         nonce: Nonce([7; 32]),
         server_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_123),
-        required: vec![EvidenceKind::Tpm],
+        required: EvidenceKind::ALL.to_vec(),
         policy_revision: Revision {
             epoch: 1,
             sequence: 9,
         },
-        answers: vec![Answer::Tpm(TpmAnswer {
-            credential_blob: vec![8; 70],
-            encrypted_secret: vec![9; 258],
-            selection: vec![PcrSelection {
-                hash: PcrHash::Sha256,
-                pcrs: vec![0, 7, 23],
-            }],
-        })],
+        answers: vec![
+            Answer::Tpm(TpmAnswer {
+                credential_blob: vec![8; 70],
+                encrypted_secret: vec![9; 258],
+                selection: vec![PcrSelection {
+                    hash: PcrHash::Sha256,
+                    pcrs: vec![0, 7, 23],
+                }],
+            }),
+            Answer::AzSnpVtpm(selection()),
+            Answer::AzTdxVtpm(selection()),
+        ],
+    }
+}
+
+fn selection() -> Vec<PcrSelection> {
+    vec![PcrSelection {
+        hash: PcrHash::Sha256,
+        pcrs: (0..24).collect(),
+    }]
+}
+
+fn banks() -> Vec<PcrBank> {
+    let values = |length| vec![(0, vec![6; length]), (23, vec![7; length])];
+    vec![
+        PcrBank {
+            hash: PcrHash::Sha256,
+            values: values(32),
+        },
+        PcrBank {
+            hash: PcrHash::Sha384,
+            values: values(48),
+        },
+    ]
+}
+
+fn vtpm() -> AzVtpmEvidence {
+    AzVtpmEvidence {
+        hcl_report: vec![1; 2600],
+        quote: vec![2; 120],
+        signature: vec![3; 262],
+        pcrs: banks(),
+        event_log: vec![],
+        hardware: vec![4; 5000],
     }
 }
 
 fn evidence() -> Evidence {
+    let bodies = [
+        EvidenceBody::Simulated(SimulatedEvidence {
+            machine: "laptop".into(),
+            image: "dev".into(),
+            binding: [3; 32],
+        }),
+        EvidenceBody::Tpm(TpmEvidence {
+            quote: vec![4; 120],
+            signature: vec![5; 72],
+            pcrs: banks(),
+            event_log: vec![8; 400],
+            activated_credential: vec![9; 32],
+        }),
+        EvidenceBody::NvidiaGpu(NvidiaGpuEvidence {
+            report: vec![1; 600],
+            certificate_chain: vec![2; 600],
+            architecture: "hopper".into(),
+            is_switch: true,
+        }),
+        EvidenceBody::SevSnp(SevSnpEvidence {
+            report: vec![1; 1184],
+            certificates: vec![],
+        }),
+        EvidenceBody::Tdx(TdxEvidence {
+            quote: vec![1; 900],
+            event_log: vec![2; 300],
+        }),
+        EvidenceBody::AzSnpVtpm(vtpm()),
+        EvidenceBody::AzTdxVtpm(vtpm()),
+        EvidenceBody::Nitro(NitroEvidence {
+            document: vec![1; 500],
+        }),
+    ];
+    let items = bodies
+        .into_iter()
+        .map(|body| EvidenceItem { index: 0, body });
     Evidence {
         csr: vec![1; 300],
-        items: vec![
-            EvidenceItem {
-                index: 0,
-                body: EvidenceBody::Simulated(SimulatedEvidence {
-                    machine: "laptop".into(),
-                    image: "dev".into(),
-                    binding: [3; 32],
-                }),
-            },
-            EvidenceItem {
-                index: 0,
-                body: EvidenceBody::Tpm(TpmEvidence {
-                    quote: vec![4; 120],
-                    signature: vec![5; 72],
-                    pcrs: vec![PcrBank {
-                        hash: PcrHash::Sha384,
-                        values: vec![(0, vec![6; 48]), (23, vec![7; 48])],
-                    }],
-                    event_log: vec![8; 4000],
-                    activated_credential: vec![9; 32],
-                }),
-            },
-        ],
+        items: items.collect(),
     }
 }
 
@@ -155,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_never_goes_unnoticed(at in 0usize..5000, bit in 0u8..8) {
+    fn a_flipped_bit_never_goes_unnoticed(at in 0usize..20_000, bit in 0u8..8) {
         let request = AttestRequest::Evidence(Box::new(evidence()));
         let mut bytes = v1::AttestRequest::from(request.clone()).encode_to_vec();
         let at = at % bytes.len();
@@ -195,6 +258,21 @@ fn each_bound_of_a_hello_is_enforced() {
         |hello| hello.offers = vec![v1::Offer { kind: None }],
         "offers.kind",
     );
+    let devices = |gpus, switches| {
+        let devices = v1::NvidiaGpuOffer { gpus, switches };
+        let kind = Some(v1::offer::Kind::NvidiaGpu(devices));
+        move |hello: &mut v1::Hello| hello.offers = vec![v1::Offer { kind }]
+    };
+    refused(devices(0, 0), "gpus");
+    refused(devices(17, 0), "gpus");
+    refused(devices(8, 9), "switches");
+    refused(
+        |hello| {
+            let kind = v1::offer::Kind::AzSnpVtpm(v1::AzVtpmOffer { ak_public: vec![] });
+            hello.offers = vec![v1::Offer { kind: Some(kind) }];
+        },
+        "ak_public",
+    );
     refused(|hello| hello.join_token = "short".into(), "join_token");
     refused(|hello| hello.join_token = "a".repeat(257), "join_token");
     refused(
@@ -223,21 +301,90 @@ fn each_bound_of_a_hello_is_enforced() {
     );
 }
 
+/// Every field of every kind: absent where it must be there, and longer than it may be.
 #[test]
-fn an_empty_or_oversize_quote_is_refused() {
-    let with_quote = |quote: Vec<u8>| {
-        let mut wire = v1::Evidence::from(evidence());
-        let Some(v1::evidence_item::Kind::Tpm(tpm)) = &mut wire.items[1].kind else {
-            unreachable!("the second item is a TPM's");
+fn each_bound_of_evidence_is_enforced() {
+    use v1::evidence_item::Kind;
+    type Field = fn(&mut Kind) -> Option<&mut Vec<u8>>;
+    macro_rules! field {
+        ($($kind:ident)|+ . $name:ident) => {
+            (stringify!($name), (|kind| match kind {
+                $(Kind::$kind(one))|+ => Some(&mut one.$name),
+                _ => None,
+            }) as Field)
         };
-        tpm.quote = quote;
+    }
+    let must: &[(&str, Field)] = &[
+        field!(Tpm.quote),
+        field!(Tpm.signature),
+        field!(Tpm.activated_credential),
+        field!(SevSnp.report),
+        field!(Tdx.quote),
+        field!(AzSnpVtpm.hcl_report),
+        field!(AzTdxVtpm.quote),
+        field!(AzTdxVtpm.signature),
+        field!(NvidiaGpu.report),
+        field!(NvidiaGpu.certificate_chain),
+        field!(Nitro.document),
+    ];
+    let may: &[(&str, Field)] = &[
+        field!(Tpm.event_log),
+        field!(SevSnp.certificates),
+        field!(Tdx.event_log),
+        field!(AzSnpVtpm.event_log),
+        field!(AzSnpVtpm.hardware),
+    ];
+    let with = |field: Field, value: Vec<u8>| {
+        let mut wire = v1::Evidence::from(evidence());
+        let mut kinds = wire
+            .items
+            .iter_mut()
+            .map(|item| item.kind.as_mut().unwrap());
+        *kinds.find_map(field).unwrap() = value;
         Evidence::try_from(wire)
     };
-    assert_eq!(with_quote(vec![]), Err(ConvertError::Missing("quote")));
-    assert_eq!(
-        with_quote(vec![0; 5000]).unwrap_err().reason(),
-        "oversize_message"
-    );
+    for (name, field) in must {
+        let error = with(*field, vec![]).unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+    }
+    for (name, field) in may {
+        assert!(with(*field, vec![]).is_ok(), "{name}");
+    }
+    for (name, field) in must.iter().chain(may) {
+        let error = with(*field, vec![0; 800 * 1024]).unwrap_err();
+        assert_eq!(error.reason(), "oversize_message", "{name}");
+    }
+}
+
+#[test]
+fn banks_of_pcrs_ascend_so_that_one_set_of_values_has_one_form() {
+    let mut evidence = v1::Evidence::from(evidence());
+    let v1::evidence_item::Kind::Tpm(tpm) = evidence.items[1].kind.as_mut().unwrap() else {
+        unreachable!("the second item is a TPM's");
+    };
+    tpm.pcrs.reverse();
+    assert!(Evidence::try_from(evidence).is_err());
+}
+
+/// What is digested before the next device signs: a change of any field of any kind changes it.
+#[test]
+fn canonical_evidence_covers_every_field() {
+    for item in evidence().items {
+        let whole = item.canonical();
+        let wire = v1::EvidenceItem::from(item.clone()).encode_to_vec();
+        for at in 0..wire.len() {
+            let mut flipped = wire.clone();
+            flipped[at] ^= 1;
+            let Ok(other) = v1::EvidenceItem::decode(flipped.as_slice()) else {
+                continue;
+            };
+            if let Ok(other) = EvidenceItem::try_from(other)
+                && (other.kind(), other.index) == (item.kind(), item.index)
+            {
+                assert_ne!(other.canonical(), whole, "{:?} byte {at}", item.kind());
+            }
+        }
+    }
 }
 
 #[test]
