@@ -1,6 +1,14 @@
-//! Appraisal of an evidence set: a pure function from evidence, what was challenged, reference values and time to a
-//! [`Verdict`].
+//! Appraisal of an evidence set: a pure function from evidence, what was challenged, endorsements, reference values and
+//! time to a [`Verdict`].
+//!
+//! A set is judged as a whole first: its order, its one binding root, the alternative of the profile that asks for
+//! exactly its kinds. Then each piece over its own binding, which covers the digest of all that was collected before it,
+//! so the root, which comes last, commits to all the rest.
 
+mod hardware;
+mod values;
+
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::binding::{Base, EvidenceDigest};
@@ -8,24 +16,42 @@ use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 
+use crate::dossier::File;
 use crate::evidence::{Evidence, EvidenceItem, simulated, tpm};
-use crate::reference_value::{Alternative, ReferenceValues, SimulatedReference, TpmReference};
+use crate::judgement::Value;
+use crate::reference_value::{Alternative, ReferenceValues};
+use crate::vendor_roots::VendorRoots;
 use crate::verdict::{Check, Findings, Refusal, Verdict};
+
+use self::values::{appraise_simulated, appraise_tpm};
 
 /// What the verifier expects of this attestation, all of its own knowledge.
 #[derive(Debug)]
 pub struct Expected<'a> {
     /// Digest of the binding transcript, computed from the verifier's own end of the connection.
     pub base: &'a Base,
+    /// Kinds that were challenged on this stream: the set has exactly these.
+    pub required: &'a [EvidenceKind],
     /// The TPM that was challenged on this stream.
     pub tpm: Option<&'a tpm::Challenged>,
     /// What is known of this instance's TPM from its last attestation; `None` only for an enrolment.
     pub previous_tpm: Option<&'a tpm::TpmState>,
+    /// `TPMT_PUBLIC` of the vTPM's key that was offered on this stream.
+    pub vtpm_key: Option<&'a [u8]>,
+    /// How many of NVIDIA's devices were offered on this stream, switches included.
+    pub nvidia_devices: u32,
     /// The simulated machine that was offered on this stream.
     pub simulated_machine: Option<&'a str>,
     /// Whether the trust domain was created to accept simulated evidence.
     pub danger_accept_simulated: bool,
+    /// What vendors say of the hardware: used where it helps, ignored where it is old.
+    pub endorsements: &'a [File<'a>],
+    /// Whom evidence of hardware must lead to.
+    pub roots: &'a VendorRoots,
 }
+
+/// What a device's evidence says beyond its claims: for the full result only.
+pub type Shown = BTreeMap<&'static str, Value>;
 
 /// Evidence that was verified and fits a profile. Only [`appraise`] makes one.
 #[derive(Clone, Debug)]
@@ -34,6 +60,7 @@ pub struct Appraised {
     root: EvidenceKind,
     alternative: usize,
     devices: Vec<DeviceResult>,
+    details: Vec<(Class, Shown)>,
     tpm: Option<tpm::TpmState>,
     evidence_time: SystemTime,
 }
@@ -57,6 +84,12 @@ impl Appraised {
     /// What each device proved.
     pub fn devices(&self) -> &[DeviceResult] {
         &self.devices
+    }
+
+    /// Each device with its own class and all that its verifier shows of it.
+    pub fn details(&self) -> impl Iterator<Item = (&DeviceResult, Class, &Shown)> {
+        let both = self.devices.iter().zip(&self.details);
+        both.map(|(device, (class, shown))| (device, *class, shown))
     }
 
     /// What to keep of the TPM for the next attestation.
@@ -113,44 +146,42 @@ fn run(
     findings: &mut Findings,
 ) -> Result<Appraised, Refusal> {
     let root = check_set(items, findings)?;
-    let verified = verify_all(items, expected, findings)?;
-    let (alternative, fitting) = choose(&verified, reference, findings)?;
+    check_solicited(items, expected, findings)?;
+    let (alternative, fitting) = choose(items, reference, findings)?;
+    let verified = verify_all(items, fitting, expected, now, findings)?;
+    hardware::check_together(&verified, fitting, findings)?;
+    let gpus = hardware::gpus(&verified);
     let devices = verified
         .iter()
-        .map(|device| device.appraise(fitting, now, findings))
+        .map(|device| device.appraise(fitting, gpus, now, findings))
         .collect::<Result<Vec<_>, _>>()?;
-    let class = verified
-        .iter()
-        .map(|device| device.class())
-        .min()
-        .unwrap_or(Class::Simulated);
+    let details: Vec<(Class, Shown)> = { verified.iter() }
+        .map(|device| (device.class(), device.shown()))
+        .collect();
+    let class = details.iter().map(|(class, _)| *class).min();
     let tpm = verified.into_iter().find_map(|device| match device.proof {
         Proof::Tpm(tpm) => Some(tpm.state),
-        Proof::Simulated(_) => None,
+        Proof::Simulated(_) | Proof::Hardware(_) => None,
     });
     Ok(Appraised {
-        class,
+        class: class.unwrap_or(Class::Simulated),
         root,
         alternative,
         devices,
+        details,
         tpm,
         evidence_time: now,
     })
 }
 
 /// The set is not empty, bounded, has each device once, and ends in its only binding root (DESIGN §5.3).
-///
-/// Of the kinds that are built, every one can be a root, so a set has exactly one piece as long as no device joins
-/// that can't be one; a TPM beside a simulation has two roots and is refused.
 fn check_set(items: &[EvidenceItem], findings: &mut Findings) -> Result<EvidenceKind, Refusal> {
     let check = Check::EvidenceSet;
-    let Some((root, before)) = items.split_last() else {
+    let Some(last) = items.last() else {
         return Err(findings.refuse(check, "no evidence"));
     };
-    let kind = root.evidence.kind();
-    let early_root = before
-        .iter()
-        .any(|item| item.evidence.kind().is_binding_root());
+    let last = last.evidence.kind();
+    let root = EvidenceKind::binding_root(items.iter().map(|item| item.evidence.kind()));
     let numbered = items.iter().enumerate().all(|(at, item)| {
         let same_kind_before = items
             .iter()
@@ -165,12 +196,58 @@ fn check_set(items: &[EvidenceItem], findings: &mut Findings) -> Result<Evidence
         format!("{} pieces", items.len()),
     )?;
     findings.require(check, numbered, "pieces of a kind are numbered from 0")?;
+    match root {
+        Some(root) => findings.require(
+            check,
+            last == root,
+            format!("the last piece is of kind `{last}`, the binding root `{root}`"),
+        )?,
+        None => {
+            return Err(findings.refuse(check, "not exactly one piece could be the binding root"));
+        }
+    }
+    Ok(last)
+}
+
+/// What came is what was asked for on this stream.
+fn check_solicited(
+    items: &[EvidenceItem],
+    expected: &Expected<'_>,
+    findings: &mut Findings,
+) -> Result<(), Refusal> {
+    let found = kinds(items);
+    let mut required = expected.required.to_vec();
+    required.sort_unstable();
+    required.dedup();
     findings.require(
-        check,
-        kind.is_binding_root() && !early_root,
-        format!("the last piece is of kind `{kind}` and must be the only binding root"),
+        Check::Solicited,
+        found == required,
+        format!("asked for {}, found {}", words(&required), words(&found)),
     )?;
-    Ok(kind)
+    let devices = items
+        .iter()
+        .filter(|item| item.evidence.kind() == EvidenceKind::NvidiaGpu)
+        .count();
+    if devices > 0 {
+        findings.require(
+            Check::DeviceCount,
+            u32::try_from(devices) == Ok(expected.nvidia_devices),
+            format!("offered {}, found {devices}", expected.nvidia_devices),
+        )?;
+    }
+    Ok(())
+}
+
+fn kinds(items: &[EvidenceItem]) -> Vec<EvidenceKind> {
+    let mut kinds: Vec<_> = items.iter().map(|item| item.evidence.kind()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+fn words(kinds: &[EvidenceKind]) -> String {
+    let words: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+    words.join(", ")
 }
 
 struct Device {
@@ -181,12 +258,15 @@ struct Device {
 enum Proof {
     Tpm(Box<tpm::Verified>),
     Simulated(simulated::Verified),
+    Hardware(Box<hardware::Verified>),
 }
 
 /// Each piece over its own binding, which covers the digest of all that was collected before it.
 fn verify_all(
     items: &[EvidenceItem],
+    alternative: &Alternative,
     expected: &Expected<'_>,
+    now: SystemTime,
     findings: &mut Findings,
 ) -> Result<Vec<Device>, Refusal> {
     let mut prior = EvidenceDigest::empty();
@@ -206,6 +286,18 @@ fn verify_all(
             Evidence::Simulated(evidence) => {
                 simulated::verify(evidence, &binding, expected, findings).map(Proof::Simulated)?
             }
+            Evidence::SevSnp(_)
+            | Evidence::Tdx(_)
+            | Evidence::AzSnpVtpm(_)
+            | Evidence::AzTdxVtpm(_)
+            | Evidence::NvidiaGpu(_)
+            | Evidence::Nitro(_) => {
+                let Some(reference) = alternative.hardware.get(&kind) else {
+                    return Err(findings.refuse(Check::RequiredEvidence, "not asked for"));
+                };
+                hardware::verify(item, &binding, reference, expected, now, findings)
+                    .map(|verified| Proof::Hardware(Box::new(verified)))?
+            }
         };
         prior = prior.after(kind, item.index, &item.evidence.transcript());
         devices.push(Device {
@@ -218,14 +310,11 @@ fn verify_all(
 
 /// The first alternative with exactly the kinds of the set: more evidence than asked for is a mistake somewhere.
 fn choose<'r>(
-    devices: &[Device],
+    items: &[EvidenceItem],
     reference: &'r ReferenceValues,
     findings: &mut Findings,
 ) -> Result<(usize, &'r Alternative), Refusal> {
-    let mut kinds: Vec<EvidenceKind> = devices.iter().map(Device::kind).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+    let kinds = kinds(items);
     let fitting = reference
         .any_of
         .iter()
@@ -233,145 +322,62 @@ fn choose<'r>(
         .find(|(_, alternative)| alternative.kinds() == kinds);
     match fitting {
         Some(found) => {
-            findings.require(Check::RequiredEvidence, true, names.join(", "))?;
+            findings.require(Check::RequiredEvidence, true, words(&kinds))?;
             Ok(found)
         }
         None => Err(findings.refuse(
             Check::RequiredEvidence,
-            format!("no alternative asks for exactly {}", names.join(", ")),
+            format!("no alternative asks for exactly {}", words(&kinds)),
         )),
     }
 }
 
 impl Device {
-    fn kind(&self) -> EvidenceKind {
-        match self.proof {
-            Proof::Tpm(_) => EvidenceKind::Tpm,
-            Proof::Simulated(_) => EvidenceKind::Simulated,
-        }
-    }
-
     fn class(&self) -> Class {
         match &self.proof {
             Proof::Tpm(tpm) => tpm.class,
             Proof::Simulated(_) => simulated::Verified::CLASS,
+            Proof::Hardware(_) => Class::Hardware,
+        }
+    }
+
+    fn shown(&self) -> Shown {
+        match &self.proof {
+            Proof::Tpm(_) | Proof::Simulated(_) => Shown::new(),
+            Proof::Hardware(hardware) => hardware.shown.clone(),
         }
     }
 
     fn appraise(
         &self,
         alternative: &Alternative,
+        gpus: u32,
         now: SystemTime,
         findings: &mut Findings,
     ) -> Result<DeviceResult, Refusal> {
-        match (&self.proof, &alternative.tpm, &alternative.simulated) {
-            (Proof::Tpm(tpm), Some(reference), _) => {
-                appraise_tpm(tpm, self.index, reference, now, findings)
-            }
-            (Proof::Simulated(made_up), _, Some(reference)) => {
-                appraise_simulated(made_up, self.index, reference, findings)
-            }
-            (Proof::Tpm(_), None, _) | (Proof::Simulated(_), _, None) => {
-                Err(findings.refuse(Check::RequiredEvidence, "not asked for"))
-            }
-        }
-    }
-}
-
-fn appraise_tpm(
-    tpm: &tpm::Verified,
-    index: u32,
-    reference: &TpmReference,
-    now: SystemTime,
-    findings: &mut Findings,
-) -> Result<DeviceResult, Refusal> {
-    let image = match_image(tpm, reference, now, findings)?;
-    findings.require(
-        Check::Class,
-        tpm.class >= reference.class,
-        format!("found `{}`, demanded `{}`", tpm.class, reference.class),
-    )?;
-    if let Some(demanded) = reference.ek_certified {
-        findings.require(
-            Check::EkCertified,
-            tpm.certified == demanded,
-            format!("found {}, demanded {demanded}", tpm.certified),
-        )?;
-    }
-    if let Some(demanded) = reference.secure_boot {
-        use tpm::event_log::SecureBoot;
-        let wanted = if demanded {
-            SecureBoot::Enabled
-        } else {
-            SecureBoot::Disabled
+        let missing = match &self.proof {
+            Proof::Tpm(tpm) => match &alternative.tpm {
+                Some(reference) => return appraise_tpm(tpm, self.index, reference, now, findings),
+                None => EvidenceKind::Tpm,
+            },
+            Proof::Simulated(made_up) => match &alternative.simulated {
+                Some(reference) => {
+                    return appraise_simulated(made_up, self.index, reference, findings);
+                }
+                None => EvidenceKind::Simulated,
+            },
+            Proof::Hardware(found) => match alternative.hardware.get(&found.kind) {
+                Some(reference) => {
+                    return found.appraise(self.index, reference, gpus, now, findings);
+                }
+                None => found.kind,
+            },
         };
-        findings.require(
-            Check::SecureBoot,
-            tpm.secure_boot == Some(wanted),
-            format!("found {:?}, demanded {wanted:?}", tpm.secure_boot),
-        )?;
+        Err(findings.refuse(
+            Check::RequiredEvidence,
+            format!("`{missing}` is not asked for"),
+        ))
     }
-    tpm.device(index, image)
-        .map_err(|error| findings.refuse(Check::Image, error.to_string()))
-}
-
-/// The first image, in the operator's order, whose every value was quoted.
-fn match_image<'r>(
-    tpm: &tpm::Verified,
-    reference: &'r TpmReference,
-    now: SystemTime,
-    findings: &mut Findings,
-) -> Result<&'r str, Refusal> {
-    let mut misses = Vec::new();
-    for image in &reference.images {
-        if image.until.is_some_and(|until| until <= now) {
-            misses.push(format!("`{}` has ended", image.name));
-            continue;
-        }
-        if image.pcrs.iter().next().is_none() {
-            misses.push(format!("`{}` names no value", image.name));
-            continue;
-        }
-        let different = image
-            .pcrs
-            .iter()
-            .find(|(hash, pcr, value)| tpm.pcrs.get(*hash, *pcr) != Some(*value));
-        match different {
-            None => {
-                findings.require(Check::Image, true, image.name.clone())?;
-                return Ok(&image.name);
-            }
-            Some((hash, pcr, value)) => {
-                let found = tpm
-                    .pcrs
-                    .get(hash, pcr)
-                    .map_or_else(|| "nothing".into(), hex::encode);
-                misses.push(format!(
-                    "`{}` wants {hash} PCR {pcr} = {}, found {found}",
-                    image.name,
-                    hex::encode(value)
-                ));
-            }
-        }
-    }
-    if misses.is_empty() {
-        misses.push("the profile names no image".to_owned());
-    }
-    Err(findings.refuse(Check::Image, misses.join("; ")))
-}
-
-fn appraise_simulated(
-    made_up: &simulated::Verified,
-    index: u32,
-    reference: &SimulatedReference,
-    findings: &mut Findings,
-) -> Result<DeviceResult, Refusal> {
-    findings.require(
-        Check::Image,
-        reference.images.contains(&made_up.image),
-        format!("found `{}`", made_up.image),
-    )?;
-    Ok(made_up.device(index))
 }
 
 #[cfg(test)]

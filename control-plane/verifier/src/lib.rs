@@ -31,4 +31,5 @@ pub mod evidence;
 pub mod judgement;
 pub mod ocsp;
 pub mod reference_value;
+pub mod vendor_roots;
 pub mod verdict;

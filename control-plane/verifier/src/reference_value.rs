@@ -2,10 +2,12 @@
 //!
 //! Source: RFC 9334 §2.1 (reference values, appraisal policy for evidence).
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::claims::{Class, EvidenceKind};
 
+use crate::dossier::Rules;
 use crate::evidence::tpm::hash::HashAlgorithm;
 use crate::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
 
@@ -23,6 +25,31 @@ pub struct Alternative {
     pub tpm: Option<TpmReference>,
     /// What a simulation must claim.
     pub simulated: Option<SimulatedReference>,
+    /// What hardware must prove, by kind: SEV-SNP, TDX, Azure's vTPMs, NVIDIA's GPUs, Nitro.
+    pub hardware: BTreeMap<EvidenceKind, HardwareReference>,
+}
+
+/// What a kind of hardware must prove beyond what is good for everybody.
+#[derive(Clone, Debug, Default)]
+pub struct HardwareReference {
+    /// What its verifier demands.
+    pub rules: Rules,
+    /// Images, one of which must match, for every kind that has an `image` claim; none means that nothing matches.
+    pub images: Vec<HardwareImage>,
+    /// How many GPUs must have shown themselves, switches not counted; `None` for any number, and for other kinds.
+    pub gpus: Option<u32>,
+}
+
+/// An image by what the hardware measured of it.
+#[derive(Clone, Debug, Default)]
+pub struct HardwareImage {
+    /// Its name: becomes the claim `image`.
+    pub name: String,
+    /// What the verifier shows of the evidence, by name, that must all be equal (a text) or contained (in a set): hex in
+    /// lower case. Empty matches nothing.
+    pub values: Vec<(String, String)>,
+    /// First instant at which it no longer counts.
+    pub until: Option<SystemTime>,
 }
 
 /// What a TPM must prove.
@@ -69,7 +96,7 @@ impl Alternative {
                 | EvidenceKind::AzSnpVtpm
                 | EvidenceKind::AzTdxVtpm
                 | EvidenceKind::NvidiaGpu
-                | EvidenceKind::Nitro => false,
+                | EvidenceKind::Nitro => self.hardware.contains_key(kind),
             })
             .collect()
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use vouchsafe_attestation::claims::EvidenceKind;
+
 use crate::appraise::Appraised;
 
 /// A check of evidence. The word is the same in verdict, refusal, log, metric and documentation.
@@ -71,6 +73,31 @@ pub enum Check {
     SimulatedAccepted,
     /// The simulated machine is the one that was offered.
     SimulatedMachine,
+    /// What a vendor must say of the hardware was not to be had.
+    EndorsementMissing,
+    /// What a vendor says of the hardware is out of date.
+    EndorsementExpired,
+    /// No device shows itself twice.
+    DistinctDevices,
+    /// As many devices have shown themselves as were offered, and as the profile demands.
+    DeviceCount,
+    /// The vTPM's key is the one that was offered, and that the hardware vouches for.
+    VtpmKey,
+    /// A check of the hardware's own verifier, by its own words.
+    Hardware(HardwareCheck),
+}
+
+/// A check by the verifier of one kind of hardware ([`crate::judgement`]).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HardwareCheck {
+    /// The kind.
+    pub kind: EvidenceKind,
+    /// Number of the device among those of its kind.
+    pub index: u32,
+    /// Name of the check.
+    pub name: &'static str,
+    /// The word for why it refuses; the name where it does not.
+    pub reason: &'static str,
 }
 
 impl Check {
@@ -109,7 +136,18 @@ impl Check {
             Self::Class => "class",
             Self::SimulatedAccepted => "simulated_not_accepted",
             Self::SimulatedMachine => "simulated_machine",
+            Self::EndorsementMissing => "endorsement_missing",
+            Self::EndorsementExpired => "endorsement_expired",
+            Self::DistinctDevices => "duplicate_device",
+            Self::DeviceCount => "device_count",
+            Self::VtpmKey => "vtpm_key",
+            Self::Hardware(check) => check.reason,
         }
+    }
+
+    /// Whether the same evidence may be good later without anybody changing policy or machine.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::EndorsementMissing | Self::EndorsementExpired)
     }
 
     /// What the refused end should do next. Never says what was expected: that stays in the operator's log.
@@ -141,6 +179,16 @@ impl Check {
             }
             Self::EventLog | Self::EventLogReplay | Self::Image | Self::SecureBoot => {
                 "boot an image that the workload's profile names"
+            }
+            Self::EndorsementMissing | Self::EndorsementExpired => {
+                "try again: the control plane lacks a statement of the hardware's vendor"
+            }
+            Self::DistinctDevices | Self::DeviceCount => {
+                "show each device once, and all that were offered"
+            }
+            Self::VtpmKey => "offer the attestation key that the hardware's report vouches for",
+            Self::Hardware(_) => {
+                "the hardware's evidence is not acceptable: ask the operator, whose record says why"
             }
             Self::SimulatedAccepted => {
                 "use a TPM, or a trust domain that was created to accept simulated evidence"
@@ -215,7 +263,8 @@ impl Verdict {
         }
     }
 
-    /// The checks, in the order in which they were made; the last one is the failed one, if any failed.
+    /// The checks, in the order in which they were made. The first failed one ends the appraisal, but for checks of one
+    /// device's hardware, which are all made.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }

@@ -6,6 +6,7 @@ use vouchsafe_attestation::binding::{Nonce, Purpose, Role, Transcript};
 
 use super::*;
 use crate::evidence::{Inspection, inspect};
+use crate::reference_value::{SimulatedReference, TpmReference};
 use crate::verdict::Outcome;
 
 fn base() -> Base {
@@ -45,7 +46,7 @@ fn honest() -> Vec<EvidenceItem> {
 fn change(item: &mut EvidenceItem, by: impl FnOnce(&mut simulated::Evidence)) {
     match &mut item.evidence {
         Evidence::Simulated(evidence) => by(evidence),
-        Evidence::Tpm(_) => panic!("a simulation"),
+        _ => panic!("a simulation"),
     }
 }
 
@@ -56,6 +57,7 @@ fn profile() -> ReferenceValues {
             simulated: Some(SimulatedReference {
                 images: vec!["other".into(), "demo".into()],
             }),
+            ..Alternative::default()
         }],
     }
 }
@@ -68,10 +70,15 @@ fn judge(
     let base = base();
     let mut expected = Expected {
         base: &base,
+        required: &[EvidenceKind::Simulated],
         tpm: None,
         previous_tpm: None,
         simulated_machine: Some("laptop"),
         danger_accept_simulated: true,
+        vtpm_key: None,
+        nvidia_devices: 0,
+        endorsements: &[],
+        roots: &VendorRoots::PINNED,
     };
     adjust(&mut expected);
     appraise(items, reference, &expected, now())
@@ -253,7 +260,7 @@ fn inspection_shows_without_verifying() {
     let item = honest().remove(0);
     assert!(matches!(
         inspect(&item.evidence),
-        Ok(Inspection::Simulated(shown)) if shown.machine == "laptop"
+        Ok(Some(Inspection::Simulated(shown))) if shown.machine == "laptop"
     ));
     assert!(inspect(&Evidence::Tpm(tpm::Evidence::default())).is_err());
 }

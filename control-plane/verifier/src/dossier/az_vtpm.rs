@@ -15,6 +15,7 @@ use crate::evidence::dcap::{self, Case, Tee};
 use crate::evidence::sev_snp::chain;
 use crate::evidence::x509;
 use crate::judgement::Ledger;
+use crate::vendor_roots::VendorRoots;
 
 /// Evidence as Trustee writes it.
 #[derive(Deserialize)]
@@ -50,6 +51,7 @@ pub(super) fn judge(
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
     rules: &Rules,
+    roots: &VendorRoots,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
@@ -96,6 +98,7 @@ pub(super) fn judge(
                     .filter(|file| is_crl(file))
                     .map(|file| file.bytes)
                     .collect(),
+                roots.amd(),
             );
             let vouching = Vouching::SevSnp(&endorsements, &rules.sev_snp);
             az_vtpm::judge(&hcl, &quote, &vouching, nonce, now, ledger);
@@ -120,7 +123,7 @@ pub(super) fn judge(
                 collateral: collateral.as_ref(),
                 event_log: None,
                 rules: &rules,
-                root: dcap::INTEL_ROOT,
+                root: roots.intel(),
                 now,
             });
             az_vtpm::judge(&hcl, &quote, &Vouching::Tdx(case), nonce, now, ledger);

@@ -6,12 +6,14 @@ use super::{Dossier, Expected, File, only, refuse_expectation};
 use crate::evidence::dcap::collateral::Collateral;
 use crate::evidence::dcap::{self, Case, Rules, Tee, parts};
 use crate::judgement::Ledger;
+use crate::vendor_roots::VendorRoots;
 
 pub(super) fn judge(
     tee: Tee,
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
     rules: &Rules,
+    roots: &VendorRoots,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
@@ -49,7 +51,7 @@ pub(super) fn judge(
         collateral: collateral.as_ref(),
         event_log,
         rules,
-        root: dcap::INTEL_ROOT,
+        root: roots.intel(),
         now,
     };
     case.judge(report_data.into(), ledger);

@@ -22,6 +22,7 @@ use crate::evidence::az_vtpm::Hardware;
 use crate::evidence::dcap::Tee;
 use crate::evidence::x509;
 use crate::judgement::{BindingState, Judgement, Ledger};
+use crate::vendor_roots::VendorRoots;
 
 /// Kinds of evidence that can be judged from files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,12 +159,24 @@ pub fn verify(
     rules: &Rules,
     now: SystemTime,
 ) -> Judgement {
-    judge(kind, dossier, Some(expected), rules, now)
+    verify_below(&VendorRoots::PINNED, kind, dossier, expected, rules, now)
+}
+
+/// Verifies evidence that must be bound to what is expected, below given roots.
+pub(crate) fn verify_below(
+    roots: &VendorRoots,
+    kind: Kind,
+    dossier: Dossier<'_>,
+    expected: &Expected,
+    rules: &Rules,
+    now: SystemTime,
+) -> Judgement {
+    judge(kind, dossier, Some(expected), rules, roots, now)
 }
 
 /// Looks at evidence without asking when and for whom it was made.
 pub fn inspect(kind: Kind, dossier: Dossier<'_>, rules: &Rules, now: SystemTime) -> Glance {
-    Glance(judge(kind, dossier, None, rules, now))
+    Glance(judge(kind, dossier, None, rules, &VendorRoots::PINNED, now))
 }
 
 fn judge(
@@ -171,24 +184,58 @@ fn judge(
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
     rules: &Rules,
+    roots: &VendorRoots,
     now: SystemTime,
 ) -> Judgement {
     let mut ledger = Ledger::default();
     match kind {
-        Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, now, &mut ledger),
-        Kind::Tdx => dcap::judge(Tee::Tdx, dossier, expected, &rules.dcap, now, &mut ledger),
-        Kind::Sgx => dcap::judge(Tee::Sgx, dossier, expected, &rules.dcap, now, &mut ledger),
-        Kind::AzSnpVtpm => {
-            az_vtpm::judge(Hardware::SevSnp, dossier, expected, rules, now, &mut ledger)
-        }
-        Kind::AzTdxVtpm => {
-            az_vtpm::judge(Hardware::Tdx, dossier, expected, rules, now, &mut ledger)
-        }
-        Kind::NvidiaGpu => {
-            nvidia_gpu::judge(dossier, expected, &rules.nvidia_gpu, now, &mut ledger)
-        }
+        Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, roots, now, &mut ledger),
+        Kind::Tdx => dcap::judge(
+            Tee::Tdx,
+            dossier,
+            expected,
+            &rules.dcap,
+            roots,
+            now,
+            &mut ledger,
+        ),
+        Kind::Sgx => dcap::judge(
+            Tee::Sgx,
+            dossier,
+            expected,
+            &rules.dcap,
+            roots,
+            now,
+            &mut ledger,
+        ),
+        Kind::AzSnpVtpm => az_vtpm::judge(
+            Hardware::SevSnp,
+            dossier,
+            expected,
+            rules,
+            roots,
+            now,
+            &mut ledger,
+        ),
+        Kind::AzTdxVtpm => az_vtpm::judge(
+            Hardware::Tdx,
+            dossier,
+            expected,
+            rules,
+            roots,
+            now,
+            &mut ledger,
+        ),
+        Kind::NvidiaGpu => nvidia_gpu::judge(
+            dossier,
+            expected,
+            &rules.nvidia_gpu,
+            roots,
+            now,
+            &mut ledger,
+        ),
         Kind::Tpm => tpm::judge(dossier, expected, &mut ledger),
-        Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, now, &mut ledger),
+        Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, roots, now, &mut ledger),
     }
     ledger.conclude(match expected {
         Some(_) => BindingState::Checked,

@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use super::{Dossier, Expected, only, refuse_expectation};
 use crate::evidence::nvidia_gpu::rim::Rim;
-use crate::evidence::nvidia_gpu::{self, Device, NVIDIA, Rules};
+use crate::evidence::nvidia_gpu::{self, Device, Roots, Rules};
 use crate::evidence::x509;
 use crate::judgement::Ledger;
+use crate::vendor_roots::VendorRoots;
 
 /// A device as NVIDIA's tools and services write it.
 #[derive(Deserialize)]
@@ -24,9 +25,11 @@ pub(super) fn judge(
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
     rules: &Rules,
+    roots: &VendorRoots,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
+    let roots = roots.nvidia();
     let nonce = match expected {
         None => None,
         Some(Expected::Nonce(nonce)) => Some(nonce.as_slice()),
@@ -55,11 +58,17 @@ pub(super) fn judge(
     // Of a cache, what is no manifest says nothing about this device.
     rims.extend(cached.filter(|bytes| Rim::is_likely(bytes) && Rim::parse(bytes).is_ok()));
     if written.is_empty() && reports.is_empty() {
-        judge_endorsements(&chains, rims.get(..given).unwrap_or_default(), now, ledger);
+        judge_endorsements(
+            &chains,
+            rims.get(..given).unwrap_or_default(),
+            roots,
+            now,
+            ledger,
+        );
     }
     for (report, chain) in &written {
         let chain = chain.clone();
-        Device { report, chain }.judge(&rims, nonce, rules, NVIDIA, now, ledger);
+        Device { report, chain }.judge(&rims, nonce, rules, roots, now, ledger);
     }
     if !written.is_empty() && reports.is_empty() && chains.is_empty() {
         let count = u64::try_from(written.len()).unwrap_or(u64::MAX);
@@ -80,7 +89,7 @@ pub(super) fn judge(
         };
         if !chain.is_empty() {
             let report = report.as_ref();
-            Device { report, chain }.judge(&rims, nonce, rules, NVIDIA, now, ledger);
+            Device { report, chain }.judge(&rims, nonce, rules, roots, now, ledger);
         }
     }
 }
@@ -89,6 +98,7 @@ pub(super) fn judge(
 fn judge_endorsements(
     chains: &[Vec<Vec<u8>>],
     rims: &[&[u8]],
+    roots: Roots<'_>,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
@@ -98,11 +108,11 @@ fn judge_endorsements(
             .rev()
             .filter_map(|der| x509::parse(der).ok())
             .collect();
-        nvidia_gpu::check_chain(&path, NVIDIA, now, ledger);
+        nvidia_gpu::check_chain(&path, roots, now, ledger);
     }
     for document in rims {
         if let Some(rim) = ledger.succeed("rim_format", "rim_malformed", Rim::parse(document)) {
-            rim.check_signature(NVIDIA.rim, now, ledger);
+            rim.check_signature(roots.rim, now, ledger);
         }
     }
 }

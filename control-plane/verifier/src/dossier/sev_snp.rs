@@ -9,11 +9,13 @@ use super::{Dossier, Expected, File, certificates, is_crl, only, refuse_expectat
 use crate::evidence::sev_snp::{self, Rules, chain};
 use crate::evidence::x509;
 use crate::judgement::Ledger;
+use crate::vendor_roots::VendorRoots;
 
 pub(super) fn judge(
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
     rules: &Rules,
+    roots: &VendorRoots,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
@@ -39,6 +41,7 @@ pub(super) fn judge(
         given.iter().chain(&cached).map(Vec::as_slice).collect(),
         crls,
         self::crls(dossier.endorsements.iter().copied()),
+        roots.amd(),
     );
     if reports.is_empty() {
         for crl in &endorsements.crls {

@@ -127,6 +127,12 @@ impl<'a> HclReport<'a> {
     }
 }
 
+/// Modulus and exponent of the key that a report vouches for; the report is not verified here.
+pub(crate) fn attestation_key(hcl: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let key = HclReport::parse(hcl).ok()?.key()?;
+    Some((key.n, key.e))
+}
+
 #[derive(Deserialize)]
 struct RuntimeData {
     keys: Vec<Key>,

@@ -225,18 +225,8 @@ fn is_es384(protected: &[u8]) -> bool {
         && reader.finish().is_ok()
 }
 
-/// Judges a document below AWS's root.
-pub(crate) fn judge(
-    document: &[u8],
-    expected: Option<Binding<'_>>,
-    rules: &Rules,
-    now: SystemTime,
-    ledger: &mut Ledger,
-) {
-    judge_below(AWS_ROOT, document, expected, rules, now, ledger);
-}
-
-fn judge_below(
+/// Judges a document below a root.
+pub(crate) fn judge_below(
     root: &[u8],
     document: &[u8],
     expected: Option<Binding<'_>>,
@@ -366,7 +356,7 @@ fn check_pcrs(document: &Document<'_>, rules: &Rules, ledger: &mut Ledger) {
     ledger.require("pcrs", "pcrs", wrong.is_none(), detail);
 }
 
-const AWS_ROOT: &[u8] = include_bytes!("../../roots/aws-nitro-root-g1.der");
+pub(crate) const AWS_ROOT: &[u8] = include_bytes!("../../roots/aws-nitro-root-g1.der");
 const COSE_SIGN1: u64 = 18;
 /// The module writes at most 16 KiB.
 const MAX_BYTES: usize = 16 * 1024;

@@ -22,29 +22,27 @@ pub struct Endorsements<'a> {
     pub crls: Vec<&'a [u8]>,
     /// Revocation lists of a cache: what they revoke is revoked, but an old one is no evidence against a report.
     pub cached_crls: Vec<&'a [u8]>,
-    /// Roots instead of AMD's: for tests of chains that AMD does not sign.
-    #[cfg(test)]
+    /// A root instead of AMD's: for tests of chains that AMD does not sign.
     pub(crate) test_root: Option<(Product, &'a [u8])>,
 }
 
 impl<'a> Endorsements<'a> {
-    /// Endorsements below AMD's roots.
-    pub fn new(
+    /// Endorsements below AMD's roots, or one of a test.
+    pub(crate) fn new(
         certificates: Vec<&'a [u8]>,
         crls: Vec<&'a [u8]>,
         cached_crls: Vec<&'a [u8]>,
+        test_root: Option<(Product, &'a [u8])>,
     ) -> Self {
         Self {
             certificates,
             crls,
             cached_crls,
-            #[cfg(test)]
-            test_root: None,
+            test_root,
         }
     }
 
     fn root_named(&self, name: &[u8]) -> Option<(Product, &'a [u8])> {
-        #[cfg(test)]
         if let Some(root) = self.test_root {
             return Some(root);
         }

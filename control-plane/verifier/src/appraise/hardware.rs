@@ -1,0 +1,371 @@
+//! Evidence of vendors' hardware in an attestation: judged by the verifier of its kind, over this attestation's binding.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use vouchsafe_attestation::binding::DeviceBinding;
+use vouchsafe_attestation::claims::{
+    ClaimType, ClaimValue, Claims, EvidenceKind, claims_of, definition,
+};
+use vouchsafe_attestation::result::DeviceResult;
+use vouchsafe_attestation::svid::sha256;
+
+use super::{Device, Expected, Proof, Shown};
+use crate::dossier::{self, Dossier, File};
+use crate::evidence::received::{AzVtpm, NvidiaGpu};
+use crate::evidence::tpm::public::{Key, PublicArea};
+use crate::evidence::{Evidence, EvidenceItem, az_vtpm, x509};
+use crate::judgement::{Judgement, Outcome as Judged, Status, Value};
+use crate::reference_value::{Alternative, HardwareImage, HardwareReference};
+use crate::verdict::{Check, Finding, Findings, HardwareCheck, Outcome, Refusal};
+
+/// A device whose verifier affirms it: its claims are true, not yet those of an image that somebody named.
+pub(super) struct Verified {
+    pub(super) kind: EvidenceKind,
+    pub(super) shown: Shown,
+    /// Which of NVIDIA's devices it is; empty for other kinds.
+    identity: String,
+    is_switch: bool,
+}
+
+/// Judges one device.
+pub(super) fn verify(
+    item: &EvidenceItem,
+    binding: &DeviceBinding,
+    reference: &HardwareReference,
+    expected: &Expected<'_>,
+    now: SystemTime,
+    findings: &mut Findings,
+) -> Result<Verified, Refusal> {
+    let kind = item.evidence.kind();
+    let Some((judged_as, files)) = item.evidence.files() else {
+        return Err(findings.refuse(
+            Check::Solicited,
+            format!("`{kind}` is no hardware's evidence"),
+        ));
+    };
+    if let Evidence::AzSnpVtpm(vtpm) | Evidence::AzTdxVtpm(vtpm) = &item.evidence {
+        check_vtpm(vtpm, expected, findings)?;
+    }
+    let files: Vec<File<'_>> = files.iter().collect();
+    let dossier = Dossier {
+        files: &files,
+        endorsements: expected.endorsements,
+    };
+    let judgement = dossier::verify_below(
+        expected.roots,
+        judged_as,
+        dossier,
+        &bound(kind, binding),
+        &reference.rules,
+        now,
+    );
+    note(kind, item.index, &judgement, findings);
+    refuse(kind, item.index, &judgement, findings)?;
+    let (identity, is_switch) = match &item.evidence {
+        Evidence::NvidiaGpu(gpu) => (identity_of(gpu, &judgement), is_switch(gpu, &judgement)),
+        _ => (String::new(), false),
+    };
+    Ok(Verified {
+        kind,
+        shown: judgement.claims,
+        identity,
+        is_switch,
+    })
+}
+
+/// Where each kind carries the binding: 64 bytes of report data, or a nonce of 32.
+fn bound(kind: EvidenceKind, binding: &DeviceBinding) -> dossier::Expected {
+    match kind {
+        EvidenceKind::SevSnp | EvidenceKind::Tdx => {
+            dossier::Expected::ReportData(binding.report_data())
+        }
+        EvidenceKind::AzSnpVtpm
+        | EvidenceKind::AzTdxVtpm
+        | EvidenceKind::NvidiaGpu
+        | EvidenceKind::Nitro
+        | EvidenceKind::Tpm
+        | EvidenceKind::Simulated => dossier::Expected::Nonce(binding.as_bytes().to_vec()),
+    }
+}
+
+/// The key that was offered, whose name is in the transcript, is the one that the hardware vouches for.
+fn check_vtpm(
+    vtpm: &AzVtpm,
+    expected: &Expected<'_>,
+    findings: &mut Findings,
+) -> Result<(), Refusal> {
+    let Some(offered) = expected.vtpm_key else {
+        return Err(findings.refuse(Check::Solicited, "no vTPM was challenged"));
+    };
+    let offered = findings.succeed(Check::AkPublic, PublicArea::parse(offered))?;
+    let vouched = az_vtpm::attestation_key(&vtpm.hcl_report);
+    let same = match (&offered.key, vouched) {
+        (Key::Rsa { modulus, exponent }, Some((n, e))) => {
+            trim(modulus) == trim(&n) && trim(&exponent.to_be_bytes()) == trim(&e)
+        }
+        (Key::Rsa { .. } | Key::Ecc { .. }, _) => false,
+    };
+    findings.require(
+        Check::VtpmKey,
+        same,
+        "`HCLAkPub` is the key that was offered",
+    )?;
+    findings.require(
+        Check::PcrValues,
+        vtpm.has_plain_pcrs(),
+        "values of SHA-256 PCRs from 0 on",
+    )
+}
+
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [0, rest @ ..] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Every check of the device's verifier, by its own words.
+fn note(kind: EvidenceKind, index: u32, judgement: &Judgement, findings: &mut Findings) {
+    for found in &judgement.checks {
+        let outcome = match found.outcome {
+            Judged::Passed => Outcome::Passed,
+            Judged::Failed | Judged::Missing => Outcome::Failed,
+            Judged::Warning | Judged::NotChecked => Outcome::Noted,
+        };
+        let check = HardwareCheck {
+            kind,
+            index,
+            name: found.name,
+            reason: found.name,
+        };
+        findings.0.push(Finding {
+            check: Check::Hardware(check),
+            outcome,
+            detail: found.detail.clone(),
+        });
+    }
+}
+
+/// Only what is affirmed counts. What a vendor must say and did not is a reason of its own: the evidence may be good.
+fn refuse(
+    kind: EvidenceKind,
+    index: u32,
+    judgement: &Judgement,
+    findings: &mut Findings,
+) -> Result<(), Refusal> {
+    if judgement.status == Status::Affirming {
+        return Ok(());
+    }
+    let reason = judgement.reason;
+    let first = { judgement.checks.iter() }.find(|found| {
+        matches!(
+            found.outcome,
+            Judged::Failed | Judged::Missing | Judged::Warning
+        )
+    });
+    let (name, detail) = first.map_or((reason, ""), |found| (found.name, found.detail.as_str()));
+    let check = if judgement.is_incomplete && !ATTESTERS_PART.contains(&reason) {
+        Check::EndorsementMissing
+    } else if ENDORSEMENTS_DATES.contains(&reason) {
+        Check::EndorsementExpired
+    } else {
+        Check::Hardware(HardwareCheck {
+            kind,
+            index,
+            name,
+            reason,
+        })
+    };
+    Err(findings.refuse(check, format!("{kind} {index}: {reason}: {detail}")))
+}
+
+/// By the verifier's word where it has one, and by the certificate of the key that signed, which is a device's own.
+fn identity_of(gpu: &NvidiaGpu, judgement: &Judgement) -> String {
+    match judgement.claims.get("ueid") {
+        Some(Value::Text(ueid)) => ueid.clone(),
+        Some(_) | None => {
+            let chain = x509::certificates(&gpu.certificate_chain).unwrap_or_default();
+            let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
+            hex::encode(sha256(leaf))
+        }
+    }
+}
+
+fn is_switch(gpu: &NvidiaGpu, judgement: &Judgement) -> bool {
+    match judgement.claims.get("device") {
+        Some(Value::Text(device)) => device == "switch",
+        Some(_) | None => gpu.is_switch,
+    }
+}
+
+/// How many GPUs have shown themselves.
+pub(super) fn gpus(devices: &[Device]) -> u32 {
+    let gpus = devices.iter().filter(|device| match &device.proof {
+        Proof::Hardware(found) => found.kind == EvidenceKind::NvidiaGpu && !found.is_switch,
+        Proof::Tpm(_) | Proof::Simulated(_) => false,
+    });
+    u32::try_from(gpus.count()).unwrap_or(u32::MAX)
+}
+
+/// What only the set as a whole shows: no device of NVIDIA's twice, and as many GPUs as the profile demands.
+pub(super) fn check_together(
+    devices: &[Device],
+    alternative: &Alternative,
+    findings: &mut Findings,
+) -> Result<(), Refusal> {
+    let Some(reference) = alternative.hardware.get(&EvidenceKind::NvidiaGpu) else {
+        return Ok(());
+    };
+    let mut seen = BTreeSet::new();
+    for device in devices {
+        let Proof::Hardware(found) = &device.proof else {
+            continue;
+        };
+        if found.kind == EvidenceKind::NvidiaGpu {
+            let is_new = seen.insert(found.identity.as_str());
+            findings.require(Check::DistinctDevices, is_new, found.identity.clone())?;
+        }
+    }
+    if let Some(demanded) = reference.gpus {
+        let found = gpus(devices);
+        let detail = format!("demanded {demanded} GPUs, found {found}");
+        findings.require(Check::DeviceCount, found == demanded, detail)?;
+    }
+    Ok(())
+}
+
+impl Verified {
+    /// The claims of the catalog, once an image matches for kinds that have one.
+    pub(super) fn appraise(
+        &self,
+        index: u32,
+        reference: &HardwareReference,
+        gpus: u32,
+        now: SystemTime,
+        findings: &mut Findings,
+    ) -> Result<DeviceResult, Refusal> {
+        let mut claims = self.claims();
+        let mut set = |name: &str, value: ClaimValue| claims.set(self.kind, name, value);
+        let mut done = Ok(());
+        if definition(self.kind, "image").is_some() {
+            let image = self.match_image(reference, now, findings)?;
+            done = set("image", ClaimValue::Text(image.to_owned()));
+        }
+        if self.kind == EvidenceKind::NvidiaGpu {
+            done = done.and(set("count", ClaimValue::Number(gpus.into())));
+        }
+        done.map_err(|error| findings.refuse(Check::Image, error.to_string()))?;
+        Ok(DeviceResult {
+            kind: self.kind,
+            index,
+            claims,
+        })
+    }
+
+    /// What of the judgement policy may read. A value of another form than the catalog's is left out: what is absent
+    /// fails each requirement.
+    fn claims(&self) -> Claims {
+        let mut claims = Claims::default();
+        for definition in claims_of(self.kind) {
+            let value = self.shown.get(definition.name);
+            let value = value.and_then(|value| convert(definition.value, value));
+            if let Some(value) = value
+                && claims.set(self.kind, definition.name, value).is_err()
+            {
+                debug_assert!(false, "the catalog has this claim, and the value its type");
+            }
+        }
+        claims
+    }
+
+    /// The first image, in the operator's order, whose every value was measured.
+    fn match_image<'r>(
+        &self,
+        reference: &'r HardwareReference,
+        now: SystemTime,
+        findings: &mut Findings,
+    ) -> Result<&'r str, Refusal> {
+        let mut misses = Vec::new();
+        for image in &reference.images {
+            match self.miss(image, now) {
+                None => {
+                    findings.require(Check::Image, true, image.name.clone())?;
+                    return Ok(&image.name);
+                }
+                Some(miss) => misses.push(miss),
+            }
+        }
+        if misses.is_empty() {
+            misses.push("the profile names no image".to_owned());
+        }
+        Err(findings.refuse(Check::Image, misses.join("; ")))
+    }
+
+    /// Why an image does not match.
+    fn miss(&self, image: &HardwareImage, now: SystemTime) -> Option<String> {
+        if image.until.is_some_and(|until| until <= now) {
+            return Some(format!("`{}` has ended", image.name));
+        }
+        if image.values.is_empty() {
+            return Some(format!("`{}` names no value", image.name));
+        }
+        let (name, value) = image.values.iter().find(|(name, value)| !match self
+            .shown
+            .get(name.as_str())
+        {
+            Some(Value::Text(found)) => found == value,
+            Some(Value::Set(found)) => found.contains(value),
+            Some(Value::Bool(_) | Value::Number(_)) | None => false,
+        })?;
+        let found = match self.shown.get(name.as_str()) {
+            Some(Value::Text(found)) => found.clone(),
+            Some(Value::Set(found)) => found.join(", "),
+            Some(Value::Bool(_) | Value::Number(_)) | None => "nothing".to_owned(),
+        };
+        Some(format!(
+            "`{}` wants {name} = {value}, found {found}",
+            image.name
+        ))
+    }
+}
+
+fn convert(wanted: ClaimType, value: &Value) -> Option<ClaimValue> {
+    match (wanted, value) {
+        (ClaimType::Bool, Value::Bool(value)) => Some(ClaimValue::Bool(*value)),
+        (ClaimType::Number, Value::Number(value)) => Some(ClaimValue::Number(*value)),
+        (ClaimType::Set, Value::Set(values)) => {
+            Some(ClaimValue::Set(values.iter().cloned().collect()))
+        }
+        (
+            ClaimType::Text | ClaimType::Version | ClaimType::HexVersion | ClaimType::Time,
+            Value::Text(text),
+        ) => ClaimValue::parse(wanted, text).ok(),
+        _ => None,
+    }
+}
+
+/// What the attester has to give, so that its absence is no vendor's fault.
+const ATTESTERS_PART: [&str; 4] = [
+    "evidence_missing",
+    "event_log_missing",
+    "firmware_id_missing",
+    "chain_incomplete",
+];
+
+/// Dates of what vendors publish anew, and the control plane fetches.
+const ENDORSEMENTS_DATES: [&str; 13] = [
+    "crl_expired",
+    "crl_not_yet_valid",
+    "pck_crl_expired",
+    "pck_crl_not_yet_valid",
+    "root_crl_expired",
+    "root_crl_not_yet_valid",
+    "tcb_info_expired",
+    "tcb_info_not_yet_valid",
+    "qe_identity_expired",
+    "qe_identity_not_yet_valid",
+    "ocsp_expired",
+    "ocsp_not_yet_valid",
+    "rim_certificate_expired",
+];
