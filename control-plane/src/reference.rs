@@ -174,10 +174,9 @@ fn reference(alternative: &Configured) -> ReferenceValues {
     let alternative = match alternative {
         Configured::Tpm(tpm) => Alternative {
             tpm: Some(tpm_reference(tpm)),
-            simulated: None,
+            ..Alternative::default()
         },
         Configured::Simulated(simulated) => Alternative {
-            tpm: None,
             simulated: Some(SimulatedReference {
                 images: simulated
                     .images
@@ -185,6 +184,7 @@ fn reference(alternative: &Configured) -> ReferenceValues {
                     .map(|image| image.name.clone())
                     .collect(),
             }),
+            ..Alternative::default()
         },
     };
     ReferenceValues {

@@ -15,8 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 use vouchsafe_api::convert::attest::{
-    Answer, AttestRequest, AttestResponse, Challenge, Evidence, EvidenceBody, Hello, Issued, Offer,
-    PcrHash, PcrSelection as WireSelection, TpmAnswer, TpmOffer,
+    Answer, AttestRequest, AttestResponse, AzVtpmEvidence, Challenge, Evidence, EvidenceBody,
+    Hello, Issued, Offer, PcrBank, PcrHash, PcrSelection as WireSelection, TpmAnswer, TpmOffer,
 };
 use vouchsafe_api::convert::record::{Event, Issuance, Refused as RefusedRecord};
 use vouchsafe_api::v1;
@@ -32,7 +32,8 @@ use vouchsafe_config::workload::Workload;
 use vouchsafe_verifier::appraise::Expected;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
 use vouchsafe_verifier::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
-use vouchsafe_verifier::evidence::{self, simulated, tpm};
+use vouchsafe_verifier::evidence::{self, received, simulated, tpm};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use crate::ca::{CertifiedRequest, random};
 use crate::issuance::{Decision, Membership, Plan, hardware_name, membership, plan};
@@ -373,10 +374,15 @@ impl Conversation {
             .iter()
             .find_map(|offer| match offer {
                 Offer::Simulated { machine } => Some(machine.as_str()),
-                Offer::Tpm(_) => None,
+                _ => None,
             });
         let expected = Expected {
             base: &base,
+            required: &[challenged.kind],
+            vtpm_key: None,
+            nvidia_devices: 0,
+            endorsements: &[],
+            roots: &VendorRoots::PINNED,
             tpm: challenged.tpm.as_ref(),
             previous_tpm: challenged.known.as_ref().and_then(|one| one.tpm.as_ref()),
             simulated_machine: machine.filter(|_| challenged.kind == EvidenceKind::Simulated),
@@ -681,7 +687,7 @@ fn hardware_of(challenged: &Challenged) -> Result<NodeHardware, Refused> {
             .iter()
             .find_map(|offer| match offer {
                 Offer::Simulated { machine } => Some(NodeHardware::Simulated(machine.clone())),
-                Offer::Tpm(_) => None,
+                _ => None,
             })
             .ok_or_else(out_of_order),
         (
@@ -707,7 +713,7 @@ fn tpm_offer(hello: &Hello) -> Option<tpm::Offer> {
             ek_chain: ek_chain.clone(),
             ak_public: ak_public.clone(),
         }),
-        Offer::Simulated { .. } => None,
+        _ => None,
     })
 }
 
@@ -715,38 +721,70 @@ fn verifier_item(
     item: vouchsafe_api::convert::attest::EvidenceItem,
 ) -> Result<evidence::EvidenceItem, Refused> {
     let evidence = match item.body {
-        EvidenceBody::Tpm(tpm) => {
-            let mut pcrs = PcrValues::default();
-            for bank in tpm.pcrs {
-                for (pcr, value) in bank.values {
-                    pcrs.insert(algorithm(bank.hash), pcr, value)
-                        .map_err(|error| {
-                            Refused::new(
-                                "malformed_message",
-                                "update the sidecar: its PCR values are not acceptable",
-                                error.to_string(),
-                            )
-                        })?;
-                }
-            }
-            evidence::Evidence::Tpm(tpm::Evidence {
-                quote: tpm.quote,
-                signature: tpm.signature,
-                pcrs,
-                event_log: tpm.event_log,
-                activated_credential: tpm.activated_credential,
-            })
-        }
+        EvidenceBody::Tpm(tpm) => evidence::Evidence::Tpm(tpm::Evidence {
+            quote: tpm.quote,
+            signature: tpm.signature,
+            pcrs: pcr_values(tpm.pcrs)?,
+            event_log: tpm.event_log,
+            activated_credential: tpm.activated_credential,
+        }),
         EvidenceBody::Simulated(made_up) => evidence::Evidence::Simulated(simulated::Evidence {
             machine: made_up.machine,
             image: made_up.image,
             binding: made_up.binding.to_vec(),
+        }),
+        EvidenceBody::SevSnp(snp) => evidence::Evidence::SevSnp(received::SevSnp {
+            report: snp.report,
+            certificates: snp.certificates,
+        }),
+        EvidenceBody::Tdx(tdx) => evidence::Evidence::Tdx(received::Tdx {
+            quote: tdx.quote,
+            event_log: tdx.event_log,
+        }),
+        EvidenceBody::AzSnpVtpm(vtpm) => evidence::Evidence::AzSnpVtpm(az_vtpm(vtpm)?),
+        EvidenceBody::AzTdxVtpm(vtpm) => evidence::Evidence::AzTdxVtpm(az_vtpm(vtpm)?),
+        EvidenceBody::NvidiaGpu(gpu) => evidence::Evidence::NvidiaGpu(received::NvidiaGpu {
+            report: gpu.report,
+            certificate_chain: gpu.certificate_chain,
+            architecture: gpu.architecture,
+            is_switch: gpu.is_switch,
+        }),
+        EvidenceBody::Nitro(nitro) => evidence::Evidence::Nitro(received::Nitro {
+            document: nitro.document,
         }),
     };
     Ok(evidence::EvidenceItem {
         index: item.index,
         evidence,
     })
+}
+
+fn az_vtpm(vtpm: AzVtpmEvidence) -> Result<received::AzVtpm, Refused> {
+    Ok(received::AzVtpm {
+        hcl_report: vtpm.hcl_report,
+        quote: vtpm.quote,
+        signature: vtpm.signature,
+        pcrs: pcr_values(vtpm.pcrs)?,
+        event_log: vtpm.event_log,
+        hardware: vtpm.hardware,
+    })
+}
+
+fn pcr_values(banks: Vec<PcrBank>) -> Result<PcrValues, Refused> {
+    let mut pcrs = PcrValues::default();
+    for bank in banks {
+        for (pcr, value) in bank.values {
+            pcrs.insert(algorithm(bank.hash), pcr, value)
+                .map_err(|error| {
+                    Refused::new(
+                        "malformed_message",
+                        "update the sidecar: its PCR values are not acceptable",
+                        error.to_string(),
+                    )
+                })?;
+        }
+    }
+    Ok(pcrs)
 }
 
 fn wire_selection(selection: &PcrSelection) -> Vec<WireSelection> {
