@@ -195,10 +195,11 @@ fn a_verdict_names_each_check_and_ends_with_the_failed_one() {
         .map(|finding| finding.check.as_str())
         .collect();
     assert!(checks.ends_with(&[
+        "unsolicited_evidence",
+        "required_evidence",
         "simulated_not_accepted",
         "simulated_machine",
         "binding",
-        "required_evidence",
         "image"
     ]));
     assert!(verdict.outcome().is_ok());
