@@ -5,10 +5,12 @@
 //! evidence brought along is not asked for.
 
 use super::need::{AmdSigner, Need};
+use super::object::Endorsement;
 use crate::dossier::az_vtpm::Parts;
 use crate::dossier::{Dossier, File, Kind, nvidia_gpu, sev_snp};
 use crate::evidence::az_vtpm::HclReport;
 use crate::evidence::dcap::parts::Wanted;
+use crate::evidence::nvidia_gpu::endorsed;
 use crate::evidence::sev_snp::Product;
 use crate::evidence::sev_snp::report::{Report, SigningKey};
 use crate::evidence::x509;
@@ -50,6 +52,29 @@ pub fn needs(kind: Kind, files: &[File<'_>]) -> Vec<Need> {
     });
     found.truncate(MAX_NEEDS);
     found
+}
+
+/// What an endorsement needs in its turn: whether the certificates that signed a manifest are revoked.
+pub fn of_endorsement(endorsement: &Endorsement) -> Vec<Need> {
+    match endorsement.need() {
+        Need::NvidiaRim { .. } => {
+            // Verified when the endorsement was made, up to the root.
+            of_chain(&endorsed::certificates_of_rim(endorsement.bytes()))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A question for each certificate of a chain, leaf first, but the root.
+fn of_chain(chain: &[Vec<u8>]) -> Vec<Need> {
+    chain
+        .iter()
+        .zip(chain.iter().skip(1))
+        .map(|(certificate, issuer)| Need::Ocsp {
+            certificate: certificate.clone(),
+            issuer: issuer.clone(),
+        })
+        .collect()
 }
 
 fn parts(files: &[File<'_>]) -> Parts {
@@ -146,15 +171,20 @@ fn of_devices(files: &[File<'_>]) -> Vec<Need> {
     if let Some(chain) = chain {
         devices.extend(reports.into_iter().map(|report| (report, chain.clone())));
     }
-    devices
-        .iter()
-        .take(MAX_DEVICES)
-        .flat_map(|(report, chain)| {
-            let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
-            crate::evidence::nvidia_gpu::endorsed::rim_ids(report, leaf)
-        })
-        .map(|id| Need::NvidiaRim { id })
-        .collect()
+    let devices = || devices.iter().take(MAX_DEVICES);
+    let rims = devices().flat_map(|(report, chain)| {
+        let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
+        endorsed::rim_ids(report, leaf)
+    });
+    let mut needs: Vec<Need> = rims.map(|id| Need::NvidiaRim { id }).collect();
+    for (_, chain) in devices() {
+        // NVIDIA is asked about its own certificates only. The leaf is made by the device at each start, and no
+        // responder knows it.
+        if endorsed::is_below_device_root(chain) {
+            needs.extend(of_chain(chain.get(1..).unwrap_or_default()));
+        }
+    }
+    needs
 }
 
 /// Most needs of one set of files: sixteen devices of two manifests, and a few certificates of each chain.

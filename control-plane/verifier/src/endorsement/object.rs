@@ -14,6 +14,7 @@ use x509_parser::certificate::X509Certificate;
 use super::need::Need;
 use crate::evidence::x509::{self, Dates, PathError};
 use crate::evidence::{dcap, nvidia_gpu, sev_snp};
+use crate::ocsp::{Freshness, OcspError, Response};
 
 /// A file that is what a [`Need`] names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,9 +56,6 @@ pub enum EndorsementError {
     /// Its time is over.
     #[error("this was valid until {0}")]
     Expired(String),
-    /// Nothing here can verify it.
-    #[error("objects of this sort are not verified by themselves")]
-    Unsupported,
 }
 
 impl EndorsementError {
@@ -70,7 +68,6 @@ impl EndorsementError {
             Self::Signature(_) => "signature",
             Self::NotYetValid(_) => "not_yet_valid",
             Self::Expired(_) => "expired",
-            Self::Unsupported => "unsupported",
         }
     }
 }
@@ -124,7 +121,10 @@ impl Endorsement {
             Need::IntelPckCrl { ca } => dcap::parts::verify_pck_crl(bytes, *ca, root, now),
             Need::IntelRootCrl => dcap::parts::verify_root_crl(bytes, root, now),
             Need::NvidiaRim { id } => nvidia_gpu::endorsed::verify_rim(bytes, id.as_str(), now),
-            Need::Ocsp { .. } => Err(EndorsementError::Unsupported),
+            Need::Ocsp {
+                certificate,
+                issuer,
+            } => verify_ocsp(bytes, certificate, issuer, now),
         }?;
         Ok(Self {
             need: need.clone(),
@@ -157,6 +157,41 @@ impl Endorsement {
     pub fn is_older_than(&self, other: &Self) -> bool {
         let edition = |held: &Self| (held.validity.number, held.validity.from);
         edition(self) < edition(other)
+    }
+}
+
+/// An answer about a certificate is worth as much as the issuer that was named: the judgement of evidence asks for one
+/// below a root that it trusts. A revocation is an answer like any other.
+fn verify_ocsp(
+    bytes: &[u8],
+    certificate: &[u8],
+    issuer: &[u8],
+    now: SystemTime,
+) -> Result<Validity, EndorsementError> {
+    let answer = Response::parse(bytes)
+        .and_then(|response| response.verify(certificate, issuer, None))
+        .map_err(|error| match error {
+            OcspError::TooLarge(_)
+            | OcspError::Malformed(_)
+            | OcspError::Critical
+            | OcspError::Certificate(_)
+            | OcspError::Refused(_) => EndorsementError::Malformed("an OCSP response"),
+            OcspError::OtherCertificate | OcspError::Nonce => {
+                EndorsementError::Subject(error.to_string())
+            }
+            OcspError::Responder(_) | OcspError::Signature => {
+                EndorsementError::Signature(error.to_string())
+            }
+        })?;
+    let validity = Validity {
+        number: 0,
+        from: x509::seconds(answer.this_update),
+        until: x509::seconds(answer.next_update),
+    };
+    match answer.freshness(now) {
+        Freshness::Current => Ok(validity),
+        Freshness::NotYet => Err(EndorsementError::NotYetValid(unix(validity.from))),
+        Freshness::Stale => Err(EndorsementError::Expired(unix(validity.until))),
     }
 }
 

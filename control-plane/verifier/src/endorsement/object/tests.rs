@@ -277,6 +277,67 @@ fn manifests_are_verified_and_are_what_their_name_says() {
     check(&named, b"<a/>", now, Err("malformed"));
 }
 
+/// An answer of NVIDIA's responder, about a certificate of a device's chain.
+fn ocsp() -> (Need, Vec<u8>) {
+    let folder = "testdata/nvidia/hopper-550.90.07-full";
+    let chain = x509::certificates(&data(&format!("{folder}/chain.pem"))).unwrap();
+    let text = data(&format!("{folder}/ocsp-gpu_certificate_l3.b64"));
+    let need = Need::Ocsp {
+        certificate: chain[2].clone(),
+        issuer: chain[3].clone(),
+    };
+    (need, STANDARD.decode(text.trim_ascii()).unwrap())
+}
+
+#[test]
+fn answers_about_certificates_are_verified_and_live_a_day() {
+    let (need, answer) = ocsp();
+    check(&need, &answer, "2025-08-21T12:00:00Z", Ok(()));
+    check(&need, &answer, "2025-08-23T00:00:00Z", Err("expired"));
+    check(&need, &answer, "2025-08-20T00:00:00Z", Err("not_yet_valid"));
+    check(&need, b"0", "2025-08-21T12:00:00Z", Err("malformed"));
+    let Need::Ocsp {
+        certificate,
+        issuer,
+    } = &need
+    else {
+        unreachable!()
+    };
+    let other = Need::Ocsp {
+        certificate: issuer.clone(),
+        issuer: certificate.clone(),
+    };
+    check(
+        &other,
+        &answer,
+        "2025-08-21T12:00:00Z",
+        Err("wrong_subject"),
+    );
+    let text = hex::encode(&answer);
+    // `good` becomes `unknown`.
+    let changed = hex::decode(text.replacen("8000180f", "8200180f", 1)).unwrap();
+    assert_ne!(changed, answer);
+    check(&need, &changed, "2025-08-21T12:00:00Z", Err("signature"));
+}
+
+#[test]
+fn a_manifest_needs_answers_about_its_signers() {
+    let rim = data("testdata/nvidia/hopper-550.90.07-full/driver-rim.xml");
+    let need = Need::NvidiaRim {
+        id: RimId::new("NV_GPU_DRIVER_GH100_550.90.07").unwrap(),
+    };
+    let rim = Endorsement::verify(&need, &rim, &[], at("2025-08-21T12:00:00Z")).unwrap();
+    let needs = crate::endorsement::needs::of_endorsement(&rim);
+    assert_eq!(needs.len(), 3);
+    let folder = "testdata/nvidia/hopper-550.90.07-full";
+    let answers = ["gpu_driver_rim_l4", "gpu_driver_rim_l3", "gpu_rim_l2"];
+    for (need, answer) in needs.iter().zip(answers) {
+        let text = data(&format!("{folder}/ocsp-{answer}.b64"));
+        let answer = STANDARD.decode(text.trim_ascii()).unwrap();
+        check(need, &answer, "2025-10-24T18:00:00Z", Ok(()));
+    }
+}
+
 #[test]
 fn an_older_edition_is_told_from_a_newer_one() {
     let (need, file) = tcb_info();

@@ -40,6 +40,23 @@ pub(crate) fn verify_rim(
     Ok(Validity::of_path(&path))
 }
 
+/// Certificates of a manifest's signature, leaf first, the root included.
+pub(crate) fn certificates_of_rim(document: &[u8]) -> Vec<Vec<u8>> {
+    Rim::parse(document).map_or_else(|_| Vec::new(), |rim| rim.certificates())
+}
+
+/// Whether a chain, leaf first, ends in the root of NVIDIA's devices and each step is signed; without dates.
+pub(crate) fn is_below_device_root(chain: &[Vec<u8>]) -> bool {
+    let parsed: Result<Vec<_>, _> = chain.iter().map(|der| x509::parse(der)).collect();
+    let Ok(parsed) = parsed else { return false };
+    let is_rooted = chain.last().is_some_and(|root| root == NVIDIA.device);
+    is_rooted
+        && parsed
+            .iter()
+            .zip(parsed.iter().skip(1))
+            .all(|(certificate, issuer)| x509::is_issued_by(certificate, issuer))
+}
+
 /// `NV_GPU_DRIVER_GH100_550.90.07`, `NV_GPU_CC_DRIVER_GB100_575.32`: chip and version; `…VBIOS_…_96009F0001` and
 /// `NV_SWITCH_BIOS_…`: the version without dots.
 fn is_named(rim: &Rim, id: &str) -> bool {
