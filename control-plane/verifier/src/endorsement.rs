@@ -1,7 +1,8 @@
 //! Endorsements: whom we believe about hardware.
 //!
 //! What vendors sign is named by [`need::Need`], derived from evidence by [`needs::needs`], read from their services'
-//! answers ([`answer`]) and verified by itself by [`object::Endorsement`] before it may be kept.
+//! answers ([`answer`]) and verified by itself by [`object::Endorsement`] before it may be kept. [`bundle`] carries many of them
+//! into sites that reach no vendor.
 //!
 //! A TPM's maker signs a certificate for the endorsement key. Which makers count is the operator's decision: roots are
 //! pinned, and each says what it vouches for. A root that signs software TPMs makes nothing `hardware`.
@@ -9,6 +10,7 @@
 //! Source: TCG EK Credential Profile for TPM Family 2.0 §3.
 
 pub mod answer;
+pub mod bundle;
 pub mod need;
 pub mod needs;
 pub mod object;

@@ -58,6 +58,16 @@ fn the_corpus_of_ek_certificate_is_handled() {
     replay("ek_certificate", targets::ek_certificate);
 }
 
+#[test]
+fn the_corpus_of_endorsement_bundle_is_handled() {
+    replay("endorsement_bundle", targets::endorsement_bundle);
+}
+
+#[test]
+fn the_corpus_of_endorsement_answer_is_handled() {
+    replay("endorsement_answer", targets::endorsement_answer);
+}
+
 /// The kinds that are judged from files begin with the vectors themselves.
 #[track_caller]
 fn replay_vectors(vectors: &[&str], run: fn(&[u8])) {

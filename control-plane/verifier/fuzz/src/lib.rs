@@ -6,6 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustls_pki_types::CertificateDer;
 use vouchsafe_verifier::dossier::{self, Dossier, File, Kind, Rules};
 use vouchsafe_verifier::endorsement::EkRoots;
+use vouchsafe_verifier::endorsement::bundle::{self, Unsigned};
+use vouchsafe_verifier::endorsement::need::Need;
+use vouchsafe_verifier::endorsement::needs::{MAX_NEEDS, needs};
+use vouchsafe_verifier::endorsement::object::Endorsement;
 use vouchsafe_verifier::evidence::tpm::attest::Quote;
 use vouchsafe_verifier::evidence::tpm::event_log::EventLog;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
@@ -100,11 +104,45 @@ pub fn nitro(data: &[u8]) {
     look_at_one(Kind::Nitro, data);
 }
 
+/// A bundle of endorsements behind its signature, and one whose signature nobody can make.
+pub fn endorsement_bundle(data: &[u8]) {
+    assert!(bundle::read(data, &[]).is_err());
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(objects) = bundle::read_objects(text) {
+        let again = objects.iter().map(|(need, bytes)| (need, bytes.as_slice()));
+        let unsigned = Unsigned::new(again).unwrap();
+        let message = std::str::from_utf8(unsigned.message()).unwrap();
+        let (_, lines) = message.split_once('\n').unwrap();
+        assert_eq!(bundle::read_objects(lines), Ok(objects));
+    }
+}
+
+/// A vendor's answer to each sort of question: read and verified. Long after, nothing is valid.
+pub fn endorsement_answer(data: &[u8]) {
+    let (name, body) = match data.iter().position(|byte| *byte == b'\n') {
+        Some(end) => data.split_at(end),
+        None => return,
+    };
+    let Some(need) = std::str::from_utf8(name).ok().and_then(Need::from_name) else {
+        return;
+    };
+    assert_eq!(need.name().as_bytes(), name);
+    let body = &body[1..];
+    let file = need.read_answer(body, Some("%2D"));
+    let now = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+    for bytes in [Some(body), file.as_deref().ok()].into_iter().flatten() {
+        assert!(Endorsement::verify(&need, bytes, &[bytes], now).is_err());
+    }
+}
+
 fn look(kind: Kind, data: &[u8]) -> Status {
     let files = [File {
         name: "file",
         bytes: data,
     }];
+    assert!(needs(kind, &files).len() <= MAX_NEEDS);
     let dossier = Dossier {
         files: &files,
         endorsements: &files,
