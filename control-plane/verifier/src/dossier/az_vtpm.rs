@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use super::dcap::choose;
 use super::{Dossier, Expected, Rules, certificates, is_crl, only, refuse_expectation};
-use crate::evidence::az_vtpm::{self, Hardware, Vouching, VtpmQuote};
+use crate::evidence::az_vtpm::hcl::Hardware;
+use crate::evidence::az_vtpm::{self, Vouching, VtpmQuote};
 use crate::evidence::dcap::collateral::Collateral;
 use crate::evidence::dcap::{self, Case, Tee};
 use crate::evidence::sev_snp::chain;
@@ -69,6 +70,7 @@ pub(super) fn judge(
             message: message.clone(),
             signature: signature.clone(),
             pcrs: None,
+            event_log: None,
         });
     } else if !(parts.messages.is_empty() && parts.others.is_empty()) {
         let detail = "files are neither one quote and its signature nor anything else";
@@ -101,11 +103,11 @@ pub(super) fn judge(
                 roots.amd(),
             );
             let vouching = Vouching::SevSnp(&endorsements, &rules.sev_snp);
-            az_vtpm::judge(&hcl, &quote, &vouching, nonce, now, ledger);
+            az_vtpm::judge(&hcl, &quote, &vouching, nonce, &rules.az_vtpm, now, ledger);
         }
         Hardware::Tdx => {
             // The paravisor's trust domain leaves the bit clear and handles what follows.
-            let rules = dcap::Rules {
+            let dcap_rules = dcap::Rules {
                 danger_accept_sept_ve: true,
                 ..rules.dcap.clone()
             };
@@ -122,11 +124,12 @@ pub(super) fn judge(
                 quote,
                 collateral: collateral.as_ref(),
                 event_log: None,
-                rules: &rules,
+                rules: &dcap_rules,
                 root: roots.intel(),
                 now,
             });
-            az_vtpm::judge(&hcl, &quote, &Vouching::Tdx(case), nonce, now, ledger);
+            let vouching = Vouching::Tdx(case);
+            az_vtpm::judge(&hcl, &quote, &vouching, nonce, &rules.az_vtpm, now, ledger);
         }
     }
 }
@@ -193,6 +196,7 @@ impl WrittenQuote {
             message: hex::decode(&self.message).ok()?,
             signature: hex::decode(&self.signature).ok()?,
             pcrs,
+            event_log: None,
         })
     }
 }

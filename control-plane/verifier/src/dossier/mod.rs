@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::evidence;
-use crate::evidence::az_vtpm::Hardware;
+use crate::evidence::az_vtpm::hcl::Hardware;
 use crate::evidence::dcap::Tee;
 use crate::evidence::x509;
 use crate::judgement::{BindingState, Judgement, Ledger};
@@ -123,6 +123,8 @@ pub struct Rules {
     pub sev_snp: evidence::sev_snp::Rules,
     /// Of Intel TDX and SGX.
     pub dcap: evidence::dcap::Rules,
+    /// Of Azure's vTPMs; what is below one has the rules of its kind.
+    pub az_vtpm: evidence::az_vtpm::Rules,
     /// Of NVIDIA's devices.
     pub nvidia_gpu: evidence::nvidia_gpu::Rules,
     /// Of AWS Nitro Enclaves.

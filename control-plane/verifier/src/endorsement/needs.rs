@@ -8,7 +8,7 @@ use super::need::{AmdSigner, Need};
 use super::object::Endorsement;
 use crate::dossier::az_vtpm::Parts;
 use crate::dossier::{Dossier, File, Kind, nvidia_gpu, sev_snp};
-use crate::evidence::az_vtpm::HclReport;
+use crate::evidence::az_vtpm::hcl::HclReport;
 use crate::evidence::dcap::parts::Wanted;
 use crate::evidence::nvidia_gpu::endorsed;
 use crate::evidence::sev_snp::Product;

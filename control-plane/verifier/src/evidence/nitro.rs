@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use crate::evidence::cbor::{self, CborError, Reader};
 use crate::evidence::x509::{self, PathError};
-use crate::judgement::{Ledger, same_bytes};
+use crate::judgement::{Check, Ledger, check, same_bytes};
 
 /// What an enclave must be.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,48 @@ pub struct Rules {
     /// Accept enclaves that the host may read.
     pub danger_accept_debug: bool,
 }
+
+/// Every check, in the order in which judgements show them: each has a test that turns its input alone.
+pub const CHECKS: &[Check] = &[
+    check(
+        "document_format",
+        &["document_malformed", "trailing_data"],
+        "one COSE_Sign1, ES384, canonical, with a document's fields in their bounds",
+    ),
+    check("chain_format", &["chain_malformed"], "certificates are DER"),
+    check(
+        "chain",
+        &[
+            "root_not_pinned",
+            "chain_signature",
+            "certificate_not_yet_valid",
+            "certificate_expired",
+        ],
+        "from the module's certificate over the document's bundle to AWS's pinned root",
+    ),
+    check(
+        "leaf_role",
+        &["leaf_role"],
+        "the signing certificate is no authority's",
+    ),
+    check(
+        "document_signature",
+        &["document_signature"],
+        "the module signed the received bytes",
+    ),
+    check(
+        "timestamp",
+        &["timestamp_in_future"],
+        "the module's clock is not ahead of ours",
+    ),
+    check(
+        "binding",
+        &["nonce_mismatch", "report_data_mismatch"],
+        "the nonce, or the user data, against what is expected",
+    ),
+    check("debug", &["debug_enabled"], "PCR0 is there and not zero"),
+    check("pcrs", &["pcrs"], "PCRs among those named"),
+];
 
 /// What the document must be bound to.
 #[derive(Clone, Copy, Debug)]
@@ -253,13 +295,17 @@ pub(crate) fn judge_below(
 
 fn claims_of(document: &Document<'_>, ledger: &mut Ledger) {
     ledger.claim("module_id", document.module_id);
+    if let Some((instance, _)) = document.module_id.split_once("-enc") {
+        ledger.claim("instance_id", instance);
+    }
     ledger.claim("timestamp_ms", document.timestamp_ms);
-    let pcrs = document.pcrs.iter();
-    let pcrs: Vec<_> = pcrs
-        .filter(|(_, value)| value.iter().any(|byte| *byte != 0))
-        .map(|(number, value)| format!("{number}:{}", hex::encode(value)))
-        .collect();
-    ledger.claim("pcrs", pcrs);
+    // A PCR that nothing was extended into says nothing.
+    for (name, number) in PCR_CLAIMS.into_iter().zip(0..) {
+        let value = document.pcrs.get(&number);
+        if let Some(value) = value.filter(|value| value.iter().any(|byte| *byte != 0)) {
+            ledger.claim(name, hex::encode(value));
+        }
+    }
     ledger.claim("debug", is_debug(document));
     for (name, value) in [
         ("public_key", document.public_key),
@@ -281,6 +327,13 @@ fn check_chain(document: &Document<'_>, root: &[u8], now: SystemTime, ledger: &m
     let result = x509::verify_path(&path, root, now);
     let reason = result.as_ref().map_or_else(PathError::reason, |()| "chain");
     ledger.succeed("chain", reason, result);
+    let is_leaf = path.last().is_some_and(|leaf| !leaf.is_ca());
+    ledger.require(
+        "leaf_role",
+        "leaf_role",
+        is_leaf,
+        "an authority signs no document",
+    );
 }
 
 fn check_signature(document: &Document<'_>, ledger: &mut Ledger) {
@@ -357,6 +410,10 @@ fn check_pcrs(document: &Document<'_>, rules: &Rules, ledger: &mut Ledger) {
 }
 
 pub(crate) const AWS_ROOT: &[u8] = include_bytes!("../../roots/aws-nitro-root-g1.der");
+const PCR_CLAIMS: [&str; 16] = [
+    "pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr10",
+    "pcr11", "pcr12", "pcr13", "pcr14", "pcr15",
+];
 const COSE_SIGN1: u64 = 18;
 /// The module writes at most 16 KiB.
 const MAX_BYTES: usize = 16 * 1024;

@@ -18,6 +18,17 @@ pub(crate) struct Flip {
 /// Asserts that `flips` has one flip for each reason of each row, that each is noticed by its check and no other, and
 /// that neither judgements nor `sources` know a check that is not in the table.
 pub(crate) fn assert_table(table: &[Check], good: &[Judgement], flips: &[Flip], sources: &[&str]) {
+    assert_table_above(table, &[], good, flips, sources);
+}
+
+/// As [`assert_table`], where `below` are tables of evidence inside this one, whose own tests turn their inputs.
+pub(crate) fn assert_table_above(
+    table: &[Check],
+    below: &[&[Check]],
+    good: &[Judgement],
+    flips: &[Flip],
+    sources: &[&str],
+) {
     let mut wrong = Vec::new();
     for judgement in good {
         if (judgement.status, judgement.reason) != (Status::Affirming, "verified") {
@@ -32,7 +43,8 @@ pub(crate) fn assert_table(table: &[Check], good: &[Judgement], flips: &[Flip], 
         .into_iter()
         .chain(sources.iter().flat_map(|source| names_in(source)))
     {
-        if !table.iter().any(|row| row.name == name) {
+        let mut known = table.iter().chain(below.iter().copied().flatten());
+        if !known.any(|row| row.name == name) {
             wrong.push(format!("check `{name}` is not in the table"));
         }
     }

@@ -52,7 +52,7 @@ const AZ_SNP_VTPM: &[Row] = &[
         ],
         "2025-06-01T00:00:00Z",
         Contraindicated,
-        "quote_signature",
+        "vtpm_quote_signature",
     ),
 ];
 

@@ -24,7 +24,7 @@ mod revocation;
 mod tcb;
 mod td;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::SystemTime;
 

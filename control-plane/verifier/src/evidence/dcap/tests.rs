@@ -1,6 +1,6 @@
 //! Every check with each input turned.
 
-mod machine;
+pub(crate) mod machine;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -7,7 +7,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 
 use super::*;
-use crate::judgement::{BindingState, Judgement, Status};
+use crate::judgement::flips::{Flip, assert_table};
+use crate::judgement::{BindingState, Judgement};
 
 /// An enclave of a root of our own.
 struct Enclave {
@@ -16,6 +17,10 @@ struct Enclave {
     leaf_by_other: bool,
     issuer_is_ca: bool,
     root_is_other: bool,
+    leaf_is_ca: bool,
+    bundle_is_garbage: bool,
+    binds_user_data: bool,
+    trailing: Vec<u8>,
     tag: Vec<u8>,
     protected: Vec<u8>,
     rules: Rules,
@@ -45,6 +50,10 @@ impl Enclave {
             leaf_by_other: false,
             issuer_is_ca: true,
             root_is_other: false,
+            leaf_is_ca: false,
+            bundle_is_garbage: false,
+            binds_user_data: false,
+            trailing: Vec::new(),
             tag: Vec::new(),
             protected: vec![0xa1, 0x01, 0x38, 0x22],
             rules: Rules::default(),
@@ -76,12 +85,18 @@ impl Enclave {
             .to_vec();
         let signer = if self.leaf_by_other { key() } else { issuer };
         let signer = Issuer::new(authority("issuer", true), signer);
-        let mut params = authority("leaf", false);
+        let mut params = authority("leaf", self.leaf_is_ca);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let leaf_der = params.signed_by(&leaf, &signer).unwrap().der().to_vec();
         let mut bundle = vec![0x82];
         cbor::put_bytes(&mut bundle, &root_der);
-        cbor::put_bytes(&mut bundle, &issuer_der);
+        let garbage: &[u8] = &[0x30, 0];
+        let second = if self.bundle_is_garbage {
+            garbage
+        } else {
+            &issuer_der
+        };
+        cbor::put_bytes(&mut bundle, second);
         let mut certificate = Vec::new();
         cbor::put_bytes(&mut certificate, &leaf_der);
         let mut fields = self.fields.clone();
@@ -95,7 +110,11 @@ impl Enclave {
             &root_der
         };
         let mut ledger = Ledger::default();
-        let expected = Some(Binding::Nonce(self.nonce));
+        let expected = Some(if self.binds_user_data {
+            Binding::UserData(self.nonce)
+        } else {
+            Binding::Nonce(self.nonce)
+        });
         judge_below(
             pinned,
             &document,
@@ -120,6 +139,7 @@ impl Enclave {
         document.push(0xa0);
         cbor::put_bytes(&mut document, payload);
         cbor::put_bytes(&mut document, signature.as_ref());
+        document.extend(&self.trailing);
         document
     }
 
@@ -166,91 +186,102 @@ fn time(seconds: u64) -> SystemTime {
 
 const NOW: u64 = 1_700_000_000;
 
-#[test]
-fn document_as_it_should_be_is_affirmed() {
-    let judgement = Enclave::with(|_| {}).judge();
-    assert_eq!(
-        (judgement.status, judgement.reason),
-        (Status::Affirming, "verified"),
-        "{judgement:#?}"
-    );
-    assert_eq!(
-        Enclave::with(|e| e.tag = vec![0xd2]).judge().reason,
-        "verified"
-    );
+fn flip(check: &'static str, reason: &'static str, change: impl FnOnce(&mut Enclave)) -> Flip {
+    Flip {
+        check,
+        reason,
+        follows: &[],
+        judgement: Enclave::with(change).judge(),
+    }
 }
 
 #[test]
-fn every_check_fails_by_itself() {
-    let cases: Vec<(&str, Enclave)> = vec![
-        ("document_malformed", Enclave::with(|e| e.tag = vec![0xd3])),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.protected = vec![0xa1, 0x01, 0x26]),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.protected = vec![0xa0]),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.set("digest", b"\x66SHA256")),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.fields.push(("digest", b"\x66SHA384".to_vec()))),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.fields.push(("unknown", vec![0xf6]))),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| drop(e.fields.remove(2))),
-        ),
-        (
-            "document_malformed",
-            Enclave::with(|e| e.set("pcrs", &[0xa1, 0x00, 0x41, 0xaa])),
-        ),
-        ("root_not_pinned", Enclave::with(|e| e.root_is_other = true)),
-        ("chain_signature", Enclave::with(|e| e.leaf_by_other = true)),
-        ("chain_signature", Enclave::with(|e| e.issuer_is_ca = false)),
-        ("certificate_expired", Enclave::with(|e| e.now = NOW + 1001)),
-        (
-            "certificate_not_yet_valid",
-            Enclave::with(|e| e.now = NOW - 1001),
-        ),
-        (
-            "document_signature",
-            Enclave::with(|e| e.signed_by_other = true),
-        ),
-        ("timestamp_in_future", Enclave::with(|e| e.now = NOW - 301)),
-        ("nonce_mismatch", Enclave::with(|e| e.nonce = b"other")),
-        ("nonce_mismatch", Enclave::with(|e| e.nonce = b"")),
-        ("nonce_mismatch", Enclave::with(|e| e.set("nonce", &[0xf6]))),
-        (
-            "debug_enabled",
-            Enclave::with(|e| {
-                let mut pcrs = vec![0xa1, 0x00, 0x58, 48];
-                pcrs.extend([0; 48]);
-                e.set("pcrs", &pcrs);
-            }),
-        ),
-        ("debug_enabled", Enclave::with(|e| e.set("pcrs", &[0xa0]))),
-        (
-            "pcrs",
-            Enclave::with(|e| drop(e.rules.pcrs.insert(1, vec![vec![0xcc; 48]]))),
-        ),
-        (
-            "pcrs",
-            Enclave::with(|e| drop(e.rules.pcrs.insert(8, vec![vec![0; 48]]))),
-        ),
+fn every_check_notices_its_input_alone() {
+    let good = [
+        Enclave::with(|_| {}).judge(),
+        Enclave::with(|e| e.tag = vec![0xd2]).judge(),
+        Enclave::with(|e| {
+            e.set("user_data", b"\x42ab");
+            e.nonce = b"ab";
+            e.binds_user_data = true;
+        })
+        .judge(),
+        Enclave::with(|e| drop(e.rules.pcrs.insert(1, vec![vec![0xcc; 48], vec![0xbb; 48]])))
+            .judge(),
+        Enclave::with(|e| {
+            e.set("pcrs", &[0xa0]);
+            e.rules.danger_accept_debug = true;
+        })
+        .judge(),
     ];
-    for (reason, enclave) in cases {
-        let judgement = enclave.judge();
-        assert_eq!(judgement.status, Status::Contraindicated, "{reason}");
-        assert_eq!(judgement.reason, reason, "{judgement:#?}");
+    let mut flips = flips_of_the_format();
+    flips.extend(flips_of_the_rest());
+    assert_table(CHECKS, &good, &flips, &[include_str!("../nitro.rs")]);
+}
+
+fn flips_of_the_format() -> Vec<Flip> {
+    let malformed =
+        |change: fn(&mut Enclave)| flip("document_format", "document_malformed", change);
+    let of_47_bytes = [&[0xa1, 0x00, 0x58, 47][..], &[0xaa; 47]].concat();
+    let twice = [
+        &[0xa2][..],
+        &[&[0x00, 0x58, 48][..], &[0xaa; 48]].concat().repeat(2),
+    ]
+    .concat();
+    let of_32 = [&[0xa1, 0x18, 32, 0x58, 48][..], &[0xaa; 48]].concat();
+    let mut flips = vec![
+        malformed(|e| e.tag = vec![0xd3]),
+        malformed(|e| e.protected = vec![0xa1, 0x01, 0x26]),
+        malformed(|e| e.protected = vec![0xa0]),
+        malformed(|e| e.protected = vec![0xa1, 0x01, 0x38, 0x22, 0x00]),
+        malformed(|e| e.set("digest", b"\x66SHA256")),
+        malformed(|e| e.fields.push(("digest", b"\x66SHA384".to_vec()))),
+        malformed(|e| e.fields.push(("unknown", vec![0xf6]))),
+        malformed(|e| drop(e.fields.remove(2))),
+        malformed(|e| e.set("user_data", &[&[0x59, 4, 1][..], &[0; 1025]].concat())),
+        flip("document_format", "trailing_data", |e| e.trailing = vec![0]),
+    ];
+    for pcrs in [&of_47_bytes, &twice, &of_32] {
+        flips.push(flip("document_format", "document_malformed", |e| {
+            e.set("pcrs", pcrs)
+        }));
     }
-    let met = Enclave::with(|e| drop(e.rules.pcrs.insert(1, vec![vec![0xcc; 48], vec![0xbb; 48]])));
-    assert_eq!(met.judge().reason, "verified");
+    flips
+}
+
+fn flips_of_the_rest() -> Vec<Flip> {
+    let zero = [&[0xa1, 0x00, 0x58, 48][..], &[0; 48]].concat();
+    vec![
+        flip("chain_format", "chain_malformed", |e| {
+            e.bundle_is_garbage = true
+        }),
+        flip("chain", "root_not_pinned", |e| e.root_is_other = true),
+        flip("chain", "chain_signature", |e| e.leaf_by_other = true),
+        flip("chain", "chain_signature", |e| e.issuer_is_ca = false),
+        flip("chain", "certificate_expired", |e| e.now = NOW + 1001),
+        Flip {
+            // Of a time before the certificate, the document is of the future as well.
+            follows: &["timestamp"],
+            ..flip("chain", "certificate_not_yet_valid", |e| e.now = NOW - 1001)
+        },
+        flip("leaf_role", "leaf_role", |e| e.leaf_is_ca = true),
+        flip("document_signature", "document_signature", |e| {
+            e.signed_by_other = true
+        }),
+        flip("timestamp", "timestamp_in_future", |e| e.now = NOW - 301),
+        flip("binding", "nonce_mismatch", |e| e.nonce = b"other"),
+        flip("binding", "nonce_mismatch", |e| e.nonce = b""),
+        flip("binding", "nonce_mismatch", |e| e.set("nonce", &[0xf6])),
+        flip("binding", "report_data_mismatch", |e| {
+            e.binds_user_data = true
+        }),
+        flip("debug", "debug_enabled", |e| e.set("pcrs", &zero)),
+        flip("debug", "debug_enabled", |e| e.set("pcrs", &[0xa0])),
+        flip("pcrs", "pcrs", |e| {
+            drop(e.rules.pcrs.insert(1, vec![vec![0xcc; 48]]))
+        }),
+        flip("pcrs", "pcrs", |e| {
+            drop(e.rules.pcrs.insert(8, vec![vec![0; 48]]))
+        }),
+    ]
 }

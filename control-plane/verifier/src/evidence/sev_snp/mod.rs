@@ -20,7 +20,7 @@ pub(crate) mod endorsed;
 mod guest;
 pub mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::SystemTime;
 

@@ -15,77 +15,77 @@ use super::super::chain::pem;
 use super::super::*;
 use crate::judgement::{BindingState, Judgement};
 
-pub(super) const REPORT_DATA: [u8; 64] = [7; 64];
+pub(crate) const REPORT_DATA: [u8; 64] = [7; 64];
 /// In days after 2020.
-pub(super) const NOW: u64 = 2000;
+pub(crate) const NOW: u64 = 2000;
 
 /// A platform whose quote and endorsements are as they should be until a test says otherwise.
-pub(super) struct Machine {
-    pub(super) tee: Tee,
-    pub(super) body: Vec<u8>,
-    pub(super) header: Vec<u8>,
-    pub(super) qe: Vec<u8>,
-    pub(super) quote_by_other: bool,
-    pub(super) qe_by_other: bool,
-    pub(super) key_unbound: bool,
-    pub(super) root_is_other: bool,
-    pub(super) pck_by_other: bool,
-    pub(super) pck_dates: [u64; 2],
-    pub(super) pck_name: &'static str,
-    pub(super) platform_name: &'static str,
-    pub(super) write_chain: fn(&[Vec<u8>]) -> String,
-    pub(super) extension: Vec<u8>,
-    pub(super) tcb_info: String,
-    pub(super) qe_identity: String,
-    pub(super) tcb_info_by_other: bool,
-    pub(super) qe_identity_by_other: bool,
-    pub(super) tcb_signer: Signer,
-    pub(super) qe_signer: Signer,
-    pub(super) has_collateral: bool,
-    pub(super) root_crl: Crl,
-    pub(super) pck_crl: Crl,
-    pub(super) event_log: Option<Vec<u8>>,
-    pub(super) trailing: Vec<u8>,
-    pub(super) rules: Rules,
-    pub(super) is_runtime_data: bool,
+pub(crate) struct Machine {
+    pub(crate) tee: Tee,
+    pub(crate) body: Vec<u8>,
+    pub(crate) header: Vec<u8>,
+    pub(crate) qe: Vec<u8>,
+    pub(crate) quote_by_other: bool,
+    pub(crate) qe_by_other: bool,
+    pub(crate) key_unbound: bool,
+    pub(crate) root_is_other: bool,
+    pub(crate) pck_by_other: bool,
+    pub(crate) pck_dates: [u64; 2],
+    pub(crate) pck_name: &'static str,
+    pub(crate) platform_name: &'static str,
+    pub(crate) write_chain: fn(&[Vec<u8>]) -> String,
+    pub(crate) extension: Vec<u8>,
+    pub(crate) tcb_info: String,
+    pub(crate) qe_identity: String,
+    pub(crate) tcb_info_by_other: bool,
+    pub(crate) qe_identity_by_other: bool,
+    pub(crate) tcb_signer: Signer,
+    pub(crate) qe_signer: Signer,
+    pub(crate) has_collateral: bool,
+    pub(crate) root_crl: Crl,
+    pub(crate) pck_crl: Crl,
+    pub(crate) event_log: Option<Vec<u8>>,
+    pub(crate) trailing: Vec<u8>,
+    pub(crate) rules: Rules,
+    pub(crate) is_runtime_data: bool,
 }
 
 /// Who signs texts.
 #[derive(Clone, Copy)]
-pub(super) struct Signer {
-    pub(super) name: &'static str,
-    pub(super) dates: [u64; 2],
-    pub(super) by_other: bool,
-    pub(super) below_other: bool,
+pub(crate) struct Signer {
+    pub(crate) name: &'static str,
+    pub(crate) dates: [u64; 2],
+    pub(crate) by_other: bool,
+    pub(crate) below_other: bool,
 }
 
 /// A revocation list.
 #[derive(Clone, Copy)]
-pub(super) struct Crl {
-    pub(super) revokes: Option<u64>,
-    pub(super) dates: [u64; 2],
-    pub(super) by_other: bool,
-    pub(super) write: fn(&[u8]) -> String,
+pub(crate) struct Crl {
+    pub(crate) revokes: Option<u64>,
+    pub(crate) dates: [u64; 2],
+    pub(crate) by_other: bool,
+    pub(crate) write: fn(&[u8]) -> String,
 }
 
-pub(super) const SIGNER: Signer = Signer {
+pub(crate) const SIGNER: Signer = Signer {
     name: "Intel SGX TCB Signing",
     dates: [1000, 4000],
     by_other: false,
     below_other: false,
 };
-pub(super) const CRL: Crl = Crl {
+pub(crate) const CRL: Crl = Crl {
     revokes: None,
     dates: [1500, 4000],
     by_other: false,
     write: |der| hex::encode(der),
 };
-pub(super) const PLATFORM_SERIAL: u64 = 2;
-pub(super) const PCK_SERIAL: u64 = 3;
-pub(super) const SIGNER_SERIAL: u64 = 4;
+pub(crate) const PLATFORM_SERIAL: u64 = 2;
+pub(crate) const PCK_SERIAL: u64 = 3;
+pub(crate) const SIGNER_SERIAL: u64 = 4;
 
 impl Machine {
-    pub(super) fn tdx() -> Self {
+    pub(crate) fn tdx() -> Self {
         let mut body = vec![0; 584];
         body[..3].copy_from_slice(&[4, 1, 7]);
         body[123] = 0x10;
@@ -160,7 +160,7 @@ impl Machine {
     }
 
     /// A trust domain of TDX 1.5, in a quote of version 5.
-    pub(super) fn tdx_1_5() -> Self {
+    pub(crate) fn tdx_1_5() -> Self {
         let mut machine = Self::tdx();
         machine.header[0] = 5;
         machine.header.extend([3, 0, 0x88, 2, 0, 0]);
@@ -170,7 +170,7 @@ impl Machine {
         machine
     }
 
-    pub(super) fn sgx() -> Self {
+    pub(crate) fn sgx() -> Self {
         let mut machine = Self::tdx();
         machine.tee = Tee::Sgx;
         machine.header[0] = 3;
@@ -193,12 +193,26 @@ impl Machine {
         machine
     }
 
-    pub(super) fn changed(mut self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(crate) fn changed(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 
-    pub(super) fn judge(&self) -> Judgement {
+    pub(crate) fn judge(&self) -> Judgement {
+        let bound = if self.is_runtime_data {
+            Bound::RuntimeData(&REPORT_DATA)
+        } else {
+            Bound::ReportData(&REPORT_DATA)
+        };
+        self.attest(|case| {
+            let mut ledger = Ledger::default();
+            case.judge(bound, &mut ledger);
+            ledger.conclude(BindingState::Checked)
+        })
+    }
+
+    /// Signs the quote and its endorsements, and gives both away.
+    pub(crate) fn attest<T>(&self, give: impl FnOnce(Case<'_>) -> T) -> T {
         let root = Authority::new("root", 1);
         let other = Authority::new("root", 1);
         let platform = Authority::new(self.platform_name, PLATFORM_SERIAL);
@@ -231,17 +245,10 @@ impl Machine {
             },
             now: time(NOW),
         };
-        let bound = if self.is_runtime_data {
-            Bound::RuntimeData(&REPORT_DATA)
-        } else {
-            Bound::ReportData(&REPORT_DATA)
-        };
-        let mut ledger = Ledger::default();
-        case.judge(bound, &mut ledger);
-        ledger.conclude(BindingState::Checked)
+        give(case)
     }
 
-    pub(super) fn collateral(
+    pub(crate) fn collateral(
         &self,
         root: &Authority,
         other: &Authority,
@@ -285,7 +292,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn quote(&self, pck: &KeyPair, chain: &str) -> Vec<u8> {
+    pub(crate) fn quote(&self, pck: &KeyPair, chain: &str) -> Vec<u8> {
         let attestation = key();
         let other = key();
         let public = pair(&attestation).public_key().as_ref()[1..].to_vec();
@@ -325,7 +332,7 @@ impl Machine {
     }
 }
 
-pub(super) fn revocation_list(crl: &Crl, issuer: &Authority) -> Vec<u8> {
+pub(crate) fn revocation_list(crl: &Crl, issuer: &Authority) -> Vec<u8> {
     let revoked = crl.revokes.map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(serial),
         revocation_time: time(1500).into(),
@@ -343,21 +350,21 @@ pub(super) fn revocation_list(crl: &Crl, issuer: &Authority) -> Vec<u8> {
     params.signed_by(&issuer.issuer()).unwrap().der().to_vec()
 }
 
-pub(super) fn put(out: &mut Vec<u8>, kind: u16, bytes: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, kind: u16, bytes: &[u8]) {
     out.extend(kind.to_le_bytes());
     out.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
     out.extend(bytes);
 }
 
 /// Certificates of authorities are made once: the root is pinned to the byte.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     params: CertificateParams,
     key: KeyPair,
     self_signed: Vec<u8>,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str, serial: u64) -> Self {
+    pub(crate) fn new(name: &str, serial: u64) -> Self {
         let mut params = params(name, serial, [1000, 4000]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -370,22 +377,22 @@ impl Authority {
         }
     }
 
-    pub(super) fn issuer(&self) -> Issuer<'static, KeyPair> {
+    pub(crate) fn issuer(&self) -> Issuer<'static, KeyPair> {
         let key = KeyPair::try_from(self.key.serialize_der()).unwrap();
         Issuer::new(self.params.clone(), key)
     }
 
-    pub(super) fn certify(&self, parent: &Self) -> Vec<u8> {
+    pub(crate) fn certify(&self, parent: &Self) -> Vec<u8> {
         certify(&self.params, &self.key, parent)
     }
 }
 
-pub(super) fn certify(params: &CertificateParams, key: &KeyPair, parent: &Authority) -> Vec<u8> {
+pub(crate) fn certify(params: &CertificateParams, key: &KeyPair, parent: &Authority) -> Vec<u8> {
     let certificate = params.signed_by(key, &parent.issuer()).unwrap();
     certificate.der().to_vec()
 }
 
-pub(super) fn params(name: &str, serial: u64, [from, until]: [u64; 2]) -> CertificateParams {
+pub(crate) fn params(name: &str, serial: u64, [from, until]: [u64; 2]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -395,15 +402,15 @@ pub(super) fn params(name: &str, serial: u64, [from, until]: [u64; 2]) -> Certif
     params
 }
 
-pub(super) fn key() -> KeyPair {
+pub(crate) fn key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
-pub(super) fn pair(key: &KeyPair) -> EcdsaKeyPair {
+pub(crate) fn pair(key: &KeyPair) -> EcdsaKeyPair {
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der()).unwrap()
 }
 
-pub(super) fn sign(key: &KeyPair, message: &[u8]) -> Vec<u8> {
+pub(crate) fn sign(key: &KeyPair, message: &[u8]) -> Vec<u8> {
     pair(key)
         .sign(&SystemRandom::new(), message)
         .unwrap()
@@ -412,17 +419,17 @@ pub(super) fn sign(key: &KeyPair, message: &[u8]) -> Vec<u8> {
 }
 
 /// Days after 2020.
-pub(super) fn time(days: u64) -> SystemTime {
+pub(crate) fn time(days: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs((18_262 + days) * 86_400)
 }
 
-pub(super) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap().to_be_bytes();
     [&[tag, 0x82, length[0], length[1]], content].concat()
 }
 
 /// The extension of a PCK certificate.
-pub(super) fn extension(components: &[u8], pce_svn: u8) -> Vec<u8> {
+pub(crate) fn extension(components: &[u8], pce_svn: u8) -> Vec<u8> {
     let entry = |number: &[u8], value: Vec<u8>| {
         let oid = [
             &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01][..],
@@ -449,7 +456,7 @@ pub(super) fn extension(components: &[u8], pce_svn: u8) -> Vec<u8> {
     der(0x30, &fields.concat())
 }
 
-pub(super) fn replace(text: &mut String, from: &str, to: &str) {
+pub(crate) fn replace(text: &mut String, from: &str, to: &str) {
     assert!(text.contains(from), "{from}");
     *text = text.replacen(from, to, 1);
 }
