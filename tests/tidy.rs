@@ -24,9 +24,20 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
         &["vouchsafe-attestation"],
         &["rustls", "prometheus", "redb"],
     ),
+    // So that the sidecar can never contain unsafe code: it stays with the devices, and knows nothing of the mesh.
+    (
+        "vouchsafe-device",
+        &[],
+        &["tokio", "hyper", "rustls", "tower", "tonic", "prometheus"],
+    ),
     (
         "vouchsafe-proxy",
-        &["vouchsafe-attestation", "vouchsafe-config", "vouchsafe-api"],
+        &[
+            "vouchsafe-attestation",
+            "vouchsafe-config",
+            "vouchsafe-api",
+            "vouchsafe-device",
+        ],
         &["redb", "x509-parser"],
     ),
     (
