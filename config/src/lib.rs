@@ -10,6 +10,7 @@
 //! the JSON Schemas that editors use are made from the very same tables ([`schema`]).
 
 pub mod access;
+pub mod attester;
 pub mod claim;
 pub mod control_plane;
 pub mod document;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
+use crate::attester;
+pub use crate::attester::{Attester, AzVtpm, Nitro, NvidiaGpu, Tpm, TpmTransport, Tsm};
 use crate::document::Kind;
 use crate::policy::Lane;
 use crate::problem::{Problem, Problems, Reporter};
@@ -69,44 +71,8 @@ pub struct ControlPlaneClient {
     pub root_pins: Vec<[u8; 32]>,
     /// File with the join token, where the workload's members join by token.
     pub join_token: Option<PathBuf>,
-    /// What collects evidence here.
-    pub attester: Attester,
-}
-
-/// What collects evidence.
-#[derive(Clone, Debug)]
-pub enum Attester {
-    /// A TPM.
-    Tpm(Tpm),
-    /// Nothing: made-up evidence of a made-up machine.
-    Simulated {
-        /// Name of the machine.
-        machine: String,
-        /// Name of the image.
-        image: String,
-    },
-}
-
-/// Where the TPM is.
-#[derive(Clone, Debug)]
-pub struct Tpm {
-    /// How it is reached.
-    pub transport: TpmTransport,
-    /// File with the endorsement key's certificate chain (PEM, leaf first), where it is not in the TPM.
-    pub ek_chain: Option<PathBuf>,
-    /// Boot event log, where the machine has one; default `/sys/kernel/security/tpm0/binary_bios_measurements`.
-    pub event_log: Option<PathBuf>,
-}
-
-/// How a TPM is reached.
-#[derive(Clone, Debug)]
-pub enum TpmTransport {
-    /// A character device with a resource manager; default `/dev/tpmrm0`.
-    Device(PathBuf),
-    /// Unix socket of `swtpm socket --server type=unixio`.
-    SwtpmUnix(PathBuf),
-    /// TCP address of `swtpm socket --server type=tcp`.
-    SwtpmTcp(SocketAddr),
+    /// What collects evidence here, in the order of collection: the binding root last. Never empty.
+    pub attesters: Vec<Attester>,
 }
 
 /// An identity from files.
@@ -247,10 +213,6 @@ impl Default for Limits {
 
 /// Default of `admin`.
 pub const DEFAULT_ADMIN: &str = "/run/vouchsafe-proxy/admin.sock";
-/// Default of `attester.tpm.device`: the device behind the kernel's resource manager.
-pub const DEFAULT_TPM_DEVICE: &str = "/dev/tpmrm0";
-/// Default of `attester.tpm.event_log`, where the device is a real one.
-pub const DEFAULT_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// Default of `drain`.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
@@ -399,65 +361,8 @@ static CONTROL_PLANE: MapShape = MapShape {
         ),
         required(
             "attester",
-            Shape::Map(&ATTESTER),
+            Shape::Map(&attester::SPEC),
             "What collects evidence here.",
-        ),
-    ],
-    exactly_one: &[],
-};
-
-static ATTESTER: MapShape = MapShape {
-    fields: &[
-        optional("tpm", Shape::Map(&TPM), "", "A TPM 2.0."),
-        optional(
-            "simulated",
-            Shape::Map(&MapShape {
-                fields: &[
-                    required(
-                        "machine",
-                        Shape::Text(&scalar::WORDS),
-                        "Name of the made-up machine.",
-                    ),
-                    required(
-                        "image",
-                        Shape::Text(&scalar::WORDS),
-                        "Name of the made-up image.",
-                    ),
-                ],
-                exactly_one: &[],
-            }),
-            "",
-            "Made-up evidence: proves nothing.",
-        ),
-    ],
-    exactly_one: &[&["tpm", "simulated"]],
-};
-
-static TPM: MapShape = MapShape {
-    fields: &[
-        optional(
-            "device",
-            Shape::Text(&scalar::FILE),
-            DEFAULT_TPM_DEVICE,
-            "Character device with a resource manager.",
-        ),
-        optional(
-            "swtpm",
-            Shape::Text(&scalar::LISTEN),
-            "",
-            "Socket of a software TPM, instead of a device.",
-        ),
-        optional(
-            "ek_chain",
-            Shape::Text(&scalar::FILE),
-            "",
-            "PEM file with the endorsement key's certificates, leaf first, where the TPM does not hold them.",
-        ),
-        optional(
-            "event_log",
-            Shape::Text(&scalar::FILE),
-            DEFAULT_EVENT_LOG,
-            "Boot event log; none by default where the TPM is a program.",
         ),
     ],
     exactly_one: &[],
@@ -643,18 +548,16 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
             names.push(name);
         }
     }
-    let tpm = spec.find(&["identity", "control_plane", "attester", "tpm"]);
-    if let Some(tpm) = tpm
-        && let (Some(_), Some(swtpm)) = (tpm.entry("device"), tpm.entry("swtpm"))
-    {
-        let problem = reporter
-            .at(swtpm.key_span, "`swtpm` can't stand beside `device`")
-            .path(
-                place
-                    .key("identity.control_plane.attester.tpm.swtpm", swtpm.key_span)
-                    .path,
-            );
-        reporter.report(problem);
+    if let Some(node) = spec.find(&["identity", "control_plane", "attester"]) {
+        let owner = spec
+            .find(&["identity", "control_plane"])
+            .and_then(|client| client.entry("attester"))
+            .map_or(place.owner, |entry| entry.key_span);
+        attester::check(
+            node,
+            &place.key("identity.control_plane.attester", owner),
+            reporter,
+        );
     }
 }
 
@@ -775,7 +678,7 @@ fn read_identity(node: &Node, own: &TrustDomain, folder: &Path) -> Option<Identi
                 .map(|node| scalar::digest(node.text()?).ok())
                 .collect::<Option<_>>()?,
             join_token: path(node, "join_token", folder)?,
-            attester: read_attester(node.get("attester")?, folder)?,
+            attesters: attester::read(node.get("attester")?, folder)?,
         }));
     }
     let node = node.get("files")?;
@@ -791,32 +694,6 @@ fn read_identity(node: &Node, own: &TrustDomain, folder: &Path) -> Option<Identi
         key: path(node, "key", folder)??,
         bundle: bundle.collect::<Option<_>>()?,
         policy: path(node, "policy", folder)??,
-    }))
-}
-
-fn read_attester(node: &Node, folder: &Path) -> Option<Attester> {
-    if let Some(node) = node.get("simulated") {
-        return Some(Attester::Simulated {
-            machine: node.get("machine")?.text()?.to_owned(),
-            image: node.get("image")?.text()?.to_owned(),
-        });
-    }
-    let node = node.get("tpm")?;
-    let transport = match optional_value(node, "swtpm", Node::text)? {
-        Some(text) => match text.strip_prefix("unix:") {
-            Some(socket) => TpmTransport::SwtpmUnix(folder.join(socket)),
-            None => TpmTransport::SwtpmTcp(text.parse().ok()?),
-        },
-        None => TpmTransport::Device(
-            path(node, "device", folder)?.unwrap_or_else(|| DEFAULT_TPM_DEVICE.into()),
-        ),
-    };
-    let default_log =
-        matches!(transport, TpmTransport::Device(_)).then(|| DEFAULT_EVENT_LOG.into());
-    Some(Attester::Tpm(Tpm {
-        ek_chain: path(node, "ek_chain", folder)?,
-        event_log: path(node, "event_log", folder)?.or(default_log),
-        transport,
     }))
 }
 

@@ -306,6 +306,8 @@ async fn follow_control_plane(
         parts.config.trust_domain.clone(),
         Arc::clone(&parts.clock),
     ));
+    let attesters = Attesters::open(&client.attesters).await?;
+    tracing::info!(found = %attesters.describe(), "attesters are ready");
     let rotation = Rotation {
         client: AttestClient {
             control_plane: Arc::clone(&control_plane),
@@ -315,7 +317,7 @@ async fn follow_control_plane(
             join_token: client.join_token.clone(),
             endpoints: endpoints(&parts.config, addresses),
         },
-        attesters: Attesters::open(std::slice::from_ref(&client.attester)).await?,
+        attesters,
         identities: Arc::clone(&parts.identities),
         metrics: Arc::clone(&parts.metrics),
     };

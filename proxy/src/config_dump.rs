@@ -79,10 +79,8 @@ fn identity(source: &IdentitySource) -> Value {
             "root_pins": client.root_pins.iter().map(hex::encode).collect::<Vec<_>>(),
             // The path; the token itself is never kept.
             "join_token": client.join_token,
-            "attester": match &client.attester {
-                Attester::Tpm(_) => "tpm",
-                Attester::Simulated { .. } => "simulated",
-            },
+            // All of them were found, or the sidecar would not have started.
+            "attesters": client.attesters.iter().map(Attester::as_str).collect::<Vec<_>>(),
         }),
         IdentitySource::Files(files) => json!({
             "chain": files.chain,

@@ -11,19 +11,31 @@
 //! whole command set into the sidecar's trusted base, and libtss2 a C library, for what is a header, a few integers and
 //! length-prefixed bytes.
 
+pub mod az_vtpm;
+pub mod device_thread;
+pub mod nitro;
+pub mod nvidia_gpu;
 pub mod simulated;
 pub mod tpm;
+pub mod tsm;
 
 use std::io;
 use std::sync::Arc;
 
-use vouchsafe_api::convert::attest::{Answer, Challenge, EvidenceBody, EvidenceItem, Offer};
+use vouchsafe_api::convert::attest::{
+    Answer, AzVtpmEvidence, AzVtpmOffer, Challenge, EvidenceBody, EvidenceItem, NitroEvidence,
+    NvidiaGpuEvidence, NvidiaGpuOffer, Offer, PcrSelection, SevSnpEvidence, TdxEvidence,
+};
 use vouchsafe_attestation::binding::{Base, DeviceBinding, EvidenceDigest};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_config::proxy;
 
+use az_vtpm::{AzVtpmAttester, Hardware};
+use nitro::NitroAttester;
+use nvidia_gpu::GpuAttester;
 use simulated::Simulated;
 use tpm::TpmAttester;
+use tsm::{Provider, TsmAttester};
 
 /// All that collects evidence on this machine, at most one attester per kind.
 #[derive(Debug)]
@@ -34,6 +46,14 @@ pub struct Attesters(Vec<Attester>);
 pub enum Attester {
     /// A TPM.
     Tpm(Arc<TpmAttester>),
+    /// A guest of SEV-SNP or TDX.
+    Tsm(TsmAttester),
+    /// A confidential VM of Azure.
+    AzVtpm(AzVtpmAttester),
+    /// NVIDIA GPUs.
+    NvidiaGpu(GpuAttester),
+    /// An AWS Nitro Enclave.
+    Nitro(NitroAttester),
     /// Nothing: made-up evidence of a made-up machine.
     Simulated(Simulated),
 }
@@ -63,6 +83,11 @@ impl Attesters {
             attesters.push(Attester::open(config).await?);
         }
         Ok(Self(attesters))
+    }
+
+    /// What was found at start, for who asks the sidecar.
+    pub fn describe(&self) -> serde_json::Value {
+        self.0.iter().map(Attester::describe).collect()
     }
 
     /// What can be proven with, one offer per kind.
@@ -135,23 +160,42 @@ impl Attester {
     /// # Errors
     /// [`CollectError`].
     pub async fn open(config: &proxy::Attester) -> Result<Self, CollectError> {
-        match config {
-            proxy::Attester::Simulated { machine, image } => Ok(Self::Simulated(Simulated {
+        Ok(match config {
+            proxy::Attester::Simulated { machine, image } => Self::Simulated(Simulated {
                 machine: machine.clone(),
                 image: image.clone(),
-            })),
+            }),
             proxy::Attester::Tpm(tpm) => {
                 let tpm = tpm.clone();
                 let opened = blocking(move || TpmAttester::open(&tpm)).await?;
-                Ok(Self::Tpm(Arc::new(opened)))
+                Self::Tpm(Arc::new(opened))
             }
-        }
+            proxy::Attester::SevSnp(guest) => {
+                Self::Tsm(TsmAttester::open(Provider::SevSnp, guest).await?)
+            }
+            proxy::Attester::Tdx(guest) => {
+                Self::Tsm(TsmAttester::open(Provider::Tdx, guest).await?)
+            }
+            proxy::Attester::AzVtpm(vtpm) => Self::AzVtpm(AzVtpmAttester::open(vtpm).await?),
+            proxy::Attester::NvidiaGpu(gpus) => Self::NvidiaGpu(GpuAttester::open(gpus).await?),
+            proxy::Attester::Nitro(enclave) => Self::Nitro(NitroAttester::open(enclave)?),
+        })
     }
 
     /// The kind of its evidence.
     pub fn kind(&self) -> EvidenceKind {
         match self {
             Self::Tpm(_) => EvidenceKind::Tpm,
+            Self::Tsm(guest) => match guest.provider() {
+                Provider::SevSnp => EvidenceKind::SevSnp,
+                Provider::Tdx => EvidenceKind::Tdx,
+            },
+            Self::AzVtpm(vtpm) => match vtpm.hardware() {
+                Hardware::SevSnp => EvidenceKind::AzSnpVtpm,
+                Hardware::Tdx => EvidenceKind::AzTdxVtpm,
+            },
+            Self::NvidiaGpu(_) => EvidenceKind::NvidiaGpu,
+            Self::Nitro(_) => EvidenceKind::Nitro,
             Self::Simulated(_) => EvidenceKind::Simulated,
         }
     }
@@ -161,16 +205,37 @@ impl Attester {
     /// # Errors
     /// [`CollectError`].
     pub async fn offer(&self) -> Result<Offer, CollectError> {
-        match self {
-            Self::Tpm(tpm) => Ok(tpm.offer()),
-            Self::Simulated(simulated) => Ok(simulated.offer()),
-        }
+        Ok(match self {
+            Self::Tpm(tpm) => tpm.offer(),
+            Self::Tsm(guest) => match guest.provider() {
+                Provider::SevSnp => Offer::SevSnp,
+                Provider::Tdx => Offer::Tdx,
+            },
+            Self::AzVtpm(vtpm) => {
+                let offer = AzVtpmOffer {
+                    ak_public: vtpm.ak_public().to_vec(),
+                };
+                match vtpm.hardware() {
+                    Hardware::SevSnp => Offer::AzSnpVtpm(offer),
+                    Hardware::Tdx => Offer::AzTdxVtpm(offer),
+                }
+            }
+            Self::NvidiaGpu(gpus) => Offer::NvidiaGpu(NvidiaGpuOffer {
+                gpus: gpus.machine().count,
+                switches: 0,
+            }),
+            Self::Nitro(_) => Offer::Nitro,
+            Self::Simulated(simulated) => simulated.offer(),
+        })
     }
 
     /// How many devices were offered: one item of evidence each.
     pub fn devices(&self) -> u32 {
         match self {
-            Self::Tpm(_) | Self::Simulated(_) => 1,
+            Self::NvidiaGpu(gpus) => gpus.machine().count,
+            Self::Tpm(_) | Self::Tsm(_) | Self::AzVtpm(_) | Self::Nitro(_) | Self::Simulated(_) => {
+                1
+            }
         }
     }
 
@@ -178,8 +243,26 @@ impl Attester {
     pub fn names(&self) -> Option<KeyNames> {
         match self {
             Self::Tpm(tpm) => Some(tpm.names()),
-            Self::Simulated(_) => None,
+            // Its endorsement key proves nothing here: the hardware's report names the attestation key.
+            Self::AzVtpm(vtpm) => Some(KeyNames {
+                ek: Vec::new(),
+                ak: tpm::name(vtpm.ak_public()),
+            }),
+            Self::Tsm(_) | Self::NvidiaGpu(_) | Self::Nitro(_) | Self::Simulated(_) => None,
         }
+    }
+
+    /// What was found at start, for who asks the sidecar.
+    pub fn describe(&self) -> serde_json::Value {
+        let mut found = serde_json::json!({"kind": self.kind().as_str()});
+        if let (Self::NvidiaGpu(gpus), Some(found)) = (self, found.as_object_mut()) {
+            let machine = gpus.machine();
+            found.insert("count".to_owned(), machine.count.into());
+            found.insert("driver".to_owned(), machine.driver.as_str().into());
+            found.insert("devtools".to_owned(), machine.devtools.into());
+            found.insert("protected_pcie".to_owned(), machine.protected_pcie.into());
+        }
+        found
     }
 
     /// Collects the evidence of one device over its binding.
@@ -191,7 +274,7 @@ impl Attester {
     /// A device finishes its command even if nobody waits for the evidence.
     pub async fn collect(
         &self,
-        _index: u32,
+        index: u32,
         binding: DeviceBinding,
         challenge: &Challenge,
     ) -> Result<EvidenceBody, CollectError> {
@@ -207,8 +290,74 @@ impl Attester {
                 let evidence = blocking(move || tpm.collect(&binding, &answer)).await?;
                 Ok(EvidenceBody::Tpm(evidence))
             }
+            Self::Tsm(guest) => collect_report(guest, binding).await,
+            Self::AzVtpm(vtpm) => collect_vtpm(vtpm, binding, challenge).await,
+            Self::NvidiaGpu(gpus) => {
+                let said = gpus.report(index, binding.as_bytes()).await?;
+                Ok(EvidenceBody::NvidiaGpu(NvidiaGpuEvidence {
+                    report: said.report,
+                    certificate_chain: said.certificate_chain,
+                    architecture: said.architecture.to_owned(),
+                    is_switch: false,
+                }))
+            }
+            Self::Nitro(enclave) => Ok(EvidenceBody::Nitro(NitroEvidence {
+                document: enclave.document(binding.as_bytes()).await?,
+            })),
         }
     }
+}
+
+async fn collect_report(
+    guest: &TsmAttester,
+    binding: DeviceBinding,
+) -> Result<EvidenceBody, CollectError> {
+    let said = guest.report(&binding.report_data()).await?;
+    Ok(match guest.provider() {
+        Provider::SevSnp => EvidenceBody::SevSnp(SevSnpEvidence {
+            report: said.report,
+            certificates: said.certificates,
+        }),
+        Provider::Tdx => EvidenceBody::Tdx(TdxEvidence {
+            quote: said.report,
+            event_log: said.event_log,
+        }),
+    })
+}
+
+async fn collect_vtpm(
+    vtpm: &AzVtpmAttester,
+    binding: DeviceBinding,
+    challenge: &Challenge,
+) -> Result<EvidenceBody, CollectError> {
+    let selection = vtpm_selection(challenge, vtpm.hardware())?;
+    let (nonce, user_data) = (binding.as_bytes(), binding.report_data());
+    let said = vtpm.collect(nonce, &user_data, selection).await?;
+    let evidence = AzVtpmEvidence {
+        hcl_report: said.hcl_report,
+        quote: said.quote,
+        signature: said.signature,
+        pcrs: said.pcrs,
+        event_log: said.event_log,
+        hardware: said.hardware,
+    };
+    Ok(match vtpm.hardware() {
+        Hardware::SevSnp => EvidenceBody::AzSnpVtpm(evidence),
+        Hardware::Tdx => EvidenceBody::AzTdxVtpm(evidence),
+    })
+}
+
+fn vtpm_selection(
+    challenge: &Challenge,
+    hardware: Hardware,
+) -> Result<&[PcrSelection], CollectError> {
+    let mut answers = challenge.answers.iter();
+    let selection = answers.find_map(|answer| match (answer, hardware) {
+        (Answer::AzSnpVtpm(selection), Hardware::SevSnp)
+        | (Answer::AzTdxVtpm(selection), Hardware::Tdx) => Some(selection.as_slice()),
+        (Answer::Tpm(_) | Answer::AzSnpVtpm(_) | Answer::AzTdxVtpm(_), _) => None,
+    });
+    selection.ok_or(CollectError::NoAnswer)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -273,6 +422,21 @@ pub enum CollectError {
     /// PCRs were extended while they were read and quoted, again and again.
     #[error("PCR values keep changing while they are quoted")]
     Unstable,
+    /// No report of a confidential guest.
+    #[error("no report of this confidential guest")]
+    Tsm(#[from] tsm::TsmError),
+    /// No evidence of an Azure confidential VM.
+    #[error("no evidence of this confidential VM of Azure")]
+    AzVtpm(#[from] az_vtpm::AzVtpmError),
+    /// No reports of the GPUs.
+    #[error("no reports of the GPUs")]
+    NvidiaGpu(#[from] nvidia_gpu::GpuError),
+    /// No document of the enclave.
+    #[error("no document of this enclave")]
+    Nitro(#[from] nitro::NitroError),
+    /// A device takes too long.
+    #[error(transparent)]
+    Thread(#[from] device_thread::DeviceThreadError),
     /// The thread that talks to the TPM ended early: the process is shutting down.
     #[error("the collection of evidence was stopped")]
     Stopped,

@@ -10,17 +10,17 @@ use crate::attester::CollectError;
 
 /// A TPM that takes commands.
 #[derive(Debug)]
-pub(super) struct Tpm {
+pub(in crate::attester) struct Tpm {
     transport: Transport,
     address: String,
 }
 
 /// Handle of an object, session, hierarchy or NV index.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Handle(pub(super) u32);
+pub(in crate::attester) struct Handle(pub(in crate::attester) u32);
 
 impl Handle {
-    pub(super) const ENDORSEMENT: Self = Self(0x4000_000b);
+    pub(in crate::attester) const ENDORSEMENT: Self = Self(0x4000_000b);
     const OWNER: Self = Self(0x4000_0001);
     const NULL: Self = Self(0x4000_0007);
     const PASSWORD: Self = Self(0x4000_0009);
@@ -28,13 +28,16 @@ impl Handle {
 
 /// A quote, as the TPM made it.
 #[derive(Clone, Debug)]
-pub(super) struct Quote {
-    pub(super) attest: Vec<u8>,
-    pub(super) signature: Vec<u8>,
+pub(in crate::attester) struct Quote {
+    pub(in crate::attester) attest: Vec<u8>,
+    pub(in crate::attester) signature: Vec<u8>,
 }
 
 impl Tpm {
-    pub(super) fn new(transport: Transport, address: String) -> Result<Self, CollectError> {
+    pub(in crate::attester) fn new(
+        transport: Transport,
+        address: String,
+    ) -> Result<Self, CollectError> {
         let mut tpm = Self { transport, address };
         if tpm.transport.is_unmanaged() {
             tpm.start_up()?;
@@ -79,7 +82,7 @@ impl Tpm {
 
     /// Makes the primary key of the endorsement hierarchy that `template` (`TPMT_PUBLIC`) determines, and hands it to
     /// `body`; it is flushed afterwards whatever happens.
-    pub(super) fn with_primary<T>(
+    pub(in crate::attester) fn with_primary<T>(
         &mut self,
         template: &[u8],
         body: impl FnOnce(&mut Self, Handle, &[u8]) -> Result<T, CollectError>,
@@ -104,7 +107,10 @@ impl Tpm {
     }
 
     /// Public area of a persistent key; `None` where there is none.
-    pub(super) fn read_public(&mut self, handle: Handle) -> Result<Option<Vec<u8>>, CollectError> {
+    pub(in crate::attester) fn read_public(
+        &mut self,
+        handle: Handle,
+    ) -> Result<Option<Vec<u8>>, CollectError> {
         match self.run(READ_PUBLIC, &[handle], &[], &[]) {
             Ok(response) => {
                 let mut reader = Reader::new(READ_PUBLIC, &response.parameters);
@@ -116,7 +122,10 @@ impl Tpm {
     }
 
     /// Content of an NV index; `None` where there is no such index.
-    pub(super) fn read_nv(&mut self, index: Handle) -> Result<Option<Vec<u8>>, CollectError> {
+    pub(in crate::attester) fn read_nv(
+        &mut self,
+        index: Handle,
+    ) -> Result<Option<Vec<u8>>, CollectError> {
         let public = match self.run(NV_READ_PUBLIC, &[index], &[], &[]) {
             Ok(response) => response.parameters,
             Err(CollectError::Refused { code, .. }) if is_absent(code) => return Ok(None),
@@ -139,6 +148,49 @@ impl Tpm {
             content.extend_from_slice(&chunk);
         }
         Ok(Some(content))
+    }
+
+    /// Writes an NV index of this very size, with the owner's authorization; makes it where it does not exist.
+    pub(in crate::attester) fn write_nv(
+        &mut self,
+        index: Handle,
+        content: &[u8],
+    ) -> Result<(), CollectError> {
+        match self.run(NV_READ_PUBLIC, &[index], &[], &[]) {
+            Ok(_) => {}
+            Err(CollectError::Refused { code, .. }) if is_absent(code) => {
+                self.define_nv(index, content.len())?;
+            }
+            Err(other) => return Err(other),
+        }
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, content);
+        parameters.extend(0_u16.to_be_bytes()); // offset
+        self.run(
+            NV_WRITE,
+            &[Handle::OWNER, index],
+            &[Handle::PASSWORD],
+            &parameters,
+        )
+        .map(|_| ())
+    }
+
+    fn define_nv(&mut self, index: Handle, size: usize) -> Result<(), CollectError> {
+        let mut public = index.0.to_be_bytes().to_vec();
+        public.extend(ALG_SHA256.to_be_bytes());
+        public.extend(NV_ATTRIBUTES.to_be_bytes());
+        put_sized(&mut public, &[]); // policy
+        public.extend(u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes());
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, &[]); // authorization value
+        put_sized(&mut parameters, &public);
+        self.run(
+            NV_DEFINE_SPACE,
+            &[Handle::OWNER],
+            &[Handle::PASSWORD],
+            &parameters,
+        )
+        .map(|_| ())
     }
 
     /// Certificates are readable with the index's own empty authorization, or with the owner's.
@@ -169,7 +221,7 @@ impl Tpm {
     ///
     /// The endorsement key is used under the policy of its template: knowledge of the endorsement hierarchy's
     /// authorization, which is empty (TCG EK Credential Profile §B.3.3, policy A).
-    pub(super) fn activate_credential(
+    pub(in crate::attester) fn activate_credential(
         &mut self,
         ak: Handle,
         ek: Handle,
@@ -228,7 +280,7 @@ impl Tpm {
     }
 
     /// Reads one batch of PCR values of a bank: a bitmap of what was read, and the values, ascending.
-    pub(super) fn read_pcrs(
+    pub(in crate::attester) fn read_pcrs(
         &mut self,
         hash: u16,
         pcrs: u32,
@@ -255,7 +307,7 @@ impl Tpm {
     }
 
     /// Quotes PCRs over `extra_data`, by the scheme of `ak`.
-    pub(super) fn quote(
+    pub(in crate::attester) fn quote(
         &mut self,
         ak: Handle,
         extra_data: &[u8],
@@ -330,6 +382,8 @@ fn is_absent(code: u32) -> bool {
     code & 0xbf == 0x8b
 }
 
+const NV_DEFINE_SPACE: Command = (0x12a, "TPM2_NV_DefineSpace");
+const NV_WRITE: Command = (0x137, "TPM2_NV_Write");
 const NV_READ: Command = (0x14e, "TPM2_NV_Read");
 const CREATE_PRIMARY: Command = (0x131, "TPM2_CreatePrimary");
 const STARTUP: Command = (0x144, "TPM2_Startup");
@@ -348,6 +402,8 @@ const TRANSIENT_OBJECTS: u32 = 0x8000_0000;
 const LOADED_SESSIONS: u32 = 0x0200_0000;
 /// Below `TPM_PT_NV_BUFFER_MAX` of every TPM in use (512 to 2048).
 const NV_CHUNK: usize = 512;
+/// `OWNERWRITE | OWNERREAD | NO_DA`.
+const NV_ATTRIBUTES: u32 = 0x0202_0002;
 const SESSION_POLICY: u8 = 1;
 const ALG_SHA256: u16 = 0x000b;
 const ALG_NULL: u16 = 0x0010;

@@ -7,7 +7,7 @@
 //!
 //! Source: TCG EK Credential Profile for TPM Family 2.0 §2.2.1 and Annex B.
 
-mod command;
+pub(super) mod command;
 mod transport;
 mod wire;
 
@@ -127,7 +127,7 @@ impl TpmAttester {
     }
 }
 
-fn connect(config: &proxy::Tpm) -> Result<Tpm, CollectError> {
+pub(super) fn connect(config: &proxy::Tpm) -> Result<Tpm, CollectError> {
     let address = match &config.transport {
         TpmTransport::Device(path) | TpmTransport::SwtpmUnix(path) => path.display().to_string(),
         TpmTransport::SwtpmTcp(address) => address.to_string(),
@@ -214,7 +214,7 @@ fn with_ek<T>(
 }
 
 /// Quotes, and reads the same PCRs before and after: they can only be extended, so equal values are the quoted ones.
-fn stable_quote(
+pub(super) fn stable_quote(
     tpm: &mut Tpm,
     ak: Handle,
     extra_data: &[u8],
@@ -275,7 +275,7 @@ fn hash_id(hash: PcrHash) -> u16 {
 }
 
 /// The firmware's log: the one that is configured, or a device's where the kernel shows it.
-fn event_log(config: &proxy::Tpm) -> Result<Vec<u8>, CollectError> {
+pub(super) fn event_log(config: &proxy::Tpm) -> Result<Vec<u8>, CollectError> {
     let default = Path::new(KERNEL_EVENT_LOG);
     let path = match (&config.event_log, &config.transport) {
         (Some(path), _) => path.as_path(),
@@ -345,7 +345,7 @@ fn one_der(content: &[u8]) -> Option<&[u8]> {
 }
 
 /// Name of a key: hash identifier and digest of the public area. All our templates name by SHA-256.
-fn name(public: &[u8]) -> Vec<u8> {
+pub(super) fn name(public: &[u8]) -> Vec<u8> {
     let mut name = vec![0x00, 0x0b];
     name.extend_from_slice(digest::digest(&digest::SHA256, public).as_ref());
     name

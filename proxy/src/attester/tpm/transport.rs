@@ -13,7 +13,7 @@ use vouchsafe_config::proxy::TpmTransport;
 
 /// An open TPM.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(in crate::attester) struct Transport {
     stream: Stream,
     deadline: Instant,
 }
@@ -26,7 +26,7 @@ enum Stream {
 }
 
 impl Transport {
-    pub(super) fn open(config: &TpmTransport) -> io::Result<Self> {
+    pub(in crate::attester) fn open(config: &TpmTransport) -> io::Result<Self> {
         let stream = match config {
             TpmTransport::Device(path) => {
                 Stream::Device(OpenOptions::new().read(true).write(true).open(path)?)
@@ -43,7 +43,7 @@ impl Transport {
     }
 
     /// Whether we are alone with the TPM and must keep its few object slots free ourselves.
-    pub(super) fn is_unmanaged(&self) -> bool {
+    pub(in crate::attester) fn is_unmanaged(&self) -> bool {
         match self.stream {
             Stream::Device(_) => false,
             Stream::Unix(_) | Stream::Tcp(_) => true,
@@ -51,7 +51,7 @@ impl Transport {
     }
 
     /// Sends a command and reads the whole response.
-    pub(super) fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+    pub(in crate::attester) fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());

@@ -4,9 +4,9 @@ use super::command::Handle;
 use crate::attester::CollectError;
 
 /// Code and name of a command.
-pub(super) type Command = (u32, &'static str);
+pub(in crate::attester) type Command = (u32, &'static str);
 
-pub(super) fn encode(
+pub(in crate::attester) fn encode(
     code: u32,
     handles: &[Handle],
     sessions: &[Handle],
@@ -41,14 +41,14 @@ pub(super) fn encode(
 }
 
 /// A response, split into its handle and its parameters.
-pub(super) struct Response {
-    pub(super) code: u32,
+pub(in crate::attester) struct Response {
+    pub(in crate::attester) code: u32,
     handle: Option<Handle>,
-    pub(super) parameters: Vec<u8>,
+    pub(in crate::attester) parameters: Vec<u8>,
 }
 
 impl Response {
-    pub(super) fn parse(command: Command, raw: &[u8]) -> Result<Self, CollectError> {
+    pub(in crate::attester) fn parse(command: Command, raw: &[u8]) -> Result<Self, CollectError> {
         let mut reader = Reader::new(command, raw);
         let tag = reader.u16()?;
         let size = reader.u32()?;
@@ -76,26 +76,26 @@ impl Response {
         })
     }
 
-    pub(super) fn handle(&self, command: Command) -> Result<Handle, CollectError> {
+    pub(in crate::attester) fn handle(&self, command: Command) -> Result<Handle, CollectError> {
         self.handle.ok_or(CollectError::Malformed(command.1))
     }
 }
 
 /// Reads what a TPM answered.
-pub(super) struct Reader<'a> {
+pub(in crate::attester) struct Reader<'a> {
     bytes: &'a [u8],
     command: &'static str,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(command: Command, bytes: &'a [u8]) -> Self {
+    pub(in crate::attester) fn new(command: Command, bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             command: command.1,
         }
     }
 
-    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], CollectError> {
+    pub(in crate::attester) fn take(&mut self, length: usize) -> Result<&'a [u8], CollectError> {
         let (taken, rest) = self
             .bytes
             .split_at_checked(length)
@@ -113,38 +113,38 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, CollectError> {
+    pub(in crate::attester) fn u8(&mut self) -> Result<u8, CollectError> {
         self.array().map(u8::from_be_bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, CollectError> {
+    pub(in crate::attester) fn u16(&mut self) -> Result<u16, CollectError> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, CollectError> {
+    pub(in crate::attester) fn u32(&mut self) -> Result<u32, CollectError> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// A count of a list; a response of 4 KiB holds no longer one.
-    pub(super) fn count(&mut self) -> Result<u32, CollectError> {
+    pub(in crate::attester) fn count(&mut self) -> Result<u32, CollectError> {
         match self.u32()? {
             count if count <= MAX_COUNT => Ok(count),
             _ => Err(CollectError::Malformed(self.command)),
         }
     }
 
-    pub(super) fn sized(&mut self) -> Result<&'a [u8], CollectError> {
+    pub(in crate::attester) fn sized(&mut self) -> Result<&'a [u8], CollectError> {
         let length = self.u16()?;
         self.take(length.into())
     }
 
-    pub(super) fn rest(&mut self) -> &'a [u8] {
+    pub(in crate::attester) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.bytes)
     }
 }
 
 /// Appends a `TPM2B`. Nothing that we send comes near 64 KiB.
-pub(super) fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(in crate::attester) fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
     let size = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     out.extend(size.to_be_bytes());
     out.extend_from_slice(bytes);
@@ -160,4 +160,4 @@ const SESSIONS: u16 = 0x8002;
 /// Codes of `TPM2_CreatePrimary` and `TPM2_StartAuthSession`.
 const RETURN_A_HANDLE: [u32; 2] = [0x131, 0x176];
 /// Longest list that is read: more than any TPM holds loaded, or reads at once.
-pub(super) const MAX_COUNT: u32 = 64;
+pub(in crate::attester) const MAX_COUNT: u32 = 64;

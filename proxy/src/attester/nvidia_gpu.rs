@@ -1,0 +1,235 @@
+//! Reports of NVIDIA GPUs in confidential-computing mode, through NVIDIA's management library.
+//!
+//! The library is loaded when GPUs are asked for and not before, so that a sidecar without `nvidia_gpu` runs on machines
+//! without any driver. Each report is checked to answer the nonce that was given before it goes anywhere: early
+//! interfaces of this library gave reports without one, which anybody could have kept from before.
+//!
+//! NVSwitches are left out: they attest through a library whose interface NVIDIA does not publish. A machine in
+//! protected-PCIe mode, whose GPUs rely on them, says so in its GPUs' reports, and the verifier judges that.
+//!
+//! Source: NVML API reference; DMTF DSP0274 §10.11 (the report's request).
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use vouchsafe_config::proxy::NvidiaGpu;
+use vouchsafe_device::nvml::{self, MultiGpu, Nvml, NvmlError};
+
+use super::device_thread::{DeviceThread, DeviceThreadError};
+
+/// The GPUs of this machine.
+#[derive(Debug)]
+pub struct GpuAttester {
+    library: Option<PathBuf>,
+    thread: DeviceThread,
+    machine: Machine,
+    /// Between two GPUs of one attestation.
+    open: Arc<Mutex<Option<Nvml>>>,
+}
+
+/// What the machine says about its GPUs. Not evidence: their own reports are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Machine {
+    /// How many there are.
+    pub count: u32,
+    /// Version of the driver.
+    pub driver: String,
+    /// Whether tools may look inside.
+    pub devtools: bool,
+    /// Whether GPUs and switches trust each other.
+    pub protected_pcie: bool,
+}
+
+/// What one GPU says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GpuReport {
+    /// SPDM request and response.
+    pub report: Vec<u8>,
+    /// PEM, leaf first.
+    pub certificate_chain: Vec<u8>,
+    /// `hopper`, `blackwell`, …
+    pub architecture: &'static str,
+    /// Its unique name.
+    pub uuid: String,
+}
+
+impl GpuAttester {
+    /// Loads the library and counts the GPUs, all of which must be ready to attest.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    pub async fn open(config: &NvidiaGpu) -> Result<Self, GpuError> {
+        let thread = DeviceThread::new("nvidia_gpu", DEADLINE);
+        let library = config.library.clone();
+        let open = library.clone();
+        let machine = thread
+            .run(move || look(&Nvml::open(open.as_deref())?))
+            .await?;
+        Ok(Self {
+            library,
+            thread,
+            machine,
+            open: Arc::default(),
+        })
+    }
+
+    /// What was found.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The report of one GPU, by its number from 0, over `nonce`.
+    ///
+    /// The library stays open from the first GPU to the last, because starting it takes seconds, and no longer, because
+    /// an open one keeps the driver from being replaced.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    ///
+    /// # Cancel safety
+    /// The library finishes its calls even if nobody waits for the report.
+    pub async fn report(&self, index: u32, nonce: &[u8; 32]) -> Result<GpuReport, GpuError> {
+        let (library, nonce, count) = (self.library.clone(), *nonce, self.machine.count);
+        let open = Arc::clone(&self.open);
+        self.thread
+            .run(move || {
+                // One thread at a time works on a device, so that nobody waits here for a thread that hangs.
+                let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                let nvml = match open.take() {
+                    Some(nvml) if index > 0 => nvml,
+                    _ => Nvml::open(library.as_deref())?,
+                };
+                match nvml.count()? {
+                    found if found == count => {}
+                    found => {
+                        let expected = count;
+                        return Err(GpuError::CountChanged { expected, found });
+                    }
+                }
+                let report = collect(&nvml, index, &nonce)?;
+                *open = Some(nvml).filter(|_| index + 1 < count);
+                Ok(report)
+            })
+            .await
+    }
+}
+
+fn look(nvml: &Nvml) -> Result<Machine, GpuError> {
+    let count = nvml.count()?;
+    if !(1..=MAX_GPUS).contains(&count) {
+        return Err(GpuError::Count(count));
+    }
+    let mode = nvml.confidential_compute()?;
+    let protected_pcie = mode.multi_gpu == MultiGpu::ProtectedPcie;
+    // In protected-PCIe mode the GPUs attest although confidential computing itself is off.
+    if !mode.is_on && !protected_pcie {
+        return Err(GpuError::ModeOff);
+    }
+    Ok(Machine {
+        count,
+        driver: nvml.driver_version()?,
+        devtools: mode.devtools,
+        protected_pcie,
+    })
+}
+
+fn collect(nvml: &Nvml, index: u32, nonce: &[u8; 32]) -> Result<GpuReport, GpuError> {
+    let gpu = nvml.gpu(index)?;
+    let report = gpu.attest(nonce)?.report;
+    if nonce_of(&report) != Some(nonce) {
+        return Err(GpuError::OtherNonce { index });
+    }
+    Ok(GpuReport {
+        report,
+        certificate_chain: gpu.attestation_chain()?,
+        architecture: architecture(gpu.architecture()?),
+        uuid: gpu.uuid()?,
+    })
+}
+
+/// The nonce that a report answers: of the SPDM request at its head.
+pub fn nonce_of(report: &[u8]) -> Option<&[u8; 32]> {
+    let (head, rest) = report.split_first_chunk::<4>()?;
+    let is_request = *head == GET_MEASUREMENTS;
+    rest.first_chunk().filter(|_| is_request)
+}
+
+fn architecture(number: u32) -> &'static str {
+    match number {
+        9 => "hopper",
+        10 => "blackwell",
+        13 => "rubin",
+        _ => "unknown",
+    }
+}
+
+/// Why there is no evidence of the GPUs.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// The library gave no answer.
+    #[error(transparent)]
+    Nvml(#[from] NvmlError),
+    /// There is no GPU, or there are more than an attestation takes.
+    #[error("this machine has {0} GPUs, where `nvidia_gpu` needs 1 to {MAX_GPUS}")]
+    Count(u32),
+    /// GPUs came or went.
+    #[error("this machine had {expected} GPUs and has {found} now: restart the sidecar")]
+    CountChanged {
+        /// At start.
+        expected: u32,
+        /// Now.
+        found: u32,
+    },
+    /// The GPUs run without protection.
+    #[error(
+        "the GPUs are not in confidential-computing mode: have the host turn it on, and boot this machine again"
+    )]
+    ModeOff,
+    /// The report is the answer to somebody else's request.
+    #[error("the report of GPU {index} answers another nonce than was given")]
+    OtherNonce {
+        /// Which GPU.
+        index: u32,
+    },
+    /// It takes too long.
+    #[error(transparent)]
+    Thread(#[from] DeviceThreadError),
+}
+
+/// Whose name the library has where none is configured.
+pub const DEFAULT_LIBRARY: &str = nvml::LIBRARY;
+/// SPDM 1.1, `GET_MEASUREMENTS`, with signature, all measurements.
+const GET_MEASUREMENTS: [u8; 4] = [0x11, 0xe0, 0x01, 0xff];
+/// As many as the control plane takes.
+const MAX_GPUS: u32 = 16;
+/// A report takes a GPU up to two seconds; starting the library without persistence mode as long for each GPU.
+const DEADLINE: Duration = Duration::from_secs(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nonce_of_a_report_is_that_of_its_request() {
+        let mut report = [GET_MEASUREMENTS.as_slice(), &[7; 32], &[0]].concat();
+        assert_eq!(nonce_of(&report), Some(&[7; 32]));
+        for length in 0..36 {
+            assert_eq!(nonce_of(&report[..length]), None);
+        }
+        report[1] = 0x60;
+        assert_eq!(nonce_of(&report), None, "a response is no request");
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_a_driver_is_told_what_to_do() {
+        let config = NvidiaGpu {
+            library: Some("/nonexistent/libnvidia-ml.so.1".into()),
+        };
+        let error = GpuAttester::open(&config).await.unwrap_err();
+        assert!(
+            error.to_string().contains("install the NVIDIA driver"),
+            "{error}"
+        );
+    }
+}

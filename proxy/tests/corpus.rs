@@ -1,0 +1,59 @@
+//! Replays the corpora of the attesters' fuzz targets, so that stable compilers check them too.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of a test, outside its functions"
+)]
+
+#[path = "../fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "the fuzz crate exports them")]
+mod targets;
+
+use std::path::Path;
+
+#[track_caller]
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let whole = std::fs::read(entry.unwrap().path()).unwrap();
+        run(&whole);
+        // And what a cut or a flipped byte makes of it.
+        for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
+            run(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            run(&flipped);
+        }
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn reports_of_guests_are_handled_however_they_are_damaged() {
+    replay("guest_report", targets::guest_report);
+}
+
+#[test]
+fn reports_of_gpus_are_handled_however_they_are_damaged() {
+    replay("gpu_report", targets::gpu_report);
+}
+
+#[test]
+fn documents_of_enclaves_are_handled_however_they_are_damaged() {
+    replay("enclave_document", targets::enclave_document);
+}
+
+#[test]
+fn answers_of_the_metadata_service_are_handled_however_they_are_damaged() {
+    replay("metadata_answer", targets::metadata_answer);
+}
+
+#[test]
+fn reports_of_the_paravisor_are_handled_however_they_are_damaged() {
+    replay("hcl_report", targets::hcl_report);
+}
