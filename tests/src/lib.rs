@@ -10,10 +10,13 @@
 pub mod backend;
 pub mod binaries;
 pub mod client;
+pub mod configfs;
 pub mod documents;
 pub mod files;
 pub mod mesh;
 pub mod metrics;
+pub mod nvml;
+pub mod paravisor;
 pub mod pki;
 pub mod port;
 pub mod process;
