@@ -6,7 +6,7 @@
 //!
 //! Source: RFC 9334; draft-ietf-rats-ar4si §2.3 (tiers); DESIGN §5.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -87,6 +87,26 @@ pub enum Value {
     Set(Vec<String>),
 }
 
+impl Value {
+    /// What two pieces claim together.
+    fn merged(self, other: Self) -> Option<Self> {
+        if self == other {
+            return Some(self);
+        }
+        let texts = |value: Self| match value {
+            Self::Text(text) => vec![text],
+            Self::Set(set) => set,
+            Self::Bool(_) | Self::Number(_) => Vec::new(),
+        };
+        let (held, more) = (texts(self), texts(other));
+        if held.is_empty() || more.is_empty() {
+            return None;
+        }
+        let all: BTreeSet<_> = held.into_iter().chain(more).collect();
+        Some(Self::Set(all.into_iter().collect()))
+    }
+}
+
 impl From<bool> for Value {
     fn from(value: bool) -> Self {
         Self::Bool(value)
@@ -153,6 +173,7 @@ pub struct Judgement {
 pub(crate) struct Ledger {
     checks: Vec<(Finding, &'static str)>,
     claims: BTreeMap<&'static str, Value>,
+    disagreed: BTreeSet<&'static str>,
 }
 
 impl Ledger {
@@ -227,6 +248,32 @@ impl Ledger {
 
     pub(crate) fn claim(&mut self, name: &'static str, value: impl Into<Value>) {
         self.claims.insert(name, value.into());
+    }
+
+    /// Takes over what was found about one of several pieces; `label` says which. A claim stands if all pieces that make
+    /// it agree; different texts become a set, and other differences leave none, since a claim that lacks fails what
+    /// demands it.
+    pub(crate) fn absorb(&mut self, label: Option<&str>, other: Self) {
+        for (mut finding, reason) in other.checks {
+            if let Some(label) = label {
+                finding.detail = match finding.detail.as_str() {
+                    "" => label.to_owned(),
+                    detail => format!("{label}: {detail}"),
+                };
+            }
+            self.checks.push((finding, reason));
+        }
+        for (name, value) in other.claims {
+            let merged = match self.claims.remove(name) {
+                None if self.disagreed.contains(name) => None,
+                None => Some(value),
+                Some(held) => held.merged(value),
+            };
+            match merged {
+                Some(value) => drop(self.claims.insert(name, value)),
+                None => drop(self.disagreed.insert(name)),
+            }
+        }
     }
 
     fn first(&self, outcome: Outcome) -> Option<&'static str> {

@@ -86,8 +86,16 @@ fn seen(judgement: &Judgement) -> String {
     format!("{} {noticed:?}", judgement.reason)
 }
 
+/// Asserts that a judgement knows no check that is not in the table.
+pub(crate) fn assert_known(table: &[Check], judgement: &Judgement) {
+    for check in &judgement.checks {
+        let known = table.iter().any(|row| row.name == check.name);
+        assert!(known, "check `{}` is not in the table", check.name);
+    }
+}
+
 /// Names that a source gives to its ledger as literals.
-fn names_in(source: &str) -> Vec<&str> {
+pub(crate) fn names_in(source: &str) -> Vec<&str> {
     let calls = ["require(", "succeed(", "missing(", "skip("];
     let after = calls.iter().flat_map(|call| source.split(call).skip(1));
     after

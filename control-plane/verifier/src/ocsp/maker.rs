@@ -13,7 +13,6 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, SerialNumber,
 };
 
-use super::der::element;
 use super::*;
 
 /// Days after 2020-01-01.
@@ -35,7 +34,6 @@ pub(crate) fn params(name: &str, until: u64) -> CertificateParams {
 }
 
 /// Signs as reports do: both numbers at full length.
-#[expect(dead_code, reason = "the tests of NVIDIA devices come next")]
 pub(crate) fn sign_fixed(key: &KeyPair, message: &[u8]) -> Vec<u8> {
     sign(key, message, &ECDSA_P384_SHA384_FIXED_SIGNING)
 }
@@ -60,9 +58,12 @@ impl Authority {
         Self { params, key, der }
     }
 
-    #[expect(dead_code, reason = "the tests of NVIDIA devices come next")]
-    pub(crate) fn below(&self, name: &str, serial: Option<&[u8]>) -> Self {
-        let (params, key) = Self::prepare(name, serial);
+    /// `depth` is how many authorities may be below.
+    pub(crate) fn below(&self, name: &str, serial: Option<&[u8]>, depth: Option<u8>) -> Self {
+        let (mut params, key) = Self::prepare(name, serial);
+        if let Some(depth) = depth {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
+        }
         let der = self.certify(&params, &key);
         Self { params, key, der }
     }

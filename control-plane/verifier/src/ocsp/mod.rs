@@ -11,7 +11,6 @@
 //!
 //! Source: RFC 6960; RFC 9654 (nonce).
 
-mod der;
 #[cfg(test)]
 pub(crate) mod maker;
 #[cfg(test)]
@@ -24,8 +23,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
-pub use self::der::DerError;
-use self::der::{Reader, element, generalized_time};
+use crate::der::{
+    BIT_STRING, BOOLEAN, DerError, ENUMERATED, GENERALIZED_TIME, INTEGER, NULL, OBJECT_IDENTIFIER,
+    OCTET_STRING, Reader, SEQUENCE, SHA384, element, generalized_time,
+};
 use crate::evidence::x509::{self, Dates, X509Error};
 
 /// Why a response says nothing about a certificate.
@@ -531,15 +532,6 @@ const TOLERANCE: Duration = Duration::from_secs(300);
 /// How long an answer without an end counts; RFC 6960 §4.2.2.1 says that newer ones can always be had. NVIDIA's live a day.
 const WITHOUT_END: Duration = Duration::from_secs(86_400);
 
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const NULL: u8 = 0x05;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const ENUMERATED: u8 = 0x0a;
-const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
 const GOOD: u8 = 0x80;
 const UNKNOWN: u8 = 0x82;
 const CONTEXT_0: u8 = 0xa0;
@@ -564,5 +556,4 @@ const ALGORITHMS: [&[u8]; 4] = [
 ];
 const SHA1: &[u8] = &[0x2b, 0x0e, 3, 2, 0x1a];
 const SHA256: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
-const SHA384: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2];
 const SHA512: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 3];

@@ -1,54 +1,164 @@
-//! NVIDIA GPUs and NVSwitches in confidential computing mode: a report of measurements, the device's certificates, and
-//! manifests that say what should be measured.
+//! NVIDIA GPUs and NVSwitches in confidential computing mode: a report of measurements, the device's certificates,
+//! manifests that say what should be measured, and answers of OCSP.
 //!
 //! # What is checked
-//! The report is bound to the verifier's nonce and signed by the device; the device's chain ends in NVIDIA's pinned
-//! root; the firmware that holds the key is the one that was certified. Measurements are compared with the manifests of
-//! exactly the driver and VBIOS that the report names, whose signatures end in NVIDIA's root of reference values. A
-//! genuine signature says who measured, not that the measurements are good: without manifests nothing is affirmed.
+//! The report is bound to the verifier's nonce and signed by the device ([`report`]); the device's chain ends in NVIDIA's
+//! pinned root, and the firmware that holds the key is the one that was certified (`chain`). Measurements are compared
+//! with the manifests of exactly the driver and VBIOS that the report names (`measurements`), whose signatures end in
+//! NVIDIA's root of reference values (`rim`, `signature`). A genuine signature says who measured, not that the
+//! measurements are good: without manifests nothing is affirmed. Certificates are asked about by OCSP (`revocation`), and
+//! several devices must fit together (`set`).
 //!
 //! # What is not
-//! Revocation of device and manifest certificates comes by OCSP only, whose answers live one day; they are not judged
-//! yet, and each judgement says so. Whether confidential computing and developer tools are on is not in the report but
-//! in what the driver says; the measurements of a released driver cover it.
+//! Whether developer tools are on is not in a report: the driver says so ([`DriverState`]), and is believed as much as the
+//! guest that it runs in. A verdict of NVIDIA's own service (an NRAS token) is not evidence here: it would put a service
+//! of another company, and its keys, into the trusted base, to say what is computed here from the same report.
 //!
-//! Source: NVIDIA attestation SDK; DMTF DSP0274 1.1.
+//! Source: NVIDIA attestation SDK; DMTF DSP0274 1.1; DICE Attestation Architecture 1.1 §6.
 
+mod chain;
+pub mod checks;
 pub(crate) mod endorsed;
+mod measurements;
 pub mod report;
+mod revocation;
 pub(crate) mod rim;
+pub(crate) mod set;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod xml;
 
-use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use vouchsafe_attestation::claims::{HexVersion, Version};
 use x509_parser::certificate::X509Certificate;
 
-use self::report::Report;
+use self::chain::{Architecture, Identity};
+use self::report::{Mode, Report};
 use self::rim::Rim;
-use crate::evidence::x509::{self, PathError};
+use self::set::Member;
+use crate::evidence::x509;
 use crate::judgement::{Ledger, same_bytes};
+use crate::ocsp::Response;
 
-/// What a device must be.
+/// What devices must be.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// Accepted versions of the driver; empty accepts any that a manifest speaks for.
     pub drivers: Vec<String>,
     /// Accepted versions of the VBIOS; empty accepts any that a manifest speaks for.
     pub vbios: Vec<String>,
+    /// Oldest accepted driver.
+    pub min_driver: Option<Version>,
+    /// Oldest accepted VBIOS.
+    pub min_vbios: Option<HexVersion>,
+    /// Versions of the driver that are refused, whatever else holds.
+    pub revoked_drivers: Vec<String>,
+    /// Versions of the VBIOS that are refused.
+    pub revoked_vbios: Vec<String>,
     /// Demand that firmware states its identity, which drivers before 550 did not.
     pub require_firmware_id: bool,
+    /// Demand that confidential computing is on, or (`false`) off.
+    pub confidential_compute: Option<bool>,
+    /// Demand that developer tools are off (`false`), or on. Where the driver does not say, it is refused.
+    pub devtools: Option<bool>,
+    /// Accepted modes; empty accepts any.
+    pub modes: Vec<Mode>,
+    /// How many GPUs there must be.
+    pub gpus: Option<u32>,
+    /// How many switches there must be.
+    pub switches: Option<u32>,
+    /// What OCSP must say.
+    pub ocsp: OcspRules,
+}
+
+/// What OCSP must say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OcspRules {
+    /// Demand a fresh answer about every certificate.
+    pub is_required: bool,
+    /// Accept certificates that are on hold.
+    pub allow_hold: bool,
 }
 
 /// A device's evidence.
-#[derive(Clone, Debug)]
-pub(crate) struct Device<'a> {
-    pub(crate) report: &'a [u8],
-    /// Leaf first.
-    pub(crate) chain: Vec<Vec<u8>>,
+#[derive(Clone, Debug, Default)]
+pub struct Device<'a> {
+    /// SPDM request and response.
+    pub report: &'a [u8],
+    /// In DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// What was said beside the report.
+    pub stated: Stated,
+}
+
+/// What a container says of the report in it. It must not contradict the report; nothing else comes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Stated {
+    /// The nonce.
+    pub nonce: Option<Vec<u8>>,
+    /// As in `HOPPER`, `BLACKWELL`, `LS10`.
+    pub architecture: Option<String>,
+    /// What the driver in the guest says.
+    pub driver: Option<DriverState>,
+}
+
+/// What the driver in the guest says of the GPU's mode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DriverState {
+    /// Confidential computing is on.
+    pub confidential_compute: bool,
+    /// Its mode for developers is on, which protects nothing.
+    pub devtools: bool,
+}
+
+/// Manifests and OCSP responses. What was given must be good; what a cache holds is used where it helps.
+#[derive(Clone, Debug, Default)]
+pub struct Endorsements<'a> {
+    /// Manifests that came with the evidence.
+    pub given_rims: Vec<&'a [u8]>,
+    /// Manifests of a cache.
+    pub cached_rims: Vec<&'a [u8]>,
+    /// OCSP responses, in DER, that came with the evidence.
+    pub given_responses: Vec<Vec<u8>>,
+    /// OCSP responses of a cache, in DER.
+    pub cached_responses: Vec<Vec<u8>>,
+}
+
+impl Endorsements<'_> {
+    /// Manifests that can be read, each once, and whether it was given.
+    pub(crate) fn rims(&self, ledger: &mut Ledger) -> Vec<(Rim, bool)> {
+        let mut found = Vec::new();
+        for document in &self.given_rims {
+            match Rim::parse(document) {
+                Ok(rim) => found.push((rim, true)),
+                Err(error) => {
+                    let detail = crate::verdict::chain(&error);
+                    ledger.require("rim_format", "rim_malformed", false, detail);
+                }
+            }
+        }
+        let cached = self
+            .cached_rims
+            .iter()
+            .filter(|document| !self.given_rims.contains(document))
+            .filter_map(|document| Rim::parse(document).ok());
+        found.extend(cached.map(|rim| (rim, false)));
+        found
+    }
+
+    /// Responses that can be read, and whether each was given.
+    pub(crate) fn responses(&self) -> Vec<(Response<'_>, bool)> {
+        let given = self.given_responses.iter().map(|bytes| (bytes, true));
+        let cached = self.cached_responses.iter().map(|bytes| (bytes, false));
+        given
+            .chain(cached)
+            .filter_map(|(bytes, is_given)| Some((Response::parse(bytes).ok()?, is_given)))
+            .collect()
+    }
 }
 
 /// NVIDIA's roots, or those of a test.
@@ -64,104 +174,314 @@ pub(crate) const NVIDIA: Roots<'static> = Roots {
     rim: include_bytes!("../../../roots/nvidia-rim-root.der"),
 };
 
-impl Device<'_> {
-    /// Judges one device.
-    pub(crate) fn judge(
-        &self,
-        rims: &[&[u8]],
-        expected: Option<&[u8]>,
-        rules: &Rules,
-        roots: Roots<'_>,
-        now: SystemTime,
-        ledger: &mut Ledger,
-    ) {
+/// By what devices are judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(crate) endorsements: &'a Endorsements<'a>,
+    /// The nonce of the request.
+    pub(crate) expected: Option<&'a [u8]>,
+    pub(crate) rules: &'a Rules,
+    pub(crate) roots: Roots<'a>,
+    pub(crate) now: SystemTime,
+}
+
+impl<'a> Device<'a> {
+    /// Judges one device; what a set needs to know of it, if that can be said.
+    pub(crate) fn judge(&self, terms: Terms<'_>, ledger: &mut Ledger) -> Option<Member<'a>> {
         let parsed = Report::parse(self.report);
         let report = ledger.succeed("report_format", "report_malformed", parsed);
-        let path: Vec<_> = self
-            .chain
-            .iter()
-            .rev()
-            .filter_map(|der| x509::parse(der).ok())
-            .collect();
-        let is_whole = path.len() == self.chain.len();
-        ledger.require("chain_format", "chain_malformed", is_whole, "");
-        check_chain(&path, roots, now, ledger);
-        let Some(report) = report else { return };
-        claims_of(&report, ledger);
+        let path = parse_path(&self.chain, ledger);
+        let identity = chain::check(&path, terms.roots.device, terms.now, ledger);
+        let report = report?;
+        check_nonce(
+            &report,
+            self.stated.nonce.as_deref(),
+            terms.expected,
+            ledger,
+        );
         if let Some(leaf) = path.last() {
-            let key = &leaf.public_key().subject_public_key.data;
-            let signed = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
-                .verify(report.signed, report.signature)
-                .is_ok();
-            ledger.require(
-                "report_signature",
-                "report_signature",
-                signed,
-                leaf.subject().to_string(),
-            );
-            check_firmware(&report, leaf, rules, ledger);
+            check_signature(&report, leaf, ledger);
+            let is_required = terms.rules.require_firmware_id;
+            chain::check_firmware(&report, leaf, is_required, ledger);
         }
-        match expected {
-            Some(expected) => {
-                let holds = same_bytes(&report.nonce, expected);
-                ledger.require("binding", "nonce_mismatch", holds, "nonce of the request");
-            }
-            None => ledger.skip("binding", "looked at without an expectation"),
-        }
-        check_version("driver", report.driver_version(), &rules.drivers, ledger);
-        check_version("vbios", report.vbios_version(), &rules.vbios, ledger);
-        check_measurements(&report, rims, roots, now, ledger);
-        ledger.skip("ocsp", "revocation of certificates is not judged");
+        let identity = identity?;
+        self.check_state(&report, &identity, terms.rules, ledger);
+        check_versions(&report, &identity, terms.rules, ledger);
+        let Terms {
+            endorsements,
+            roots,
+            now,
+            ..
+        } = terms;
+        let rims = measurements::check(&report, &identity, endorsements, roots, now, ledger);
+        // The device's own certificate is not NVIDIA's to revoke.
+        let above = path.iter().take(path.len() - 1).map(|held| held.as_raw());
+        let signers: Vec<_> = rims.iter().map(Rim::certificates).collect();
+        let signers = signers
+            .iter()
+            .map(|chain| chain.iter().rev().map(Vec::as_slice).collect());
+        let paths: Vec<Vec<&[u8]>> = std::iter::once(above.collect()).chain(signers).collect();
+        let is_good = revocation::check(&paths, endorsements, terms.rules.ocsp, now, ledger);
+        ledger.claim("revocation_checked", is_good);
         ledger.skip(
             "trailing",
             format!("{} bytes follow the report", report.trailing),
         );
+        claims_of(&report, &identity, ledger);
+        Some(Member { identity, report })
+    }
+
+    /// Checks what protects the device, and that nobody contradicts the report.
+    fn check_state(
+        &self,
+        report: &Report<'_>,
+        identity: &Identity,
+        rules: &Rules,
+        ledger: &mut Ledger,
+    ) {
+        if let Some(stated) = &self.stated.architecture {
+            let detail = format!("stated {stated}, is {}", identity.hardware_model);
+            let holds = stated.eq_ignore_ascii_case(identity.architecture.as_str());
+            ledger.require(
+                "stated_architecture",
+                "architecture_mismatch",
+                holds,
+                detail,
+            );
+        }
+        if identity.architecture.is_switch() {
+            check_switch(report, identity, ledger);
+            return;
+        }
+        let mode = report.mode(identity);
+        let word = mode.map_or("not stated", Mode::as_str);
+        let contradicts = matches!(
+            (report.stated_mode(), report.protected_pcie()),
+            (Some(Mode::ProtectedPcie), Some(false))
+                | (Some(Mode::SingleGpu | Mode::MultiGpu), Some(true))
+        );
+        ledger.require("mode_is_one", "mode_contradicts", !contradicts, word);
+        if !rules.modes.is_empty() {
+            let holds = mode.is_some_and(|mode| rules.modes.contains(&mode));
+            ledger.require("mode", "mode", holds, word);
+        }
+        let driver = self.stated.driver;
+        // A GPU makes reports in these modes only; links are bare in protected PCIe.
+        let by_report = mode.map(|mode| mode != Mode::ProtectedPcie);
+        let is_on = match (by_report, driver) {
+            (Some(on), Some(driver)) => Some(on && driver.confidential_compute),
+            (Some(on), None) => Some(on),
+            (None, driver) => driver.map(|driver| driver.confidential_compute),
+        };
+        let devtools = driver.map(|driver| driver.devtools);
+        for (name, found, demanded) in [
+            ("confidential_compute", is_on, rules.confidential_compute),
+            ("devtools", devtools, rules.devtools),
+        ] {
+            if let Some(found) = found {
+                ledger.claim(name, found);
+            }
+            if let Some(demanded) = demanded {
+                let detail = found.map_or("not stated".to_owned(), |found| found.to_string());
+                ledger.require(name, name, found == Some(demanded), detail);
+            }
+        }
     }
 }
 
-/// Verifies a chain of a device.
+impl Report<'_> {
+    /// The mode, also of drivers that do not state it: before 590, Hopper was for one GPU unless in protected PCIe.
+    pub(crate) fn mode(&self, identity: &Identity) -> Option<Mode> {
+        match (self.stated_mode(), self.protected_pcie()) {
+            (Some(mode), _) => Some(mode),
+            (None, Some(true)) => Some(Mode::ProtectedPcie),
+            (None, Some(false)) if identity.architecture == Architecture::Hopper => {
+                Some(Mode::SingleGpu)
+            }
+            (None, _) => None,
+        }
+    }
+}
+
+/// Judges a set of devices, each by itself and all together.
+pub(crate) fn judge(devices: &[Device<'_>], terms: Terms<'_>, ledger: &mut Ledger) {
+    let mut members = Vec::new();
+    for (index, device) in devices.iter().enumerate() {
+        let mut own = Ledger::default();
+        members.extend(device.judge(terms, &mut own));
+        let label = (devices.len() > 1).then(|| format!("device {index}"));
+        ledger.absorb(label.as_deref(), own);
+    }
+    // A device that could not be read has failed already.
+    if members.len() == devices.len() {
+        set::check(&members, terms.rules, ledger);
+    }
+}
+
+/// Judges whether devices fit together whose evidence was judged one by one: number, identities, modes and links.
+pub fn judge_set(devices: &[Device<'_>], rules: &Rules) -> crate::judgement::Judgement {
+    let mut ledger = Ledger::default();
+    let members: Vec<_> = devices
+        .iter()
+        .filter_map(|device| {
+            let path: Vec<_> = device
+                .chain
+                .iter()
+                .rev()
+                .filter_map(|der| x509::parse(der).ok())
+                .collect();
+            let identity = Identity::of(&path)?;
+            let report = Report::parse(device.report).ok()?;
+            Some(Member { identity, report })
+        })
+        .collect();
+    let detail = format!("{} of {} devices", members.len(), devices.len());
+    let holds = members.len() == devices.len();
+    ledger.require("set_format", "report_malformed", holds, detail);
+    set::check(&members, rules, &mut ledger);
+    ledger.conclude(crate::judgement::BindingState::NotChecked)
+}
+
+/// Certificates, root first; those that can be read.
+pub(crate) fn parse_path<'c>(
+    chain: &'c [Vec<u8>],
+    ledger: &mut Ledger,
+) -> Vec<X509Certificate<'c>> {
+    let path: Vec<_> = chain
+        .iter()
+        .rev()
+        .filter_map(|der| x509::parse(der).ok())
+        .collect();
+    let is_whole = path.len() == chain.len();
+    ledger.require("chain_format", "chain_malformed", is_whole, "");
+    path
+}
+
+/// Verifies a chain that stands alone.
 pub(crate) fn check_chain(
-    path: &[X509Certificate<'_>],
+    chain: &[Vec<u8>],
     roots: Roots<'_>,
     now: SystemTime,
     ledger: &mut Ledger,
 ) {
-    let detail = format!("{} certificates", path.len());
-    // Root, model, provisioner, chip, firmware.
-    if !ledger.require("chain_length", "chain_incomplete", path.len() >= 3, detail) {
-        return;
-    }
-    let result = x509::verify_path(path, roots.device, now);
-    let reason = match result {
-        Ok(()) => "chain",
-        Err(PathError::Root(_) | PathError::Empty) => "root_not_pinned",
-        Err(PathError::Step(_)) => "chain_incomplete",
-        Err(PathError::Depth(_) | PathError::Critical(..)) => "chain_signature",
-        Err(PathError::NotYet(..)) => "certificate_not_yet_valid",
-        Err(PathError::Expired(..)) => "certificate_expired",
-    };
-    ledger.succeed("chain", reason, result);
-    // The end of the chain is a key of firmware that was measured; a chip's own key signs no reports.
-    let is_leaf = path.last().is_some_and(|leaf| !leaf.is_ca());
-    ledger.require(
-        "chain_leaf",
-        "chain_incomplete",
-        is_leaf,
-        "the last one is no authority",
-    );
+    let path = parse_path(chain, ledger);
+    chain::check(&path, roots.device, now, ledger);
 }
 
-fn claims_of(report: &Report<'_>, ledger: &mut Ledger) {
+fn check_signature(report: &Report<'_>, leaf: &X509Certificate<'_>, ledger: &mut Ledger) {
+    let signed = is_signed_by(report, leaf);
+    let detail = leaf.subject().to_string();
+    ledger.require("report_signature", "report_signature", signed, detail);
+}
+
+/// Whether the key of a certificate signed a report.
+pub(crate) fn is_signed_by(report: &Report<'_>, leaf: &X509Certificate<'_>) -> bool {
+    let key = &leaf.public_key().subject_public_key.data;
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
+        .verify(report.signed, report.signature)
+        .is_ok()
+}
+
+fn check_nonce(
+    report: &Report<'_>,
+    stated: Option<&[u8]>,
+    expected: Option<&[u8]>,
+    ledger: &mut Ledger,
+) {
+    match expected {
+        Some(expected) => {
+            let holds = same_bytes(&report.nonce, expected);
+            ledger.require("binding", "nonce_mismatch", holds, "nonce of the request");
+        }
+        None => ledger.skip("binding", "looked at without an expectation"),
+    }
+    if let Some(stated) = stated {
+        let holds = same_bytes(&report.nonce, stated);
+        let detail = "what is stated beside the report";
+        ledger.require("stated_nonce", "nonce_mismatch", holds, detail);
+    }
+}
+
+/// A switch's report names the number that its chip was certified with.
+fn check_switch(report: &Report<'_>, identity: &Identity, ledger: &mut Ledger) {
+    let pdi = report.own_pdi().map(|pdi| hex::encode(pdi.0));
+    let holds = pdi
+        .as_ref()
+        .is_some_and(|pdi| identity.chip_id.ends_with(pdi.as_str()));
+    let detail = pdi.unwrap_or_default();
+    ledger.require("switch_pdi", "switch_pdi_mismatch", holds, detail);
+}
+
+fn check_versions(report: &Report<'_>, identity: &Identity, rules: &Rules, ledger: &mut Ledger) {
+    if !identity.architecture.is_switch() {
+        let found = report.driver_version();
+        let reasons = ["driver", "driver_too_old", "driver_revoked"];
+        let rules = Versions {
+            accepted: &rules.drivers,
+            revoked: &rules.revoked_drivers,
+            least: rules.min_driver.as_ref(),
+        };
+        rules.check(found.as_deref(), reasons, ledger);
+    }
+    let found = report.vbios_version();
+    let reasons = ["vbios", "vbios_too_old", "vbios_revoked"];
+    let rules = Versions {
+        accepted: &rules.vbios,
+        revoked: &rules.revoked_vbios,
+        least: rules.min_vbios.as_ref(),
+    };
+    rules.check(found.as_deref(), reasons, ledger);
+}
+
+/// Rules about a version of this form.
+struct Versions<'a, V> {
+    accepted: &'a [String],
+    revoked: &'a [String],
+    least: Option<&'a V>,
+}
+
+impl<V: PartialOrd + FromStr> Versions<'_, V> {
+    fn check(&self, found: Option<&str>, reasons: [&'static str; 3], ledger: &mut Ledger) {
+        let [name, too_old, revoked] = reasons;
+        if self.accepted.is_empty() && self.least.is_none() && self.revoked.is_empty() {
+            ledger.skip(name, "no version is named");
+            return;
+        }
+        let is_in = |list: &[String]| {
+            found.is_some_and(|found| list.iter().any(|held| held.eq_ignore_ascii_case(found)))
+        };
+        let number: Option<V> = found.and_then(|found| found.parse().ok());
+        let is_old = self
+            .least
+            .is_some_and(|least| number.is_none_or(|number| number < *least));
+        let reason = match () {
+            () if !self.accepted.is_empty() && !is_in(self.accepted) => Some(name),
+            () if is_old => Some(too_old),
+            () if found.is_none() || is_in(self.revoked) => Some(revoked),
+            () => None,
+        };
+        let detail = found.unwrap_or("not in the report");
+        ledger.require(name, reason.unwrap_or(name), reason.is_none(), detail);
+    }
+}
+
+fn claims_of(report: &Report<'_>, identity: &Identity, ledger: &mut Ledger) {
+    let is_switch = identity.architecture.is_switch();
+    ledger.claim("device", if is_switch { "switch" } else { "gpu" });
+    ledger.claim("architecture", identity.architecture.as_str());
+    ledger.claim("hardware_model", identity.hardware_model.as_str());
+    ledger.claim("chip_id", identity.chip_id.as_str());
+    ledger.claim("ueid", identity.ueid.as_str());
     ledger.claim("nonce", hex::encode(report.nonce));
-    ledger.claim(
-        "measurements",
-        u64::try_from(report.measurements.len()).unwrap_or(u64::MAX),
-    );
     for (name, value) in [
         ("driver", report.driver_version()),
         ("vbios", report.vbios_version()),
         ("board", report.board()),
         ("firmware_id", report.firmware_id().map(hex::encode)),
+        (
+            "mode",
+            report.mode(identity).map(|mode| mode.as_str().to_owned()),
+        ),
     ] {
         if let Some(value) = value {
             ledger.claim(name, value);
@@ -171,152 +491,3 @@ fn claims_of(report: &Report<'_>, ledger: &mut Ledger) {
         ledger.claim("protected_pcie", on);
     }
 }
-
-/// The certificate of the key names the firmware that holds it; the report must name the same.
-fn check_firmware(
-    report: &Report<'_>,
-    leaf: &X509Certificate<'_>,
-    rules: &Rules,
-    ledger: &mut Ledger,
-) {
-    let certified = [TCB_INFO, TCB_INFO_BLACKWELL]
-        .into_iter()
-        .find_map(|oid| x509::extension(leaf, oid))
-        .and_then(firmware_digest);
-    match (report.firmware_id(), certified) {
-        (Some(found), Some(certified)) => {
-            let holds = found == certified;
-            ledger.require(
-                "firmware_id",
-                "firmware_id_mismatch",
-                holds,
-                hex::encode(certified),
-            );
-        }
-        (Some(_), None) => {
-            ledger.require(
-                "firmware_id",
-                "firmware_id_mismatch",
-                false,
-                "not in the certificate",
-            );
-        }
-        (None, _) if rules.require_firmware_id => {
-            ledger.require(
-                "firmware_id",
-                "firmware_id_missing",
-                false,
-                "not in the report",
-            );
-        }
-        (None, _) => ledger.skip("firmware_id", "the report names none"),
-    }
-}
-
-/// The first digest of a `TcbInfo` of DICE, `SEQUENCE { OBJECT IDENTIFIER, OCTET STRING }` with SHA-384. Blackwell has a
-/// second one, which is zero.
-fn firmware_digest(tcb_info: &[u8]) -> Option<&[u8]> {
-    tcb_info
-        .windows(FWID_PREFIX.len() + 48)
-        .find_map(|window| window.strip_prefix(FWID_PREFIX))
-        .filter(|digest| digest.iter().any(|byte| *byte != 0))
-}
-
-fn check_version(
-    name: &'static str,
-    found: Option<String>,
-    accepted: &[String],
-    ledger: &mut Ledger,
-) {
-    if accepted.is_empty() {
-        ledger.skip(name, "no version is named");
-        return;
-    }
-    let holds = found.as_ref().is_some_and(|found| accepted.contains(found));
-    ledger.require(name, name, holds, found.unwrap_or_default());
-}
-
-/// Finds the manifests of the versions that the report names, verifies them, and compares.
-fn check_measurements(
-    report: &Report<'_>,
-    rims: &[&[u8]],
-    roots: Roots<'_>,
-    now: SystemTime,
-    ledger: &mut Ledger,
-) {
-    let mut parsed = Vec::new();
-    for document in rims {
-        match Rim::parse(document) {
-            Ok(rim) => parsed.push(rim),
-            Err(error) => {
-                let detail = crate::verdict::chain(&error);
-                ledger.require("rim_format", "rim_malformed", false, detail);
-            }
-        }
-    }
-    let versions = [
-        ("driver_rim", report.driver_version()),
-        ("vbios_rim", report.vbios_version()),
-    ];
-    let mut values: BTreeMap<u8, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut is_complete = true;
-    for (name, version) in versions {
-        let Some(version) = version else { continue };
-        let mut fitting = parsed
-            .iter()
-            .filter(|rim| rim.version.eq_ignore_ascii_case(&version));
-        let (Some(rim), None) = (fitting.next(), fitting.next()) else {
-            let detail = format!("no manifest, or more than one, of version {version}");
-            ledger.missing(name, "rim_missing", detail);
-            is_complete = false;
-            continue;
-        };
-        ledger.require(
-            name,
-            name,
-            true,
-            format!("{} {version}, {} active", rim.product, rim.active),
-        );
-        rim.check_signature(roots.rim, now, ledger);
-        for (index, hashes) in &rim.values {
-            if values.insert(*index, hashes.clone()).is_some() {
-                let detail = format!("index {index} is in both manifests");
-                ledger.require("rim_overlap", "rim_overlap", false, detail);
-            }
-        }
-    }
-    if is_complete {
-        compare(report, &values, ledger);
-    }
-}
-
-fn compare(report: &Report<'_>, values: &BTreeMap<u8, Vec<Vec<u8>>>, ledger: &mut Ledger) {
-    let differing: Vec<_> = values
-        .iter()
-        .filter(|(index, _)| **index != DECODER_MEASUREMENT || report.is_decoder_on())
-        .filter(|(index, hashes)| {
-            // Manifests count from 0, reports from 1.
-            let found = index
-                .checked_add(1)
-                .and_then(|index| report.measurements.get(&index));
-            !found.is_some_and(|found| hashes.iter().any(|hash| hash == found))
-        })
-        .map(|(index, _)| index.to_string())
-        .collect();
-    let holds = differing.is_empty() && !values.is_empty();
-    let detail = format!(
-        "{} compared; different: [{}]",
-        values.len(),
-        differing.join(", ")
-    );
-    ledger.require("measurements", "measurement_mismatch", holds, detail);
-}
-
-const TCB_INFO: &str = "2.23.133.5.4.1";
-const TCB_INFO_BLACKWELL: &str = "2.23.133.5.4.1.1";
-/// `OBJECT IDENTIFIER` SHA-384, then the head of an `OCTET STRING` of 48 bytes.
-const FWID_PREFIX: &[u8] = &[
-    0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x04, 0x30,
-];
-/// Measures the video decoder's firmware, which is not loaded where the decoder is off.
-const DECODER_MEASUREMENT: u8 = 35;

@@ -1,4 +1,4 @@
-//! The few elements of DER that OCSP is made of, read strictly and written.
+//! The few elements of DER that are not certificates, read strictly and written: OCSP, and what DICE says in them.
 //!
 //! Lengths are definite and in their shortest form, tags have one byte, and nothing may be left over: what is not signed
 //! can then be written in one way only.
@@ -8,37 +8,37 @@
 /// The bytes are not the DER that is read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{0}` is missing, cut short or not in DER")]
-pub struct DerError(pub(super) &'static str);
+pub struct DerError(pub(crate) &'static str);
 
 /// What is left to read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 /// An element: its content, and all its bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Element<'a> {
-    pub(super) content: &'a [u8],
-    pub(super) whole: &'a [u8],
+pub(crate) struct Element<'a> {
+    pub(crate) content: &'a [u8],
+    pub(crate) whole: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
     /// The next element, which must have this tag.
-    pub(super) fn element(&mut self, tag: u8, name: &'static str) -> Result<Element<'a>, DerError> {
+    pub(crate) fn element(&mut self, tag: u8, name: &'static str) -> Result<Element<'a>, DerError> {
         self.optional(tag, name)?.ok_or(DerError(name))
     }
 
     /// The content of the next element, which must have this tag.
-    pub(super) fn content(&mut self, tag: u8, name: &'static str) -> Result<&'a [u8], DerError> {
+    pub(crate) fn content(&mut self, tag: u8, name: &'static str) -> Result<&'a [u8], DerError> {
         self.element(tag, name).map(|element| element.content)
     }
 
     /// What is inside the next element, which must have this tag.
-    pub(super) fn inside(&mut self, tag: u8, name: &'static str) -> Result<Self, DerError> {
+    pub(crate) fn inside(&mut self, tag: u8, name: &'static str) -> Result<Self, DerError> {
         self.content(tag, name).map(Self)
     }
 
     /// The next element if it has this tag.
-    pub(super) fn optional(
+    pub(crate) fn optional(
         &mut self,
         tag: u8,
         name: &'static str,
@@ -54,13 +54,19 @@ impl<'a> Reader<'a> {
         Ok(Some(Element { content, whole }))
     }
 
+    /// The next element, whatever it is.
+    pub(crate) fn any(&mut self, name: &'static str) -> Result<(u8, &'a [u8]), DerError> {
+        let tag = self.tag().ok_or(DerError(name))?;
+        self.content(tag, name).map(|content| (tag, content))
+    }
+
     /// The tag of the next element.
-    pub(super) fn tag(&self) -> Option<u8> {
+    pub(crate) fn tag(&self) -> Option<u8> {
         self.0.first().copied()
     }
 
     /// Nothing may follow.
-    pub(super) fn end(self, name: &'static str) -> Result<(), DerError> {
+    pub(crate) fn end(self, name: &'static str) -> Result<(), DerError> {
         if self.0.is_empty() {
             Ok(())
         } else {
@@ -80,7 +86,7 @@ fn length(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// Writes an element.
-pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let [.., high, low] = content.len().to_be_bytes();
     let head = match (high, low) {
         (0, low @ ..=0x7f) => vec![tag, low],
@@ -91,7 +97,7 @@ pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// Seconds of Unix time of a `GeneralizedTime`, which in DER is `YYYYMMDDHHMMSSZ`.
-pub(super) fn generalized_time(content: &[u8]) -> Option<i64> {
+pub(crate) fn generalized_time(content: &[u8]) -> Option<i64> {
     let digits = content.strip_suffix(b"Z").filter(|rest| rest.len() == 14)?;
     let mut pairs = digits.chunks_exact(2).map(|pair| {
         let text = std::str::from_utf8(pair).ok()?;
@@ -131,6 +137,18 @@ fn days_until(year: i64, month: i64, day: i64) -> i64 {
 
 /// Days from 0000-03-01 to 1970-01-01.
 const DAYS_TO_1970: i64 = 719_468;
+
+pub(crate) const BOOLEAN: u8 = 0x01;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const NULL: u8 = 0x05;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const ENUMERATED: u8 = 0x0a;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+pub(crate) const SEQUENCE: u8 = 0x30;
+/// 2.16.840.1.101.3.4.2.2.
+pub(crate) const SHA384: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2];
 
 #[cfg(test)]
 mod tests {
