@@ -25,6 +25,7 @@
 //! Source: RFC 9334; TPM 2.0 Library Parts 1 and 2; TCG PC Client Platform Firmware Profile §10; DESIGN §5.
 
 pub mod appraise;
+pub mod corim;
 pub mod der;
 pub mod dossier;
 pub mod endorsement;

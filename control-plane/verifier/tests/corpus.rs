@@ -54,6 +54,30 @@ fn the_corpus_of_event_log_is_handled() {
 }
 
 #[test]
+fn the_corpus_of_corim_is_handled() {
+    replay("corim", targets::corim);
+}
+
+#[test]
+fn the_corpus_of_ima_is_handled() {
+    replay("ima", targets::ima);
+}
+
+#[test]
+fn vectors_of_tpms_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "tpm/gce-cos85-nonce9009.pb",
+        "tpm/quote-rsa-trustee.json",
+        "tpm/quote.msg",
+        "tpm/windows-gcp-shielded.json",
+        "tpm/ima-ng-sha256.log",
+        "tpm/pca_tpm_ecc_sign_cert.pem",
+        "ccel/cos-113-tdx/ccel.bin",
+    ];
+    replay_vectors(&vectors, targets::tpm);
+}
+
+#[test]
 fn the_corpus_of_ek_certificate_is_handled() {
     replay("ek_certificate", targets::ek_certificate);
 }

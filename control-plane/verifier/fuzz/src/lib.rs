@@ -4,6 +4,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
+use vouchsafe_verifier::corim::Corim;
 use vouchsafe_verifier::dossier::{self, Dossier, File, Kind, Rules};
 use vouchsafe_verifier::endorsement::EkRoots;
 use vouchsafe_verifier::endorsement::bundle::{self, Unsigned};
@@ -13,6 +14,7 @@ use vouchsafe_verifier::endorsement::object::Endorsement;
 use vouchsafe_verifier::evidence::tpm::attest::Quote;
 use vouchsafe_verifier::evidence::tpm::event_log::EventLog;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
+use vouchsafe_verifier::evidence::tpm::ima;
 use vouchsafe_verifier::evidence::tpm::public::{Curve, Key, PublicArea};
 use vouchsafe_verifier::evidence::tpm::signature::Signature;
 use vouchsafe_verifier::evidence::tpm::{CheckedOffer, Offer};
@@ -49,8 +51,12 @@ pub fn signature(data: &[u8]) {
 
 /// A boot event log: parsed, replayed, asked for Secure Boot.
 pub fn event_log(data: &[u8]) {
-    if let Ok(log) = EventLog::parse(data) {
+    for log in [EventLog::parse(data), EventLog::parse_padded(data)]
+        .into_iter()
+        .flatten()
+    {
         assert!(log.events().len() <= data.len() / 16);
+        let _ = (log.is_ccel(), log.rtmr(0), log.ccel_secure_boot());
         for hash in HashAlgorithm::ALL {
             for pcr in 0..8 {
                 if let Some(value) = log.replay(hash, pcr) {
@@ -58,8 +64,39 @@ pub fn event_log(data: &[u8]) {
                 }
             }
             let _ = log.secure_boot(hash);
+            for one in log.measured(hash) {
+                assert!(!one.what.describe().contains(char::is_control));
+            }
         }
     }
+}
+
+/// A manifest of reference values: read, and never taken for signed by what is no key.
+pub fn corim(data: &[u8]) {
+    if let Ok(found) = Corim::parse(data, None) {
+        assert!(found.references.len() <= data.len());
+    }
+    assert!(Corim::parse(data, Some(&[])).is_err());
+}
+
+/// A measurement list in either form: replayed, and cut back to what a quote in its middle covers.
+pub fn ima(data: &[u8]) {
+    let text = std::str::from_utf8(data).map(ima::parse_text);
+    for entries in [Ok(ima::parse(data)), text].into_iter().flatten().flatten() {
+        assert!(entries.len() <= data.len() / 16);
+        let start = ima::Checkpoint::start(HashAlgorithm::Sha256);
+        let half = entries.len() / 2;
+        let quoted = start.replay(&entries[..half]);
+        let (checkpoint, taken) = start.advance(entries.clone(), &quoted).unwrap();
+        assert_eq!(taken, entries[..half]);
+        assert_eq!(checkpoint.replay(&entries[half..]), start.replay(&entries));
+        let _ = ima::policy::Policy::default().check(0, &entries);
+    }
+}
+
+/// Any file of a TPM's, by itself: an attestation in protobuf, JSON, a quote, a list, a log, a key, a certificate.
+pub fn tpm(data: &[u8]) {
+    look(Kind::Tpm, data);
 }
 
 /// A certificate of an endorsement key, without any pinned root: never certified.

@@ -129,6 +129,8 @@ pub struct Rules {
     pub nvidia_gpu: evidence::nvidia_gpu::Rules,
     /// Of AWS Nitro Enclaves.
     pub nitro: evidence::nitro::Rules,
+    /// Of TPMs.
+    pub tpm: evidence::tpm::rules::Rules,
 }
 
 /// Files in their two roles.
@@ -236,7 +238,7 @@ fn judge(
             now,
             &mut ledger,
         ),
-        Kind::Tpm => tpm::judge(dossier, expected, &mut ledger),
+        Kind::Tpm => tpm::judge(dossier, expected, &rules.tpm, now, &mut ledger),
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, roots, now, &mut ledger),
     }
     ledger.conclude(match expected {

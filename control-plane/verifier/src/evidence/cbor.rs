@@ -138,10 +138,105 @@ impl<'a> Reader<'a> {
         self.bytes().map(Some)
     }
 
+    /// Any item, nested at most `depth` deep; at most `*budget` items altogether. A list holds no more than there are
+    /// bytes for, since nothing is reserved by what a length says.
+    pub(crate) fn item(&mut self, depth: u8, budget: &mut u32) -> Result<Item<'a>, CborError> {
+        *budget = budget.checked_sub(1).ok_or(CborError::TooLarge("items"))?;
+        let below = || depth.checked_sub(1).ok_or(CborError::TooLarge("nesting"));
+        let (major, argument) = self.head()?;
+        let length = || usize::try_from(argument).map_err(|_| CborError::Truncated);
+        Ok(match major {
+            0 => Item::Unsigned(argument),
+            1 => Item::Negative(argument),
+            2 => Item::Bytes(self.take(length()?)?),
+            3 => {
+                let text = std::str::from_utf8(self.take(length()?)?);
+                Item::Text(text.map_err(|_| CborError::Text)?)
+            }
+            4 => {
+                let below = below()?;
+                let items = (0..argument).map(|_| self.item(below, budget));
+                Item::Array(items.collect::<Result<_, _>>()?)
+            }
+            5 => {
+                let below = below()?;
+                let pairs = (0..argument)
+                    .map(|_| Ok((self.item(below, budget)?, self.item(below, budget)?)));
+                Item::Map(pairs.collect::<Result<_, _>>()?)
+            }
+            6 => Item::Tag(argument, Box::new(self.item(below()?, budget)?)),
+            _ => Item::Simple(argument),
+        })
+    }
+
     pub(crate) fn finish(self) -> Result<(), CborError> {
         match self.0.len() {
             0 => Ok(()),
             left => Err(CborError::Trailing(left)),
+        }
+    }
+}
+
+/// An item of any kind, for formats that nest freely.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Item<'a> {
+    /// A number from 0 on.
+    Unsigned(u64),
+    /// `-1 - n`, as `n`.
+    Negative(u64),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// A text.
+    Text(&'a str),
+    /// A list.
+    Array(Vec<Self>),
+    /// Pairs in the order in which they stand.
+    Map(Vec<(Self, Self)>),
+    /// An item with a meaning.
+    Tag(u64, Box<Self>),
+    /// `true`, `null`, a floating-point number as its bits.
+    Simple(u64),
+}
+
+impl<'a> Item<'a> {
+    /// The value at a number of a map; the first, if writers put it there twice.
+    pub(crate) fn at(&self, key: u64) -> Option<&Self> {
+        let Self::Map(pairs) = self else {
+            return None;
+        };
+        let mut found = pairs
+            .iter()
+            .filter(|(held, _)| *held == Self::Unsigned(key));
+        found.next().map(|(_, value)| value)
+    }
+
+    /// The list, or nothing.
+    pub(crate) fn items(&self) -> &[Self] {
+        match self {
+            Self::Array(items) => items,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn as_text(&self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The item without tags around it.
+    pub(crate) fn untagged(&self) -> &Self {
+        match self {
+            Self::Tag(_, inner) => inner.untagged(),
+            other => other,
         }
     }
 }
@@ -194,6 +289,32 @@ mod tests {
         assert_eq!(Reader::new(&[0x19, 1, 0]).unsigned(), Ok(256));
     }
 
+    #[test]
+    fn nesting_and_number_of_items_are_bounded_whatever_a_length_says() {
+        fn read(bytes: &[u8], depth: u8, mut budget: u32) -> Result<Item<'_>, CborError> {
+            Reader::new(bytes).item(depth, &mut budget)
+        }
+        assert_eq!(
+            read(&[0x81, 0x81, 1], 1, 9),
+            Err(CborError::TooLarge("nesting"))
+        );
+        assert_eq!(
+            read(&[0x81, 1], 1, 9),
+            Ok(Item::Array(vec![Item::Unsigned(1)]))
+        );
+        assert_eq!(read(&[0x82, 1, 1], 1, 2), Err(CborError::TooLarge("items")));
+        // 2^32 items in five bytes, and a map of as many.
+        let huge = [0x9b, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+        assert_eq!(read(&huge, 1, 9), Err(CborError::Truncated));
+        assert_eq!(
+            read(&[0xba, 1, 0, 0, 0, 1], 1, 9),
+            Err(CborError::Truncated)
+        );
+        let map = read(&[0xa1, 7, 0xc1, 0x61, b'a'], 3, 9).unwrap();
+        assert_eq!(map.at(7).unwrap().untagged().as_text(), Some("a"));
+        assert_eq!(map.at(8), None);
+    }
+
     proptest! {
         #[test]
         fn byte_strings_survive_a_round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..70_000)) {
@@ -215,6 +336,7 @@ mod tests {
             let _ = { reader }.map(4, "pairs");
             let _ = { reader }.tag();
             let _ = { reader }.optional_bytes();
+            let _ = { reader }.item(8, &mut 64);
         }
     }
 }

@@ -73,6 +73,19 @@ impl<'a> EventLog<'a> {
     /// # Errors
     /// [`ParseError`] unless the bytes are a whole number of well-formed events, at least one.
     pub fn parse(raw: &'a [u8]) -> Result<Self, ParseError> {
+        Self::parse_until(raw, |_| false)
+    }
+
+    /// Reads the log of a confidential VM as the ACPI table `CCEL` shows it: after the last event the table's area is
+    /// filled with ones, which begin no event.
+    ///
+    /// # Errors
+    /// As [`EventLog::parse`].
+    pub fn parse_padded(raw: &'a [u8]) -> Result<Self, ParseError> {
+        Self::parse_until(raw, |rest| rest.iter().all(|byte| *byte == 0xff))
+    }
+
+    fn parse_until(raw: &'a [u8], is_end: fn(&[u8]) -> bool) -> Result<Self, ParseError> {
         if raw.len() > Self::MAX_BYTES {
             return Err(ParseError::TooLarge("event log"));
         }
@@ -89,7 +102,7 @@ impl<'a> EventLog<'a> {
         if algorithms.is_none() {
             events.push(first);
         }
-        while !reader.is_empty() {
+        while !reader.is_empty() && !is_end(reader.rest()) {
             events.push(match &algorithms {
                 Some(algorithms) => agile_event(&mut reader, algorithms)?,
                 None => legacy_event(&mut reader)?,
@@ -105,6 +118,27 @@ impl<'a> EventLog<'a> {
     /// The events, without the header.
     pub fn events(&self) -> &[Event<'a>] {
         &self.events
+    }
+
+    /// Whether this is a log of a confidential VM, whose events name measurement registers from 1 for RTMR0 on and whose
+    /// digests are all SHA-384. A TPM's log has events in PCR 0.
+    pub fn is_ccel(&self) -> bool {
+        let mut extending = self
+            .events
+            .iter()
+            .filter(|event| event.kind != EV_NO_ACTION);
+        !self.events.is_empty()
+            && extending.all(|event| {
+                let [(algorithm, _)] = event.digests.as_slice() else {
+                    return false;
+                };
+                *algorithm == HashAlgorithm::Sha384.id() && CC_REGISTERS.contains(&event.pcr)
+            })
+    }
+
+    /// The value that replaying a log of a confidential VM leaves in RTMR0, RTMR1, RTMR2 or RTMR3.
+    pub fn rtmr(&self, index: u8) -> Option<Vec<u8>> {
+        self.replay(HashAlgorithm::Sha384, index.checked_add(1)?)
     }
 
     /// The value that replaying the log leaves in a firmware PCR (0 to 7); `None` if an event has no digest for the
@@ -139,8 +173,17 @@ impl<'a> EventLog<'a> {
     /// Whether Secure Boot was on: the only `SecureBoot` variable that firmware measured into PCR 7 before its
     /// separator. Meaningful only if PCR 7 of the bank replays to its quoted value.
     pub fn secure_boot(&self, hash: HashAlgorithm) -> SecureBoot {
+        self.secure_boot_in(hash, SECURE_BOOT_PCR)
+    }
+
+    /// The same by the log of a confidential VM, which measures PCRs 1 and 7 into RTMR0.
+    pub fn ccel_secure_boot(&self) -> SecureBoot {
+        self.secure_boot_in(HashAlgorithm::Sha384, SECURE_BOOT_REGISTER)
+    }
+
+    fn secure_boot_in(&self, hash: HashAlgorithm, register: u8) -> SecureBoot {
         let before_separator = self
-            .extending(SECURE_BOOT_PCR)
+            .extending(register)
             .take_while(|event| event.kind != EV_SEPARATOR);
         let mut found = SecureBoot::Unknown;
         let mut seen = 0;
@@ -157,7 +200,7 @@ impl<'a> EventLog<'a> {
             };
         }
         let separated = self
-            .extending(SECURE_BOOT_PCR)
+            .extending(register)
             .any(|event| event.kind == EV_SEPARATOR);
         if seen == 1 && separated {
             found
@@ -317,6 +360,10 @@ const ALG_SHA1: u16 = 0x0004;
 /// SHA-1, the SHA-2 and SHA-3 families and SM3 together are nine; firmware has five at most.
 const MAX_ALGORITHMS: u32 = 16;
 const SECURE_BOOT_PCR: u8 = 7;
+/// RTMR0, to which UEFI 2.10 table 38.4 maps PCRs 1 and 7.
+const SECURE_BOOT_REGISTER: u8 = 1;
+/// RTMR0 to RTMR3; 0 is the measurement of the VM itself, which nothing extends.
+const CC_REGISTERS: std::ops::RangeInclusive<u32> = 1..=4;
 const EV_NO_ACTION: u32 = 0x0000_0003;
 const EV_SEPARATOR: u32 = 0x0000_0004;
 const EV_EFI_VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;

@@ -9,9 +9,12 @@ pub mod attest;
 pub mod credential;
 pub mod event_log;
 pub mod hash;
+pub mod ima;
+pub mod measured;
 pub mod pcr;
 pub mod public;
 mod quote;
+pub mod rules;
 pub mod signature;
 pub mod wire;
 

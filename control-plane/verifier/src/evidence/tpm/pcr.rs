@@ -46,6 +46,12 @@ impl PcrSet {
         self.0 == 0
     }
 
+    /// As a TPM writes it.
+    pub(crate) fn bitmap(self) -> [u8; 3] {
+        let [first, second, third, _] = self.0.to_le_bytes();
+        [first, second, third]
+    }
+
     fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

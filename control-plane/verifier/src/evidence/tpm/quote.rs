@@ -298,3 +298,6 @@ impl Verified {
 const SECURE_BOOT_PCR: u8 = 7;
 /// Handle of the endorsement hierarchy, which is its name too (TPM 2.0 Part 2 §7.4).
 const TPM_RH_ENDORSEMENT: u32 = 0x4000_000b;
+
+#[cfg(test)]
+mod tests;

@@ -44,12 +44,22 @@ impl Signature {
         Ok(Self { scheme, encoded })
     }
 
+    /// A signature without its head, as libraries take it: RSA big-endian, ECDSA in DER.
+    pub(crate) fn bare(scheme: SigningScheme, encoded: &[u8]) -> Self {
+        Self {
+            scheme,
+            encoded: encoded.to_vec(),
+        }
+    }
+
     /// Whether `key` made this signature over `message`, by exactly the scheme that is fixed in the key.
     pub(crate) fn verifies(&self, key: &PublicArea, message: &[u8]) -> bool {
-        if key.scheme != Some(self.scheme) {
-            return false;
-        }
-        match (&key.key, self.scheme) {
+        key.scheme == Some(self.scheme) && self.verifies_by(&key.key, message)
+    }
+
+    /// Whether `key`, of which nothing else is known, made this signature over `message`.
+    pub(crate) fn verifies_by(&self, key: &Key, message: &[u8]) -> bool {
+        match (key, self.scheme) {
             (Key::Rsa { modulus, exponent }, SigningScheme::RsaSsa(hash)) => {
                 let parameters = match hash {
                     HashAlgorithm::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
@@ -69,7 +79,7 @@ impl Signature {
                     .is_ok()
             }
             (Key::Ecc { curve, .. }, SigningScheme::Ecdsa(hash)) => {
-                let Some(point) = key.key.uncompressed_point() else {
+                let Some(point) = key.uncompressed_point() else {
                     return false;
                 };
                 UnparsedPublicKey::new(ecdsa(*curve, hash), point)

@@ -313,6 +313,61 @@ proptest! {
     }
 }
 
+const COS: &[u8] = include_bytes!("../../../../testdata/ccel/cos-113-tdx/ccel.bin");
+const GRUB: &[u8] = include_bytes!("../../../../testdata/ccel/trustee-grub/ccel.bin");
+
+#[test]
+fn logs_of_confidential_vms_end_where_their_padding_begins() {
+    for (raw, secure_boot) in [(COS, SecureBoot::Disabled), (GRUB, SecureBoot::Enabled)] {
+        assert!(EventLog::parse(raw).is_err());
+        let log = EventLog::parse_padded(raw).unwrap();
+        assert!(log.is_ccel());
+        assert_eq!(log.ccel_secure_boot(), secure_boot);
+        for index in 0..3 {
+            assert_ne!(log.rtmr(index), Some(vec![0; 48]), "RTMR{index}");
+        }
+        assert_eq!(log.rtmr(3), Some(vec![0; 48]));
+        // Padding of any other sort is no padding.
+        let odd = [raw, &[0xfe]].concat();
+        assert!(EventLog::parse_padded(&odd).is_err());
+        let inside = [raw, &[0; 12], &[0xff; 4]].concat();
+        assert!(EventLog::parse_padded(&inside).is_err());
+        assert_eq!(EventLog::parse_padded(&raw[..raw.len() - 64]), Ok(log));
+    }
+    for ((name, raw), _) in agile() {
+        assert!(!EventLog::parse(raw).unwrap().is_ccel(), "{name}");
+    }
+}
+
+#[test]
+fn a_confidential_vms_log_has_the_events_that_another_parser_found() {
+    let expected: serde_json::Value = serde_json::from_str(include_str!(
+        "../../../../testdata/ccel/trustee-grub/expected.json"
+    ))
+    .unwrap();
+    let log = EventLog::parse_padded(GRUB).unwrap();
+    let expected: Vec<_> = expected["uefi_event_logs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["type_name"] != "EV_NO_ACTION")
+        .map(|event| {
+            let digest = event["digests"][0]["digest"].as_str().unwrap();
+            (event["index"].as_u64().unwrap(), digest.to_owned())
+        })
+        .collect();
+    let found: Vec<_> = log
+        .events()
+        .iter()
+        .filter(|event| event.kind != EV_NO_ACTION)
+        .map(|event| {
+            let digest = event.digest(HashAlgorithm::Sha384).unwrap();
+            (u64::from(event.pcr), hex::encode(digest))
+        })
+        .collect();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_windows_log_replays_to_the_pcrs_of_its_machine() {
     use base64_lite::decode;

@@ -1,0 +1,5 @@
+//! `tpm` of `src/lib.rs`, driven by libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vouchsafe_verifier_fuzz::tpm(data));
