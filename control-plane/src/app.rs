@@ -17,6 +17,7 @@ use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_config::control_plane::ControlPlaneConfig;
 
 use crate::ca::{CaError, CertificateAuthority};
+use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
 use crate::keeper::{self, Keeper, PublishError, RoleKeys};
 use crate::log::{Log, LogError};
@@ -126,6 +127,13 @@ impl App {
         });
         let (policy_error, policy_error_receiver) = watch::channel(None);
         let (stop, shutdown) = watch::channel(false);
+        let metrics = Metrics::new().map_err(StartError::Metrics)?;
+        let endorsements = Endorsements::open(
+            config.endorsements.clone(),
+            &config.data,
+            metrics.endorsements.clone(),
+            Arc::new(clock),
+        )?;
         let control_plane = Arc::new(ControlPlane {
             fixed: core.fixed,
             ca,
@@ -135,7 +143,8 @@ impl App {
             mesh,
             policy_error: policy_error_receiver,
             shutdown,
-            metrics: Metrics::new().map_err(StartError::Metrics)?,
+            metrics,
+            endorsements,
             attestations: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
             renewals: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
             policy_folder: config.policy.display().to_string(),
@@ -224,6 +233,7 @@ impl App {
             tasks.spawn(http::serve(listener, shared(), stops()));
         }
         tasks.spawn(self.keeper.run(stops()));
+        tasks.spawn(self.control_plane.endorsements.clone().run(stops()));
         tokio::select! {
             () = shutdown => tracing::info!("shutting down"),
             // No task ends by itself: one that did has panicked, and half a control plane is none.
@@ -233,6 +243,15 @@ impl App {
         while tasks.join_next().await.is_some() {}
         tracing::info!("control plane stopped");
     }
+}
+
+/// The clock that endorsements are judged by.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "read where the control plane's own clock is not at hand yet"
+)]
+pub(crate) fn clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// What the data folder holds.

@@ -20,6 +20,7 @@
 //! | [`store`], [`registration`] | what must outlive the process |
 //! | [`log`] | the append-only record |
 //! | [`ca`], [`svid_template`] | keys and certificates |
+//! | [`endorsements`] | what vendors say about hardware: fetched, kept, renewed |
 //! | [`refusal`] | the bounded words of refusals |
 //! | [`mod@http`], [`telemetry`] | metrics and probes |
 //! | [`operator`], [`rpc::operator`], [`cli`] | the operator's questions |
@@ -32,6 +33,7 @@
 pub mod app;
 pub mod ca;
 pub mod cli;
+pub mod endorsements;
 pub mod files;
 pub mod http;
 pub mod issuance;

@@ -9,6 +9,7 @@ use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 
 use crate::ca::CertificateAuthority;
+use crate::endorsements::Endorsements;
 use crate::log::{Head, Log, LogError};
 use crate::mesh::Published;
 use crate::policy::Fixed;
@@ -36,6 +37,8 @@ pub struct ControlPlane {
     pub shutdown: watch::Receiver<bool>,
     /// Metrics.
     pub metrics: Metrics,
+    /// Vendors' statements about hardware.
+    pub endorsements: Endorsements,
     /// Attestations at once: each may cost milliseconds of cryptography.
     pub attestations: Arc<Semaphore>,
     /// Bounds those of instances that present a certificate.

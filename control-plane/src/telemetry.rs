@@ -5,7 +5,9 @@
 use std::fmt;
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// All metrics, with their registry.
 #[derive(Clone, Debug)]
@@ -35,6 +37,63 @@ pub struct Metrics {
     pub instances: IntGauge,
     /// Writes of registrations that failed and are tried again.
     pub store_failures: IntCounter,
+    /// Vendors' statements about hardware.
+    pub endorsements: EndorsementMetrics,
+}
+
+/// Metrics of endorsements, by source.
+#[derive(Clone, Debug)]
+pub struct EndorsementMetrics {
+    /// Objects asked for, by outcome.
+    pub fetches: IntCounterVec,
+    /// Valid objects that are held.
+    pub held: IntGaugeVec,
+    /// Objects that were wanted lately and are not held.
+    pub missing: IntGaugeVec,
+    /// Seconds until the first of those used lately is over.
+    pub expiry: IntGaugeVec,
+    /// Whether the source is left alone because it is down.
+    pub open: IntGaugeVec,
+}
+
+impl EndorsementMetrics {
+    /// Makes them; they are not registered yet.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] when a name is none.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let gauges = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["source"]);
+        Ok(Self {
+            fetches: counters(
+                "vouchsafe_endorsement_fetches_total",
+                "Endorsements asked for.",
+                &["source", "outcome"],
+            )?,
+            held: gauges("vouchsafe_endorsements_held", "Valid endorsements.")?,
+            missing: gauges(
+                "vouchsafe_endorsements_missing",
+                "Endorsements that were wanted lately and are not held.",
+            )?,
+            expiry: gauges(
+                "vouchsafe_endorsement_expiry_seconds",
+                "Seconds until the first endorsement used lately is over; 0 for none.",
+            )?,
+            open: gauges(
+                "vouchsafe_endorsement_circuit_open",
+                "1 while a source is left alone because it is down.",
+            )?,
+        })
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 5] {
+        [
+            Box::new(self.fetches.clone()),
+            Box::new(self.held.clone()),
+            Box::new(self.missing.clone()),
+            Box::new(self.expiry.clone()),
+            Box::new(self.open.clone()),
+        ]
+    }
 }
 
 impl Metrics {
@@ -90,6 +149,7 @@ impl Metrics {
                 "vouchsafe_store_failures_total",
                 "Writes of registrations that failed and are tried again.",
             ))?,
+            endorsements: EndorsementMetrics::new()?,
             registry,
         };
         metrics.register()?;
@@ -112,6 +172,7 @@ impl Metrics {
             Box::new(self.store_failures.clone()),
         ];
         all.into_iter()
+            .chain(self.endorsements.collectors())
             .try_for_each(|metric| self.registry.register(metric))
     }
 

@@ -138,9 +138,10 @@ fn parse_nonce(text: &str) -> Result<Expected, String> {
     Ok(Expected::Nonce(bytes))
 }
 
-type Held = (String, Vec<u8>);
+/// A file's name without folders, and its content.
+pub(super) type Held = (String, Vec<u8>);
 
-fn read_all(paths: &[PathBuf]) -> Result<Vec<Held>, String> {
+pub(super) fn read_all(paths: &[PathBuf]) -> Result<Vec<Held>, String> {
     let mut held = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -175,7 +176,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("failed to read `{}`: {error}", path.display())
 }
 
-fn borrowed(held: &[Held]) -> Vec<File<'_>> {
+pub(super) fn borrowed(held: &[Held]) -> Vec<File<'_>> {
     held.iter()
         .map(|(name, bytes)| File { name, bytes })
         .collect()

@@ -11,6 +11,7 @@ pub mod workload_init;
 mod attest_verify;
 mod client;
 mod documents;
+mod endorsements;
 mod log;
 mod reason;
 mod serve;
@@ -115,6 +116,9 @@ enum Command {
     /// Evidence of hardware.
     #[command(subcommand)]
     Attest(AttestCommand),
+    /// What hardware vendors say: fetched, shown, and carried to sites that reach no vendor.
+    #[command(subcommand)]
+    Endorsements(endorsements::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,6 +213,7 @@ async fn run(command: Command) -> Outcome {
         }
         Command::Log(LogCommand::Verify(ask)) => log::verify(&ask),
         Command::Attest(AttestCommand::Verify(arguments)) => attest_verify::run(&arguments),
+        Command::Endorsements(command) => endorsements::run(command).await,
     }
 }
 

@@ -5,6 +5,7 @@ use vouchsafe_api::v1::{Endpoint, Revision, StatusRequest, StatusResponse};
 
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, show_time, table};
+use crate::endorsements::cache;
 
 pub(super) async fn show(ask: &Ask) -> Outcome {
     let mut client = match connect(&ask.data).await {
@@ -15,9 +16,12 @@ pub(super) async fn show(ask: &Ask) -> Outcome {
         Ok(response) => response.into_inner(),
         Err(status) => return failed(&status),
     };
+    // The time is the control plane's; the folder beside its socket says what it holds.
+    let now = cache::from_ms(status.now_ms);
+    let endorsements = cache::count(&ask.data, now);
     let output = match ask.output {
-        Format::Json => json(&as_json(&status)),
-        Format::Table => for_people(&status),
+        Format::Json => json(&as_json(&status, endorsements)),
+        Format::Table => for_people(&status, endorsements),
     };
     // A policy folder whose content is refused is what a script must notice.
     match status.policy_error.is_empty() {
@@ -26,7 +30,7 @@ pub(super) async fn show(ask: &Ask) -> Outcome {
     }
 }
 
-fn as_json(status: &StatusResponse) -> serde_json::Value {
+fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_json::Value {
     json!({
         "trust_domain": status.trust_domain,
         "software_version": status.software_version,
@@ -39,6 +43,11 @@ fn as_json(status: &StatusResponse) -> serde_json::Value {
         "records": status.records,
         "record_head": hex::encode(&status.record_head),
         "root_pin": root_pin(status),
+        "endorsements": endorsements.map(|[valid, expired, missing]| json!({
+            "valid": valid,
+            "expired": expired,
+            "missing": missing,
+        })),
         "authorities": status.authorities.iter().map(|authority| json!({
             "role": authority.role,
             "state": authority.state,
@@ -61,7 +70,7 @@ fn as_json(status: &StatusResponse) -> serde_json::Value {
     })
 }
 
-fn for_people(status: &StatusResponse) -> String {
+fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> String {
     let simulated = match status.accepts_simulated {
         true => "  ACCEPTS SIMULATED EVIDENCE, which proves nothing",
         false => "",
@@ -82,6 +91,13 @@ fn for_people(status: &StatusResponse) -> String {
         hex::encode(&status.record_head),
         show_time(status.started_ms),
     );
+    if let Some([valid, expired, missing]) = endorsements
+        && valid + expired + missing > 0
+    {
+        out.push_str(&format!(
+            "endorsements  {valid} valid, {expired} expired, {missing} missing (vouchsafe endorsements status)\n"
+        ));
+    }
     let authorities = status.authorities.iter().map(|authority| {
         vec![
             authority.role.clone(),
