@@ -378,7 +378,17 @@ const NVIDIA_GPU: &[Row] = &[
     (
         "ueid",
         Text,
-        "Which device it is: NVIDIA's unique number, from its certificate.",
+        "Which device it is: NVIDIA's unique number, from the certificate of its firmware; another firmware has another.",
+    ),
+    (
+        "chip_id",
+        Text,
+        "Which chip it is, whatever its firmware: number of the certificate that NVIDIA made for it, in hex.",
+    ),
+    (
+        "hardware_model",
+        Text,
+        "Model and revision of the chip, as in `GH100 A01 GSP BROM`.",
     ),
     (
         "driver",
@@ -402,6 +412,11 @@ const NVIDIA_GPU: &[Row] = &[
         "Whether confidential computing is on, so that memory and bus are protected.",
     ),
     (
+        "mode",
+        Text,
+        "How it protects what it computes: `single_gpu`, `multi_gpu`, `protected_pcie`.",
+    ),
+    (
         "devtools",
         Bool,
         "Whether confidential computing is in the mode for developers, which protects nothing.",
@@ -417,6 +432,11 @@ const NVIDIA_GPU: &[Row] = &[
         "Whether the firmware was booted from a verified image.",
     ),
     ("debug", Bool, "Whether debugging of the firmware is open."),
+    (
+        "revocation_checked",
+        Bool,
+        "Whether fresh OCSP answers say that no certificate of device and manifests is revoked.",
+    ),
 ];
 
 /// An enclave of Nitro.
