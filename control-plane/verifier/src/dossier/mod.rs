@@ -7,6 +7,7 @@
 //! Source: DESIGN §5.
 
 pub(crate) mod az_vtpm;
+pub(crate) mod content;
 mod dcap;
 mod nitro;
 pub(crate) mod nvidia_gpu;
@@ -17,10 +18,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use self::content::Contents;
 use crate::evidence;
 use crate::evidence::az_vtpm::hcl::Hardware;
 use crate::evidence::dcap::Tee;
-use crate::evidence::x509;
 use crate::judgement::{BindingState, Judgement, Ledger};
 use crate::vendor_roots::VendorRoots;
 
@@ -248,6 +249,16 @@ fn judge(
 }
 
 impl<'a> Dossier<'a> {
+    /// What the files hold.
+    fn opened(self) -> Contents {
+        Contents::of(self.judged())
+    }
+
+    /// What the cache holds.
+    fn cached(self) -> Contents {
+        Contents::of(self.endorsements.iter().copied())
+    }
+
     /// Files that are judged, without those that only describe a case of a test.
     fn judged(self) -> impl Iterator<Item = File<'a>> {
         self.files
@@ -259,14 +270,11 @@ impl<'a> Dossier<'a> {
 
 /// Certificates of all files, in DER.
 fn certificates<'a>(files: impl Iterator<Item = File<'a>>) -> Vec<Vec<u8>> {
-    files
-        .filter_map(|file| x509::certificates(file.bytes))
-        .flatten()
-        .collect()
+    Contents::of(files).certificates
 }
 
-fn is_crl(file: &File<'_>) -> bool {
-    x509::parse_crl(file.bytes).is_ok()
+fn slices(held: &[Vec<u8>]) -> Vec<&[u8]> {
+    held.iter().map(Vec::as_slice).collect()
 }
 
 /// The one piece of evidence; more than one is refused, since nobody says which is meant.

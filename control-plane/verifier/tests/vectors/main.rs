@@ -10,6 +10,7 @@
 )]
 
 mod azure;
+mod containers;
 mod nitro;
 mod nvidia_gpu;
 mod sev_snp;
