@@ -10,5 +10,4 @@ mod gpu;
 mod guest;
 mod kernel;
 mod nitro;
-mod sidecar;
 mod support;

@@ -10,7 +10,7 @@
 )]
 
 mod azure;
-mod containers;
+mod claims;
 mod nitro;
 mod nvidia_gpu;
 mod sev_snp;
