@@ -20,7 +20,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::proxy::{ControlPlaneClient, IdentityFiles, IdentitySource, ProxyConfig};
 
 use crate::admin::{self, Admin, Leave};
-use crate::attester::{Attesters, CollectError};
+use crate::attester::{Attesters, OpenError};
 use crate::clock::MeshClock;
 use crate::config_dump::{Addresses, config_dump};
 use crate::drain::Drain;
@@ -434,7 +434,7 @@ pub enum AppError {
     Admin(PathBuf, #[source] io::Error),
     /// What collects evidence can't be opened.
     #[error("failed to open the attester")]
-    Attester(#[from] CollectError),
+    Attester(#[from] OpenError),
     /// The access log can't be opened.
     #[error("failed to open the access log")]
     AccessLog(#[source] io::Error),

@@ -10,4 +10,5 @@ mod gpu;
 mod guest;
 mod kernel;
 mod nitro;
+mod sidecar;
 mod support;

@@ -3,9 +3,7 @@
 use std::fmt;
 
 use crate::access::{Allow, Demands, RequestMatch};
-use vouchsafe_attestation::condition::Condition;
-
-use crate::claim::Requirement;
+use crate::claim::{Condition, Requirement};
 use crate::policy::PathPattern;
 
 /// One sort of request: the smallest part of an `allow`.

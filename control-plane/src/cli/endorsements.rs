@@ -19,8 +19,9 @@ use super::attest_verify::{borrowed, read_all};
 use super::{DEFAULT_DATA, Format, Outcome, json, show_time, table};
 use crate::app;
 use crate::endorsements::cache::{Index, Kept, State, to_ms};
+use crate::endorsements::gathered::Gathered;
 use crate::endorsements::operator_key::OperatorKey;
-use crate::endorsements::{Clock, Endorsements, Gathered};
+use crate::endorsements::{Clock, Endorsements};
 use crate::telemetry::{Chain, EndorsementMetrics};
 
 /// What may be done with endorsements.

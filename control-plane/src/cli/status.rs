@@ -5,7 +5,7 @@ use vouchsafe_api::v1::{Endpoint, Revision, StatusRequest, StatusResponse};
 
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, show_time, table};
-use crate::endorsements::cache;
+use crate::endorsements::{cache, folder};
 
 pub(super) async fn show(ask: &Ask) -> Outcome {
     let mut client = match connect(&ask.data).await {
@@ -18,7 +18,7 @@ pub(super) async fn show(ask: &Ask) -> Outcome {
     };
     // The time is the control plane's; the folder beside its socket says what it holds.
     let now = cache::from_ms(status.now_ms);
-    let endorsements = cache::count(&ask.data, now);
+    let endorsements = folder::count(&ask.data, now);
     let output = match ask.output {
         Format::Json => json(&as_json(&status, endorsements)),
         Format::Table => for_people(&status, endorsements),

@@ -210,11 +210,7 @@ impl Conversation {
             | EvidenceKind::NvidiaGpu
             | EvidenceKind::Nitro => false,
         };
-        // Sets of several kinds are not asked for yet.
-        let mut wanted = reference::kinds(profile).filter_map(|kinds| match kinds.as_slice() {
-            [one] => Some(*one),
-            _ => None,
-        });
+        let mut wanted = reference::kinds(profile);
         if let Some(kind) = wanted.find(|kind| acceptable(kind) && offered(*kind)) {
             return Ok(kind);
         }
@@ -225,11 +221,8 @@ impl Conversation {
                 "the trust domain was made without `danger_accept_simulated`",
             ));
         }
-        let names: Vec<String> = reference::kinds(profile)
-            .map(|kinds| {
-                let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-                words.join(" with ")
-            })
+        let names: Vec<&str> = reference::kinds(profile)
+            .map(|kind| kind.as_str())
             .collect();
         Err(Refused::new(
             "required_evidence",
@@ -686,14 +679,14 @@ fn find(state: &MeshState, name: &WorkloadName) -> Result<(Workload, Attestation
 /// The machine, as the evidence has just proved it.
 fn hardware_of(challenged: &Challenged) -> Result<NodeHardware, Refused> {
     match (challenged.kind, &challenged.tpm) {
-        (EvidenceKind::Tpm, Some(tpm)) => Ok(NodeHardware::tpm(tpm.offer().ek_sha256())),
+        (EvidenceKind::Tpm, Some(tpm)) => Ok(NodeHardware::TpmEk(tpm.offer().ek_sha256())),
         (EvidenceKind::Tpm, None) => Err(unavailable("a TPM that was not challenged")),
         (EvidenceKind::Simulated, _) => challenged
             .hello
             .offers
             .iter()
             .find_map(|offer| match offer {
-                Offer::Simulated { machine } => Some(NodeHardware::simulated(machine)),
+                Offer::Simulated { machine } => Some(NodeHardware::Simulated(machine.clone())),
                 _ => None,
             })
             .ok_or_else(out_of_order),

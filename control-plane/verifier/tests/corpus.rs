@@ -98,13 +98,18 @@ fn replay_vectors(vectors: &[&str], run: fn(&[u8])) {
     for vector in vectors {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
         let whole = std::fs::read(folder.join(vector)).unwrap();
-        run(&whole);
-        for at in (0..whole.len()).step_by(1 + whole.len() / 128) {
-            run(&whole[..at]);
-            let mut flipped = whole.clone();
-            flipped[at] ^= 0xff;
-            run(&flipped);
-        }
+        replay_one(&whole, 128, run);
+    }
+}
+
+/// Runs an input, and what a cut or a flipped byte makes of it at about `places`.
+fn replay_one(whole: &[u8], places: usize, run: fn(&[u8])) {
+    run(whole);
+    for at in (0..whole.len()).step_by(1 + whole.len() / places) {
+        run(&whole[..at]);
+        let mut flipped = whole.to_vec();
+        flipped[at] ^= 0xff;
+        run(&flipped);
     }
 }
 
@@ -152,6 +157,50 @@ fn vectors_of_nvidia_gpu_are_handled_whatever_happens_to_them() {
         "nvidia/switch-ls10/chain.pem",
     ];
     replay_vectors(&vectors, targets::nvidia_gpu);
+    let containers = [
+        "nvidia/hopper-590.12-ppcie/evidence.json",
+        "nvidia/eat-nras-samples/hopperClaimsv3_detached_eat.json",
+    ];
+    replay_vectors(&containers, targets::nvidia_gpu);
+}
+
+#[test]
+fn reports_of_nvidia_devices_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "nvidia/hopper-590.12-ppcie/evidence.json",
+        "nvidia/blackwell-575.32/report.bin",
+        "nvidia/neg-switch-other-chain/report.bin",
+    ];
+    replay_vectors(&vectors, targets::nvidia_report);
+}
+
+#[test]
+fn manifests_of_nvidia_are_handled_whatever_happens_to_them() {
+    let vectors = [
+        "nvidia/switch-ls10/vbios-rim.xml",
+        "nvidia/rim-parse-failures/success_payload_multiple_alternatives.xml",
+        "nvidia/rim-parse-failures/failure_invalid_cert_bytes.xml",
+    ];
+    replay_vectors(&vectors, targets::nvidia_rim);
+}
+
+#[test]
+fn dossiers_of_nvidia_devices_are_handled_whatever_happens_to_them() {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/nvidia/hopper-550.90.07-full");
+    let files = [
+        "driver-rim.xml",
+        "report.bin",
+        "chain.pem",
+        "ocsp-gpu_vbios_l4.b64",
+    ];
+    let files = files.map(|name| std::fs::read(folder.join(name)).unwrap());
+    replay_one(&files.join(targets::SEAM), 96, targets::nvidia_dossier);
+}
+
+#[test]
+fn the_corpus_of_ocsp_is_handled() {
+    replay("ocsp", targets::ocsp);
 }
 
 #[test]

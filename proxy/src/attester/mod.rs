@@ -76,11 +76,16 @@ impl Attesters {
     /// Opens what the configuration names.
     ///
     /// # Errors
-    /// [`CollectError`].
-    pub async fn open(configs: &[proxy::Attester]) -> Result<Self, CollectError> {
+    /// [`OpenError`] of the first that is not there: a sidecar that was told to prove something starts only where it can.
+    pub async fn open(configs: &[proxy::Attester]) -> Result<Self, OpenError> {
         let mut attesters = Vec::new();
         for config in configs {
-            attesters.push(Attester::open(config).await?);
+            let opened = Attester::open(config).await;
+            let attester = opened.map_err(|source| OpenError {
+                key: config.as_str(),
+                source,
+            })?;
+            attesters.push(attester);
         }
         Ok(Self(attesters))
     }
@@ -366,6 +371,17 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or(Err(CollectError::Stopped))
+}
+
+/// What the configuration names is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("`identity.control_plane.attester.{key}` of proxy.yaml can't be used here")]
+pub struct OpenError {
+    /// Which.
+    pub key: &'static str,
+    /// What is missing, and what to do.
+    #[source]
+    pub source: CollectError,
 }
 
 /// Why there is no evidence.

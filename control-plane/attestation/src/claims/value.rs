@@ -146,12 +146,6 @@ impl Time {
     }
 }
 
-impl From<Time> for std::time::SystemTime {
-    fn from(time: Time) -> Self {
-        Self::UNIX_EPOCH + time.0.unix_duration()
-    }
-}
-
 impl FromStr for Time {
     type Err = ParseTimeError;
 

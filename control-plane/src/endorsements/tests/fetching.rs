@@ -2,7 +2,7 @@
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use vouchsafe_verifier::dossier::{Dossier, Rules, inspect};
 use vouchsafe_verifier::endorsement::need::{AmdSigner, RimId};

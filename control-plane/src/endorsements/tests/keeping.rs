@@ -120,6 +120,38 @@ async fn what_is_held_is_used_to_its_end_while_its_vendor_is_down_and_not_longer
     assert_eq!(gathered.refusal().unwrap().0, "endorsement_expired");
 }
 
+#[tokio::test]
+async fn what_was_revoked_stays_revoked_while_nobody_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    crate::files::private_folder(&data).unwrap();
+    let vendor = Vendor::start().await;
+    let list = vendor::data("testdata/snp/crl-milan-empty/crl.der");
+    vendor.set("/vcek/v1/Milan/crl", ok(list.clone()));
+    let sources = EndorsementSources {
+        amd_kds: vendor.base.clone(),
+        ..sources()
+    };
+    let hand = Hand::at("2026-01-01T00:00:00Z");
+    let endorsements = open(sources.clone(), &data, &hand);
+    let need = [Need::AmdCrl {
+        product: vouchsafe_verifier::evidence::sev_snp::Product::Milan,
+        signer: vouchsafe_verifier::endorsement::need::AmdSigner::Vcek,
+    }];
+    assert!(endorsements.gather(&need, "").await.missing.is_empty());
+    endorsements.write();
+    vendor.set("/", status(404));
+    vendor.set("/vcek/v1/Milan/crl", status(404));
+    hand.set("2026-06-01T00:00:00Z");
+    // Also after a restart.
+    for endorsements in [endorsements, open(sources, &data, &hand)] {
+        let gathered = endorsements.gather(&need, "").await;
+        assert_eq!(reason(&gathered), ("endorsement_expired", "not_found"));
+        assert_eq!(gathered.files[0].endorsement.bytes(), list);
+        assert!(endorsements.valid().is_empty());
+    }
+}
+
 fn open(sources: EndorsementSources, data: &Path, hand: &Hand) -> Endorsements {
     let metrics = EndorsementMetrics::new().unwrap();
     Endorsements::open(sources, data, metrics, hand.clock()).unwrap()

@@ -11,6 +11,7 @@ use vouchsafe_verifier::endorsement::bundle::{self, Unsigned};
 use vouchsafe_verifier::endorsement::need::Need;
 use vouchsafe_verifier::endorsement::needs::{MAX_NEEDS, needs};
 use vouchsafe_verifier::endorsement::object::Endorsement;
+use vouchsafe_verifier::evidence::nvidia_gpu::report::Report;
 use vouchsafe_verifier::evidence::tpm::attest::Quote;
 use vouchsafe_verifier::evidence::tpm::event_log::EventLog;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
@@ -19,6 +20,7 @@ use vouchsafe_verifier::evidence::tpm::public::{Curve, Key, PublicArea};
 use vouchsafe_verifier::evidence::tpm::signature::Signature;
 use vouchsafe_verifier::evidence::tpm::{CheckedOffer, Offer};
 use vouchsafe_verifier::judgement::Status;
+use vouchsafe_verifier::ocsp::Response;
 
 /// A public area, by itself and as either key of an offer.
 pub fn public_area(data: &[u8]) {
@@ -131,10 +133,80 @@ pub fn az_snp_vtpm(data: &[u8]) {
     look(Kind::AzSnpVtpm, data);
 }
 
-/// A report of an NVIDIA device, a manifest, or a chain.
+/// A report of an NVIDIA device, a manifest, a chain, a container of devices without manifests, or an answer of OCSP.
 pub fn nvidia_gpu(data: &[u8]) {
     look_at_one(Kind::NvidiaGpu, data);
 }
+
+/// A report of an NVIDIA device: what it says is no more than its bytes hold.
+pub fn nvidia_report(data: &[u8]) {
+    let Ok(report) = Report::parse(data) else {
+        return;
+    };
+    assert!(report.trailing < data.len());
+    assert!(report.measurements.len() <= data.len() / 7);
+    let links = report.switch_pdis().len() + report.gpu_pdis().len();
+    assert!(links <= data.len() / 8);
+    let versions = [
+        report.driver_version(),
+        report.vbios_version(),
+        report.board(),
+    ];
+    for text in versions.into_iter().flatten() {
+        assert!(text.len() <= data.len() && !text.contains(char::is_control));
+    }
+    let _ = (
+        report.stated_mode(),
+        report.protected_pcie(),
+        report.own_pdi(),
+    );
+}
+
+/// A manifest of NVIDIA's, and so the XML and its canonical form: alone, and in a cache beside a device.
+pub fn nvidia_rim(data: &[u8]) {
+    let document = [b"<", data.strip_prefix(b"<").unwrap_or(data)].concat();
+    look_at_one(Kind::NvidiaGpu, &document);
+}
+
+/// Files of one machine, joined by [`SEAM`]: the first of them in a cache, the others as evidence.
+pub fn nvidia_dossier(data: &[u8]) {
+    let mut rest = data;
+    let mut files = Vec::new();
+    while let Some(at) = rest.windows(SEAM.len()).position(|window| window == SEAM) {
+        let (bytes, after) = rest.split_at(at);
+        files.push(File {
+            name: "file",
+            bytes,
+        });
+        rest = &after[SEAM.len()..];
+    }
+    files.push(File {
+        name: "ocsp-file",
+        bytes: rest,
+    });
+    let (cached, given) = files.split_at(files.len().min(1));
+    let dossier = Dossier {
+        files: given,
+        endorsements: cached,
+    };
+    let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    let glance = dossier::inspect(Kind::NvidiaGpu, dossier, &Rules::default(), now);
+    // By then no manifest's signer is valid.
+    assert_ne!(glance.judgement().status, Status::Affirming);
+}
+
+/// Between files of [`nvidia_dossier`].
+pub const SEAM: &[u8] = b"\n---8<---\n";
+
+/// An answer of OCSP: nobody could have signed one about the root of NVIDIA's devices.
+pub fn ocsp(data: &[u8]) {
+    if let Ok(response) = Response::parse(data) {
+        assert_eq!(response.is_about(ROOT, ROOT), Ok(false));
+        assert!(response.verify(ROOT, ROOT, None).is_err());
+    }
+}
+
+const ROOT: &[u8] = include_bytes!("../../roots/nvidia-device-root.der");
 
 /// A Nitro document, long after its certificate expired.
 pub fn nitro(data: &[u8]) {

@@ -7,6 +7,7 @@
 //! Source: DESIGN §5.
 
 pub(crate) mod az_vtpm;
+pub(crate) mod content;
 mod dcap;
 mod nitro;
 pub(crate) mod nvidia_gpu;
@@ -16,15 +17,12 @@ mod tpm;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use vouchsafe_attestation::claims::EvidenceKind;
 
+use self::content::Contents;
 use crate::evidence;
 use crate::evidence::az_vtpm::hcl::Hardware;
 use crate::evidence::dcap::Tee;
-use crate::evidence::x509;
-use crate::fit;
 use crate::judgement::{BindingState, Judgement, Ledger};
-use crate::reference_value::HardwareReference;
 use crate::vendor_roots::VendorRoots;
 
 /// Kinds of evidence that can be judged from files.
@@ -72,20 +70,6 @@ impl Kind {
             Self::NvidiaGpu => "nvidia_gpu",
             Self::Nitro => "nitro",
             Self::Tpm => "tpm",
-        }
-    }
-
-    /// The kind by which profiles speak of it; `None` for SGX, which is judged from files only.
-    pub fn evidence_kind(self) -> Option<EvidenceKind> {
-        match self {
-            Self::SevSnp => Some(EvidenceKind::SevSnp),
-            Self::Tdx => Some(EvidenceKind::Tdx),
-            Self::Sgx => None,
-            Self::AzSnpVtpm => Some(EvidenceKind::AzSnpVtpm),
-            Self::AzTdxVtpm => Some(EvidenceKind::AzTdxVtpm),
-            Self::NvidiaGpu => Some(EvidenceKind::NvidiaGpu),
-            Self::Nitro => Some(EvidenceKind::Nitro),
-            Self::Tpm => Some(EvidenceKind::Tpm),
         }
     }
 }
@@ -192,83 +176,23 @@ pub(crate) fn verify_below(
     rules: &Rules,
     now: SystemTime,
 ) -> Judgement {
-    judge(
-        kind,
-        dossier,
-        Some(expected),
-        Demand::Rules(rules),
-        roots,
-        now,
-    )
-}
-
-/// Verifies evidence that must be bound to what is expected, against what a profile demands of it.
-pub fn verify_against(
-    kind: Kind,
-    dossier: Dossier<'_>,
-    expected: &Expected,
-    reference: &HardwareReference,
-    now: SystemTime,
-) -> Judgement {
-    let demand = Demand::Reference(reference);
-    judge(
-        kind,
-        dossier,
-        Some(expected),
-        demand,
-        &VendorRoots::PINNED,
-        now,
-    )
-}
-
-/// Looks at evidence without asking when and for whom it was made, against what a profile demands of it.
-pub fn inspect_against(
-    kind: Kind,
-    dossier: Dossier<'_>,
-    reference: &HardwareReference,
-    now: SystemTime,
-) -> Glance {
-    let demand = Demand::Reference(reference);
-    Glance(judge(
-        kind,
-        dossier,
-        None,
-        demand,
-        &VendorRoots::PINNED,
-        now,
-    ))
-}
-
-/// What is demanded: by a kind's verifier alone, or of images and claims too.
-#[derive(Clone, Copy)]
-enum Demand<'a> {
-    Rules(&'a Rules),
-    Reference(&'a HardwareReference),
+    judge(kind, dossier, Some(expected), rules, roots, now)
 }
 
 /// Looks at evidence without asking when and for whom it was made.
 pub fn inspect(kind: Kind, dossier: Dossier<'_>, rules: &Rules, now: SystemTime) -> Glance {
-    let demand = Demand::Rules(rules);
-    Glance(judge(
-        kind,
-        dossier,
-        None,
-        demand,
-        &VendorRoots::PINNED,
-        now,
-    ))
+    Glance(judge(kind, dossier, None, rules, &VendorRoots::PINNED, now))
 }
 
 fn judge(
     kind: Kind,
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
-    demand: Demand<'_>,
+    rules: &Rules,
     roots: &VendorRoots,
     now: SystemTime,
 ) -> Judgement {
     let mut ledger = Ledger::default();
-    let (Demand::Rules(rules) | Demand::Reference(HardwareReference { rules, .. })) = demand;
     match kind {
         Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, roots, now, &mut ledger),
         Kind::Tdx => dcap::judge(
@@ -318,9 +242,6 @@ fn judge(
         Kind::Tpm => tpm::judge(dossier, expected, &rules.tpm, now, &mut ledger),
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, roots, now, &mut ledger),
     }
-    if let (Demand::Reference(reference), Some(kind)) = (demand, kind.evidence_kind()) {
-        fit::check(kind, reference, now, &mut ledger);
-    }
     ledger.conclude(match expected {
         Some(_) => BindingState::Checked,
         None => BindingState::NotChecked,
@@ -328,6 +249,16 @@ fn judge(
 }
 
 impl<'a> Dossier<'a> {
+    /// What the files hold.
+    fn opened(self) -> Contents {
+        Contents::of(self.judged())
+    }
+
+    /// What the cache holds.
+    fn cached(self) -> Contents {
+        Contents::of(self.endorsements.iter().copied())
+    }
+
     /// Files that are judged, without those that only describe a case of a test.
     fn judged(self) -> impl Iterator<Item = File<'a>> {
         self.files
@@ -339,14 +270,11 @@ impl<'a> Dossier<'a> {
 
 /// Certificates of all files, in DER.
 fn certificates<'a>(files: impl Iterator<Item = File<'a>>) -> Vec<Vec<u8>> {
-    files
-        .filter_map(|file| x509::certificates(file.bytes))
-        .flatten()
-        .collect()
+    Contents::of(files).certificates
 }
 
-fn is_crl(file: &File<'_>) -> bool {
-    x509::parse_crl(file.bytes).is_ok()
+fn slices(held: &[Vec<u8>]) -> Vec<&[u8]> {
+    held.iter().map(Vec::as_slice).collect()
 }
 
 /// The one piece of evidence; more than one is refused, since nobody says which is meant.

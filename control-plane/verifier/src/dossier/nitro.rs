@@ -1,10 +1,9 @@
-//! Nitro from files: one document.
+//! Nitro from files: one document, bare or wrapped.
 
 use std::time::SystemTime;
 
 use super::{Dossier, Expected, only};
 use crate::evidence::nitro::{self, Binding, Rules};
-use crate::evidence::x509;
 use crate::judgement::Ledger;
 use crate::vendor_roots::VendorRoots;
 
@@ -20,10 +19,15 @@ pub(super) fn judge(
         Expected::Nonce(nonce) => Binding::Nonce(nonce),
         Expected::ReportData(data) => Binding::UserData(data),
     });
-    let documents = dossier
-        .judged()
-        .filter(|file| x509::certificates(file.bytes).is_none());
-    if let Some(document) = only(documents.collect(), ledger) {
-        nitro::judge_below(roots.aws(), document.bytes, binding, rules, now, ledger);
+    let contents = dossier.opened();
+    let documents = contents.evidence(is_document);
+    if let Some(document) = only(documents, ledger) {
+        nitro::judge_below(roots.aws(), &document, binding, rules, now, ledger);
     }
+}
+
+/// COSE_Sign1 with the headers that the module writes, tagged or not.
+fn is_document(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(&[0xd2]).unwrap_or(bytes);
+    bytes.starts_with(&[0x84, 0x44, 0xa1, 0x01])
 }

@@ -1,13 +1,14 @@
-//! SEV-SNP from files: a report, or one written out as JSON, and certificates.
+//! SEV-SNP from files: a report, bare, wrapped or written out as JSON, and certificates.
 
-use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::{Dossier, Expected, File, certificates, is_crl, only, refuse_expectation};
+use super::content::Contents;
+use super::{Dossier, Expected, File, only, refuse_expectation, slices};
+use crate::evidence::received::table;
+use crate::evidence::sev_snp::report::Report;
 use crate::evidence::sev_snp::{self, Rules, chain};
-use crate::evidence::x509;
 use crate::judgement::Ledger;
 use crate::vendor_roots::VendorRoots;
 
@@ -24,65 +25,80 @@ pub(super) fn judge(
         refuse_expectation("SEV-SNP has report data and no nonce", ledger);
         return;
     }
-    let mut given = certificates(dossier.judged());
-    let crls: Vec<&[u8]> = crls(dossier.judged());
-    let mut reports = Vec::new();
-    for file in dossier.judged().filter(|file| !is_endorsement(file)) {
-        match Written::parse(file.bytes) {
-            Some(written) => {
-                reports.push(Cow::Owned(written.attestation_report.to_bytes()));
-                given.extend(written.cert_chain.into_iter().map(|held| held.data));
-            }
-            None => reports.push(Cow::Borrowed(file.bytes)),
-        }
-    }
-    let cached = certificates(dossier.endorsements.iter().copied());
+    let contents = dossier.opened();
+    let cached = dossier.cached();
+    let (reports, certificates) = gather(&contents);
     let endorsements = chain::Endorsements::new(
-        given.iter().chain(&cached).map(Vec::as_slice).collect(),
-        crls,
-        self::crls(dossier.endorsements.iter().copied()),
+        [slices(&certificates), slices(&cached.certificates)].concat(),
+        slices(&contents.crls),
+        slices(&cached.crls),
         roots.amd(),
     );
+    contents.report_unread(|bytes| reports.iter().any(|report| report == bytes), ledger);
     if reports.is_empty() {
         for crl in &endorsements.crls {
             chain::check_crl_alone(crl, now, ledger);
         }
     }
     if let Some(report) = only(reports, ledger) {
-        sev_snp::judge(
-            &report,
-            &endorsements,
-            report_data.into(),
-            rules,
-            now,
-            ledger,
-        );
+        let expected = report_data.into();
+        sev_snp::judge(&report, &endorsements, expected, rules, now, ledger);
     }
 }
 
 /// The reports of files and the certificates that came with them, to know what else is needed; unverified.
 pub(crate) fn reports(files: &[File<'_>]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    let mut given = certificates(files.iter().copied());
-    let mut reports = Vec::new();
-    for file in files.iter().filter(|file| !is_endorsement(file)) {
-        match Written::parse(file.bytes) {
-            Some(written) => {
-                reports.push(written.attestation_report.to_bytes());
-                given.extend(written.cert_chain.into_iter().map(|held| held.data));
-            }
-            None => reports.push(file.bytes.to_vec()),
-        }
+    gather(&Contents::of(files.iter().copied()))
+}
+
+fn gather(contents: &Contents) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut certificates = contents.certificates.clone();
+    let written = contents.documents.iter();
+    let written: Vec<_> = { written.filter_map(|(text, _)| Written::parse(text)) }
+        .map(|written| written.attestation_report.to_bytes())
+        .collect();
+    if !written.is_empty() {
+        return (written, certificates);
     }
-    (reports, given)
+    let found = contents.evidence(|bytes| bare(bytes).is_some_and(|(report, _)| is_report(report)));
+    let reports = found.into_iter().map(|found| match bare(&found) {
+        Some((report, table)) => {
+            let held = table.into_iter().map(<[u8]>::to_vec);
+            certificates.extend(held);
+            report.to_vec()
+        }
+        None => found,
+    });
+    let mut reports: Vec<_> = reports.collect();
+    // Tools that ask for an extended report write the same one twice.
+    reports.dedup();
+    (reports, certificates)
 }
 
-fn is_endorsement(file: &File<'_>) -> bool {
-    is_crl(file) || x509::certificates(file.bytes).is_some()
+/// A report as the firmware hands it out, without what the kernel's interfaces put around it: a header and a page of
+/// zeros, or the host's table of certificates behind it.
+fn bare(bytes: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
+    let (bytes, is_answer) = match bytes.strip_prefix(ANSWER) {
+        Some(rest) => (rest.get(32 - ANSWER.len()..)?, true),
+        None => (bytes, false),
+    };
+    let (report, rest) = bytes.split_at_checked(Report::BYTES)?;
+    if rest.is_empty() || is_answer && rest.iter().all(|byte| *byte == 0) {
+        return Some((report, Vec::new()));
+    }
+    let table = table(rest);
+    (!table.is_empty()).then_some((report, table))
 }
 
-fn crls<'a>(files: impl Iterator<Item = File<'a>>) -> Vec<&'a [u8]> {
-    files.filter(is_crl).map(|file| file.bytes).collect()
+fn is_report(bytes: &[u8]) -> bool {
+    let head = bytes
+        .first_chunk::<4>()
+        .map(|head| u32::from_le_bytes(*head));
+    bytes.len() == Report::BYTES && head.is_some_and(|version| (1..16).contains(&version))
 }
+
+/// Status 0 and the length of a report: how `SNP_GET_REPORT` answers (linux `sev-guest.h`).
+const ANSWER: &[u8] = &[0, 0, 0, 0, 0xa0, 4, 0, 0];
 
 /// A report written out as JSON, as the `sev` crate serialises it (Trustee's evidence).
 ///
@@ -90,13 +106,6 @@ fn crls<'a>(files: impl Iterator<Item = File<'a>>) -> Vec<&'a [u8]> {
 #[derive(Deserialize)]
 struct Written {
     attestation_report: WrittenReport,
-    #[serde(default)]
-    cert_chain: Vec<WrittenCertificate>,
-}
-
-#[derive(Deserialize)]
-struct WrittenCertificate {
-    data: Vec<u8>,
 }
 
 #[derive(Deserialize)]
@@ -261,7 +270,7 @@ impl Fields {
         if self.is_malformed {
             return Vec::new();
         }
-        self.bytes.resize(sev_snp::report::Report::BYTES, 0);
+        self.bytes.resize(Report::BYTES, 0);
         self.bytes
     }
 }

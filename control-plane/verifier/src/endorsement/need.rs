@@ -326,6 +326,12 @@ impl Need {
         matches!(self, Self::AmdChain { .. })
     }
 
+    /// Whether a copy whose time is over still says something: what it revokes stays revoked, and it can't vouch for
+    /// anything else. Without this, whoever keeps us from a vendor for a day would undo its revocations.
+    pub fn outlives_its_end(&self) -> bool {
+        matches!(self, Self::AmdCrl { .. } | Self::Ocsp { .. })
+    }
+
     /// Most bytes that are read of a vendor's answer.
     pub fn max_bytes(&self) -> usize {
         match self {

@@ -130,6 +130,7 @@ impl AzVtpm {
         let mut files = Files::default();
         files.push("evidence.json", written.to_string().into_bytes());
         files.push("hardware.bin", self.hardware.clone());
+        files.push("event_log.bin", self.event_log.clone());
         files
     }
 
@@ -162,7 +163,7 @@ impl Nitro {
 
 /// Certificates of the table that SNP's host hands out: entries of GUID, offset and length until one of zeros
 /// (AMD 56421 §4.1.8.1). What is no certificate is left out: the judgement says what it lacks.
-fn table(bytes: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn table(bytes: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let entries = bytes.chunks_exact(ENTRY_BYTES).take(MAX_ENTRIES);
     for entry in entries.take_while(|entry| entry.iter().any(|byte| *byte != 0)) {

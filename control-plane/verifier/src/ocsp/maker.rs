@@ -1,6 +1,6 @@
 //! Makes authorities and OCSP responses of our own, so that tests can turn each input and sign again.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
@@ -14,6 +14,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::der::{BIT_STRING, BOOLEAN, ENUMERATED, GENERALIZED_TIME};
 
 /// Days after 2020-01-01.
 pub(crate) fn time(days: u64) -> SystemTime {

@@ -13,19 +13,20 @@
 
 #[cfg(test)]
 pub(crate) mod maker;
+mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
+use self::parse::instant;
 use crate::der::{
-    BIT_STRING, BOOLEAN, DerError, ENUMERATED, GENERALIZED_TIME, INTEGER, NULL, OBJECT_IDENTIFIER,
-    OCTET_STRING, Reader, SEQUENCE, SHA384, element, generalized_time,
+    DerError, INTEGER, NULL, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SHA384, element,
 };
 use crate::evidence::x509::{self, Dates, X509Error};
 
@@ -158,89 +159,7 @@ struct Single<'a> {
     next_update: SystemTime,
 }
 
-impl<'a> Response<'a> {
-    /// Reads a response in DER.
-    ///
-    /// # Errors
-    /// [`OcspError`] unless the bytes are exactly one response that has answers.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, OcspError> {
-        if bytes.len() > MAX_BYTES {
-            return Err(OcspError::TooLarge(bytes.len()));
-        }
-        let mut outer = Reader(bytes);
-        let mut response = outer.inside(SEQUENCE, "OCSPResponse")?;
-        outer.end("OCSPResponse")?;
-        match response.content(ENUMERATED, "responseStatus")? {
-            [0] => {}
-            [status] => return Err(OcspError::Refused(*status)),
-            _ => return Err(DerError("responseStatus").into()),
-        }
-        let mut explicit = response.inside(CONTEXT_0, "responseBytes")?;
-        response.end("OCSPResponse")?;
-        let mut typed = explicit.inside(SEQUENCE, "ResponseBytes")?;
-        explicit.end("responseBytes")?;
-        if typed.content(OBJECT_IDENTIFIER, "responseType")? != BASIC {
-            return Err(DerError("responseType").into());
-        }
-        let mut octets = typed.inside(OCTET_STRING, "response")?;
-        typed.end("ResponseBytes")?;
-        let basic = octets.inside(SEQUENCE, "BasicOCSPResponse")?;
-        octets.end("response")?;
-        Self::parse_basic(basic)
-    }
-
-    fn parse_basic(mut basic: Reader<'a>) -> Result<Self, OcspError> {
-        let signed = basic.element(SEQUENCE, "tbsResponseData")?;
-        let algorithm = basic.element(SEQUENCE, "signatureAlgorithm")?.whole;
-        let signature = basic.content(BIT_STRING, "signature")?;
-        let signature = signature.strip_prefix(&[0]).ok_or(DerError("signature"))?;
-        let mut certificates = Vec::new();
-        if let Some(explicit) = basic.optional(CONTEXT_0, "certs")? {
-            let mut explicit = Reader(explicit.content);
-            let mut list = explicit.inside(SEQUENCE, "certs")?;
-            explicit.end("certs")?;
-            while !list.0.is_empty() {
-                certificates.push(list.element(SEQUENCE, "certs")?.whole);
-                if certificates.len() > MAX_CERTIFICATES {
-                    return Err(DerError("certs").into());
-                }
-            }
-        }
-        basic.end("BasicOCSPResponse")?;
-
-        let mut data = Reader(signed.content);
-        let responder = match data.tag() {
-            Some(CONTEXT_1) => Responder::Name(data.content(CONTEXT_1, "responderID")?),
-            // A version is written only if it is not the default, and there is no other.
-            _ => {
-                let mut key = data.inside(CONTEXT_2, "responderID")?;
-                let digest = key.content(OCTET_STRING, "responderID")?;
-                key.end("responderID")?;
-                Responder::Key(digest)
-            }
-        };
-        time(&mut data, "producedAt")?;
-        let mut list = data.inside(SEQUENCE, "responses")?;
-        let mut answers = Vec::new();
-        while !list.0.is_empty() {
-            answers.push(Single::parse(list.inside(SEQUENCE, "SingleResponse")?)?);
-            if answers.len() > MAX_ANSWERS {
-                return Err(DerError("responses").into());
-            }
-        }
-        let nonce = extensions(&mut data)?;
-        data.end("tbsResponseData")?;
-        Ok(Self {
-            signed: signed.whole,
-            algorithm,
-            signature,
-            responder,
-            answers,
-            certificates,
-            nonce,
-        })
-    }
-
+impl Response<'_> {
     /// Whether it is about this certificate. Nothing is verified.
     ///
     /// # Errors
@@ -365,41 +284,7 @@ impl Responder<'_> {
     }
 }
 
-impl<'a> Single<'a> {
-    fn parse(mut single: Reader<'a>) -> Result<Self, OcspError> {
-        let mut id = single.inside(SEQUENCE, "certID")?;
-        let mut algorithm = id.inside(SEQUENCE, "hashAlgorithm")?;
-        let hash = algorithm.content(OBJECT_IDENTIFIER, "hashAlgorithm")?;
-        algorithm.optional(NULL, "hashAlgorithm")?;
-        algorithm.end("hashAlgorithm")?;
-        let issuer_name = id.content(OCTET_STRING, "issuerNameHash")?;
-        let issuer_key = id.content(OCTET_STRING, "issuerKeyHash")?;
-        let serial = id.content(INTEGER, "serialNumber")?;
-        id.end("certID")?;
-        let status = status(&mut single)?;
-        let this_update = time(&mut single, "thisUpdate")?;
-        let next_update = match single.optional(CONTEXT_0, "nextUpdate")? {
-            Some(explicit) => {
-                let mut explicit = Reader(explicit.content);
-                let found = time(&mut explicit, "nextUpdate")?;
-                explicit.end("nextUpdate")?;
-                found
-            }
-            None => this_update + WITHOUT_END,
-        };
-        extensions(&mut single)?;
-        single.end("SingleResponse")?;
-        Ok(Self {
-            hash,
-            issuer_name,
-            issuer_key,
-            serial,
-            status,
-            this_update,
-            next_update,
-        })
-    }
-
+impl Single<'_> {
     fn is_about(&self, certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
         let algorithm = match self.hash {
             SHA1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -414,73 +299,6 @@ impl<'a> Single<'a> {
             && hash(issuer.subject().as_raw()).as_ref() == self.issuer_name
             && hash(&issuer.public_key().subject_public_key.data).as_ref() == self.issuer_key
     }
-}
-
-fn status(single: &mut Reader<'_>) -> Result<CertificateStatus, OcspError> {
-    let name = "certStatus";
-    match single.tag() {
-        Some(GOOD) => match single.content(GOOD, name)? {
-            [] => Ok(CertificateStatus::Good),
-            _ => Err(DerError(name).into()),
-        },
-        Some(UNKNOWN) => match single.content(UNKNOWN, name)? {
-            [] => Ok(CertificateStatus::Unknown),
-            _ => Err(DerError(name).into()),
-        },
-        _ => {
-            let mut info = single.inside(CONTEXT_1, name)?;
-            let at = time(&mut info, "revocationTime")?;
-            let mut is_hold = false;
-            if let Some(explicit) = info.optional(CONTEXT_0, "revocationReason")? {
-                let mut explicit = Reader(explicit.content);
-                let reason = explicit.content(ENUMERATED, "revocationReason")?;
-                explicit.end("revocationReason")?;
-                is_hold = reason == [CERTIFICATE_HOLD];
-            }
-            info.end("revoked")?;
-            Ok(CertificateStatus::Revoked { at, is_hold })
-        }
-    }
-}
-
-/// Reads extensions, where there are some; the nonce, if it is among them.
-fn extensions<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, OcspError> {
-    let name = "extensions";
-    let Some(explicit) = reader.optional(CONTEXT_1, name)? else {
-        return Ok(None);
-    };
-    let mut explicit = Reader(explicit.content);
-    let mut list = explicit.inside(SEQUENCE, name)?;
-    explicit.end(name)?;
-    let mut nonce = None;
-    while !list.0.is_empty() {
-        let mut extension = list.inside(SEQUENCE, name)?;
-        let id = extension.content(OBJECT_IDENTIFIER, name)?;
-        let is_critical = extension.optional(BOOLEAN, name)?.is_some();
-        let mut value = extension.inside(OCTET_STRING, name)?;
-        extension.end(name)?;
-        if id == NONCE {
-            let found = value.content(OCTET_STRING, "nonce")?;
-            value.end("nonce")?;
-            if nonce.replace(found).is_some() {
-                return Err(DerError("nonce").into());
-            }
-        } else if is_critical {
-            return Err(OcspError::Critical);
-        }
-    }
-    Ok(nonce)
-}
-
-fn time(reader: &mut Reader<'_>, name: &'static str) -> Result<SystemTime, OcspError> {
-    let content = reader.content(GENERALIZED_TIME, name)?;
-    let seconds = generalized_time(content).ok_or(DerError(name))?;
-    Ok(instant(seconds))
-}
-
-/// Before 1970 counts as 1970: nothing here was valid then.
-fn instant(seconds: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// Writes a request about one certificate, by SHA-384 as NVIDIA's responder expects. A nonce has 1 to 128 bytes.
@@ -518,27 +336,14 @@ pub fn request(
     Ok(element(SEQUENCE, &element(SEQUENCE, &content)))
 }
 
-/// NVIDIA's responses have 1 KiB, with the responder's certificate.
-const MAX_BYTES: usize = 64 * 1024;
-/// A responder sends its own certificate, and at most those above it.
-const MAX_CERTIFICATES: usize = 8;
-/// One certificate is asked about at a time.
-const MAX_ANSWERS: usize = 64;
 /// How far the responder's clock may be ahead of ours.
 ///
 /// Clocks of hosts differ by seconds; a response of this moment must not count as one of the future. It makes no response
 /// live longer.
 const TOLERANCE: Duration = Duration::from_secs(300);
-/// How long an answer without an end counts; RFC 6960 §4.2.2.1 says that newer ones can always be had. NVIDIA's live a day.
-const WITHOUT_END: Duration = Duration::from_secs(86_400);
-
-const GOOD: u8 = 0x80;
-const UNKNOWN: u8 = 0x82;
 const CONTEXT_0: u8 = 0xa0;
 const CONTEXT_1: u8 = 0xa1;
 const CONTEXT_2: u8 = 0xa2;
-/// `certificateHold` of RFC 5280 §5.3.1.
-const CERTIFICATE_HOLD: u8 = 6;
 /// `id-pkix-ocsp-basic`, 1.3.6.1.5.5.7.48.1.1.
 const BASIC: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
 /// `id-pkix-ocsp-nonce`, 1.3.6.1.5.5.7.48.1.2.

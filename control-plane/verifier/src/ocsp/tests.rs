@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::maker::{Answerer, Authority, key, params, revoked, time};
 use super::*;
+use crate::der::Reader;
 
 macro_rules! vector {
     ($name:literal) => {

@@ -16,22 +16,31 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Collateral {
     /// PEM: the authority of PCK certificates, then the root.
+    #[serde(alias = "pckCrlIssuerChain")]
     pub pck_crl_issuer_chain: String,
     /// DER in hex or base64, or PEM.
+    #[serde(alias = "rootCaCrl")]
     pub root_ca_crl: String,
     /// DER in hex or base64, or PEM.
+    #[serde(alias = "pckCrl")]
     pub pck_crl: String,
     /// PEM: the signing certificate, then the root.
+    #[serde(alias = "tcbInfoIssuerChain")]
     pub tcb_info_issuer_chain: String,
     /// The very text that was signed.
+    #[serde(alias = "tcbInfo")]
     pub tcb_info: String,
     /// Hex, `r || s`.
+    #[serde(alias = "tcbInfoSignature")]
     pub tcb_info_signature: String,
     /// PEM: the signing certificate, then the root.
+    #[serde(alias = "qeIdentityIssuerChain")]
     pub qe_identity_issuer_chain: String,
     /// The very text that was signed.
+    #[serde(alias = "qeIdentity")]
     pub qe_identity: String,
     /// Hex, `r || s`.
+    #[serde(alias = "qeIdentitySignature")]
     pub qe_identity_signature: String,
 }
 
@@ -189,17 +198,6 @@ pub enum TcbStatus {
 }
 
 impl TcbStatus {
-    /// All statuses.
-    pub const ALL: [Self; 7] = [
-        Self::UpToDate,
-        Self::SWHardeningNeeded,
-        Self::ConfigurationNeeded,
-        Self::ConfigurationAndSWHardeningNeeded,
-        Self::OutOfDate,
-        Self::OutOfDateConfigurationNeeded,
-        Self::Revoked,
-    ];
-
     /// Intel's word.
     pub fn as_str(self) -> &'static str {
         match self {

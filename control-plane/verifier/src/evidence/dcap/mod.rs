@@ -174,6 +174,11 @@ pub(crate) fn fmspc(quote: &[u8]) -> Option<[u8; 6]> {
     Some(Platform::read(&leaf)?.fmspc)
 }
 
+/// A chain in the text that Intel writes.
+pub(crate) fn pem(chain: &[Vec<u8>]) -> String {
+    chain::pem(chain, "\n")
+}
+
 impl<'a> Case<'a> {
     /// Returns the report data, for those who bind more to it.
     pub(crate) fn judge(&self, expected: Bound<'_>, ledger: &mut Ledger) -> Option<[u8; 64]> {
@@ -259,3 +264,5 @@ fn dated(dates: Dates, [name, not_yet, expired]: [&'static str; 3]) -> (&'static
 
 /// Intel SGX Root CA.
 pub(crate) const INTEL_ROOT: &[u8] = include_bytes!("../../../roots/intel-sgx-root-ca.der");
+/// Common name of the certificate by which Intel signs TCB info and identities.
+pub(crate) const TCB_SIGNER: &str = "Intel SGX TCB Signing";

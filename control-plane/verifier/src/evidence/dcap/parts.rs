@@ -12,8 +12,7 @@ use x509_parser::certificate::X509Certificate;
 
 use super::collateral::{self, Collateral, QeIdentity, TcbInfo, timestamp};
 use super::quote::{Body, Quote};
-use super::tcb::TCB_SIGNER;
-use super::{fmspc, is_text_signed};
+use super::{TCB_SIGNER, fmspc, is_text_signed};
 use crate::endorsement::need::{IntelTee, PckCa};
 use crate::endorsement::object::{EndorsementError, Validity};
 use crate::evidence::x509;
@@ -113,6 +112,11 @@ pub(crate) fn assemble<'a>(
         qe_identity: qe.qe_identity?,
         qe_identity_signature: qe.qe_identity_signature?,
     })
+}
+
+/// Whether a text is the identity of a kind's quoting enclaves; unverified.
+pub(crate) fn is_identity_of(text: &str, tee: IntelTee) -> bool {
+    serde_json::from_str::<QeIdentity>(text).is_ok_and(|identity| identity.id == qe_name(tee))
 }
 
 fn is_about(id: Option<&str>, tee: IntelTee) -> bool {

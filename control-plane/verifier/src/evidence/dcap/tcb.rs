@@ -10,7 +10,7 @@ use super::collateral::{
 };
 use super::pck::Platform;
 use super::quote::{Body, Quote, TdReport};
-use super::{Case, Tee, dated, is_text_signed, revocation};
+use super::{Case, TCB_SIGNER, Tee, dated, is_text_signed, revocation};
 use crate::evidence::x509;
 use crate::judgement::Ledger;
 
@@ -395,6 +395,3 @@ fn check_module(
     );
     level
 }
-
-/// Common name of the certificate by which Intel signs TCB info and identities.
-pub(super) const TCB_SIGNER: &str = "Intel SGX TCB Signing";

@@ -184,7 +184,7 @@ pub const CHECKS: &[Check] = &[
             "certificate_on_hold",
             "certificate_unknown",
             "ocsp_missing",
-            "ocsp_stale",
+            "ocsp_expired",
             "ocsp_not_yet_valid",
             "ocsp_signature",
             "ocsp_responder",

@@ -100,8 +100,7 @@ impl Part {
             ledger.require(name, name, true, detail);
             return Some(rim);
         }
-        // A driver's version has three parts at most, a VBIOS's five.
-        let is_same_part = |rim: &Rim| rim.version.split('.').count() == version.split('.').count();
+        let is_same_part = |rim: &Rim| is_of_vbios(&rim.version) == is_of_vbios(version);
         let other = rims
             .iter()
             .find(|(rim, is_given)| *is_given && is_same_part(rim));
@@ -120,6 +119,11 @@ impl Part {
         }
         None
     }
+}
+
+/// A VBIOS's version has five parts, a driver's two or three.
+fn is_of_vbios(version: &str) -> bool {
+    version.split('.').count() == 5
 }
 
 fn compare(report: &Report<'_>, is_switch: bool, values: &Values, ledger: &mut Ledger) -> bool {

@@ -109,7 +109,7 @@ impl Subject<'_> {
             (CertificateStatus::Good, Freshness::Current) => self.pass("good"),
             (CertificateStatus::Unknown, Freshness::Current) => self.refuse("certificate_unknown"),
             (CertificateStatus::Good | CertificateStatus::Unknown, Freshness::Stale) => {
-                self.unproven("ocsp_stale", "the answer is too old");
+                self.unproven("ocsp_expired", "the answer is too old");
                 false
             }
             (CertificateStatus::Good | CertificateStatus::Unknown, Freshness::NotYet) => {

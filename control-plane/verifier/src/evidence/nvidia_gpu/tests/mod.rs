@@ -5,6 +5,7 @@ mod maker;
 mod manifests;
 mod revocation;
 mod sets;
+mod sweeps;
 
 use self::maker::{Maker, RimMaker};
 use super::checks::CHECKS;
@@ -54,6 +55,7 @@ fn every_check_of_the_sources_is_in_the_table_and_every_reason_of_the_table_has_
         include_str!("../rim.rs"),
         include_str!("../set.rs"),
         include_str!("../signature.rs"),
+        include_str!("../state.rs"),
         include_str!("../../../dossier/nvidia_gpu/mod.rs"),
     ];
     for name in sources.iter().flat_map(|source| names_in(source)) {

@@ -76,8 +76,8 @@ fn fresh_answers_about_every_certificate_are_a_claim() {
 fn answer_that_is_missing_or_old_is_no_proof() {
     let none = Maker::gpu().with(|gpu| gpu.rules.ocsp = REQUIRED);
     lacks("ocsp_missing", &none);
-    lacks("ocsp_stale", &chip(REQUIRED, &[(GIVEN, stale)]));
-    lacks("ocsp_stale", &chip(REQUIRED, &[(CACHED, stale)]));
+    lacks("ocsp_expired", &chip(REQUIRED, &[(GIVEN, stale)]));
+    lacks("ocsp_expired", &chip(REQUIRED, &[(CACHED, stale)]));
     lacks("ocsp_not_yet_valid", &chip(REQUIRED, &[(GIVEN, future)]));
     affirms(&chip(OPTIONAL, &[(GIVEN, stale)]));
     affirms(&chip(OPTIONAL, &[(CACHED, stale)]));
