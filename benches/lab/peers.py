@@ -83,6 +83,8 @@ class Pair:
         self.processes = []
         self.folder = tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=lab.folder)
         self.seconds_to_first_answer = None
+        # Under an instrument everything takes longer.
+        self.patience = getattr(lab, "patience", START_DEADLINE)
 
     def __enter__(self):
         try:
@@ -119,7 +121,7 @@ class Pair:
             process = Process(side, self._command(configuration, folder), self.lab.proxy_core, folder, cwd=folder)
             self.processes.append(process)
         try:
-            self.seconds_to_first_answer = wait_for_answer(self.out, START_DEADLINE, self.assert_alive)
+            self.seconds_to_first_answer = wait_for_answer(self.out, self.patience, self.assert_alive)
         except LabError as error:
             tails = "\n".join(f"  {process.name} said:\n{process.tail()}" for process in self.processes)
             raise LabError(f"{error}\n{tails}") from None
@@ -127,7 +129,7 @@ class Pair:
 
     def _wait_until_it_listens(self, port):
         """The outbound side starts against an inbound side that is there, as in life; what is timed is its own start."""
-        deadline = time.monotonic() + START_DEADLINE
+        deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
             self.assert_alive()
             try:

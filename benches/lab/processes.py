@@ -85,7 +85,8 @@ class Process:
 
 
 def _prepare(core):
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     # If this run is killed, the kernel ends its children.
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -146,6 +147,7 @@ def wait_for_answer(port, deadline, alive):
         alive()
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+                connection.settimeout(max(2, deadline / 5))
                 connection.sendall(b"GET /small HTTP/1.1\r\nhost: backend.test\r\nconnection: close\r\n\r\n")
                 answer = connection.recv(400)
                 if answer.startswith(b"HTTP/1.1 200"):

@@ -10,23 +10,33 @@ use crate::http1::{Body, Connection};
 use crate::measure::{Tally, window};
 
 /// 1 PiB: never reached in an hour.
-const ENDLESS: &[u8] = b"GET /bytes/1125899906842624 HTTP/1.1\r\nhost: backend.test\r\n\r\n";
+const ENDLESS: u64 = 1 << 50;
 
 pub(crate) async fn run(load: &Load) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let mut tasks = JoinSet::new();
+    let connections = u64::from(load.connections);
+    let share = load
+        .count
+        .map_or(ENDLESS, |count| count.div_ceil(connections));
     for _ in 0..load.connections {
         let mut connection = Connection::open(load.target).await?;
         connection.widen();
         let tally = Rc::clone(&tally);
         tasks.spawn_local(async move {
             let download = async {
-                let Body::Length(length) = connection.request(ENDLESS).await? else {
+                let share = tally.borrow_mut().claim_up_to(share);
+                let request =
+                    format!("GET /bytes/{share} HTTP/1.1\r\nhost: backend.test\r\n\r\n");
+                let Body::Length(length) = connection.request(request.as_bytes()).await? else {
                     bail!("expected a content length");
                 };
                 connection
                     .skip(length, |step| {
-                        tally.borrow_mut().bytes += u64::try_from(step).unwrap_or_default();
+                        let mut tally = tally.borrow_mut();
+                        let step = u64::try_from(step).unwrap_or_default();
+                        tally.bytes += step;
+                        tally.settle(step);
                     })
                     .await
             };

@@ -25,7 +25,7 @@ pub(crate) const MESSAGE: &[u8; 69] = &{
 };
 
 pub(crate) async fn run(load: &Load, streams: usize) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let mut tasks = JoinSet::new();
     for _ in 0..load.connections {
         let stream = TcpStream::connect(load.target).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn run(load: &Load, streams: usize) -> anyhow::Result<serde_jso
             let (mut sender, tally) = (sender.clone(), Rc::clone(&tally));
             let target = load.target;
             tasks.spawn_local(async move {
-                loop {
+                while tally.borrow_mut().claim() {
                     let started = Instant::now();
                     sender = match call(sender, target).await {
                         Ok(sender) => sender,
@@ -52,9 +52,7 @@ pub(crate) async fn run(load: &Load, streams: usize) -> anyhow::Result<serde_jso
                             return;
                         }
                     };
-                    let nanoseconds =
-                        u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    tally.borrow_mut().latency.record(nanoseconds);
+                    tally.borrow_mut().record(started);
                 }
             });
         }

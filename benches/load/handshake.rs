@@ -28,21 +28,17 @@ pub(crate) async fn run(
 ) -> anyhow::Result<serde_json::Value> {
     let connector = TlsConnector::from(Arc::new(config(folder, alpn, post_quantum)?));
     let server = ServerName::try_from("server.bench.test")?;
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let mut tasks = JoinSet::new();
     for _ in 0..load.connections {
         let (connector, server, tally) = (connector.clone(), server.clone(), Rc::clone(&tally));
         let target = load.target;
         tasks.spawn_local(async move {
-            loop {
+            while tally.borrow_mut().claim() {
                 let started = Instant::now();
                 let one = tokio::time::timeout(PATIENCE, one(&connector, &server, target));
                 match one.await.context("a handshake took too long").flatten() {
-                    Ok(()) => {
-                        let nanoseconds =
-                            u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                        tally.borrow_mut().latency.record(nanoseconds);
-                    }
+                    Ok(()) => tally.borrow_mut().record(started),
                     Err(error) => {
                         tally.borrow_mut().fail(&error);
                         tokio::time::sleep(Duration::from_millis(10)).await;

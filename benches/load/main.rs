@@ -123,6 +123,10 @@ struct Load {
     /// Processes whose CPU time is read at the start and the end of the seconds that count.
     #[arg(long, value_delimiter = ',')]
     pids: Vec<u32>,
+    /// Ends after so many requests, calls or handshakes in all, or bytes of bulk, instead of after a time; without a
+    /// warm-up. For counting instructions: two runs of different length differ by nothing but their units.
+    #[arg(long)]
+    count: Option<u64>,
 }
 
 fn main() -> anyhow::Result<()> {

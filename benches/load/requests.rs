@@ -11,24 +11,24 @@ use tokio::task::{JoinSet, spawn_local};
 
 use crate::Load;
 use crate::http1::{Connection, PATIENCE, SMALL, SMALL_CLOSE};
-use crate::measure::{SharedTally, Tally, window};
+use crate::measure::{Tally, window};
 use crate::timer::Ticker;
 
 /// Each connection sends its next request as soon as it has its answer.
 pub(crate) async fn closed_loop(load: &Load) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let mut tasks = JoinSet::new();
     for _ in 0..load.connections {
         let mut connection = Connection::open(load.target).await?;
         let tally = Rc::clone(&tally);
         tasks.spawn_local(async move {
-            loop {
+            while tally.borrow_mut().claim() {
                 let started = Instant::now();
                 if let Err(error) = connection.exchange(SMALL).await {
                     tally.borrow_mut().fail(&error);
                     return;
                 }
-                record(&tally, started);
+                tally.borrow_mut().record(started);
             }
         });
     }
@@ -37,13 +37,13 @@ pub(crate) async fn closed_loop(load: &Load) -> anyhow::Result<serde_json::Value
 
 /// Each slot opens a connection, sends one request, reads the answer, and starts again.
 pub(crate) async fn connection_per_request(load: &Load) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let mut tasks = JoinSet::new();
     for _ in 0..load.connections {
         let tally = Rc::clone(&tally);
         let target = load.target;
         tasks.spawn_local(async move {
-            loop {
+            while tally.borrow_mut().claim() {
                 let started = Instant::now();
                 let one = async {
                     let mut connection = Connection::open(target).await?;
@@ -52,7 +52,7 @@ pub(crate) async fn connection_per_request(load: &Load) -> anyhow::Result<serde_
                         .context("an answer took too long")?
                 };
                 match one.await {
-                    Ok(()) => record(&tally, started),
+                    Ok(()) => tally.borrow_mut().record(started),
                     Err(error) => {
                         tally.borrow_mut().fail(&error);
                         // A proxy that refuses connections would otherwise be asked as fast as the core allows.
@@ -68,7 +68,7 @@ pub(crate) async fn connection_per_request(load: &Load) -> anyhow::Result<serde_
 /// Requests are due at fixed instants, whatever the answers do, and latency counts from when a request was due: a stall
 /// delays all that were due during it (corrected for coordinated omission).
 pub(crate) async fn open_loop(load: &Load, rate: u64) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let due: Rc<RefCell<VecDeque<Instant>>> = Rc::default();
     let wake = Rc::new(Notify::new());
     let mut tasks = JoinSet::new();
@@ -88,7 +88,7 @@ pub(crate) async fn open_loop(load: &Load, rate: u64) -> anyhow::Result<serde_js
                     tally.borrow_mut().fail(&error);
                     return;
                 }
-                record(&tally, due_at);
+                tally.borrow_mut().record(due_at);
             }
         });
     }
@@ -110,9 +110,4 @@ pub(crate) async fn open_loop(load: &Load, rate: u64) -> anyhow::Result<serde_js
     let report = window(load, &tally).await;
     clock.abort();
     report
-}
-
-fn record(tally: &SharedTally, started: Instant) {
-    let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    tally.borrow_mut().latency.record(nanoseconds);
 }

@@ -17,7 +17,7 @@ pub(crate) const DIGITS: usize = 20;
 pub(crate) const MARK: &[u8] = b"data: ";
 
 pub(crate) async fn run(load: &Load, interval: u64) -> anyhow::Result<serde_json::Value> {
-    let tally = Tally::new();
+    let tally = Tally::new(load);
     let request = format!(
         "GET /sse/{interval} HTTP/1.1\r\nhost: backend.test\r\naccept: text/event-stream\r\n\r\n"
     );
@@ -34,7 +34,12 @@ pub(crate) async fn run(load: &Load, interval: u64) -> anyhow::Result<serde_json
                     let bytes = connection.next_bytes().await?;
                     let now = monotonic_nanoseconds();
                     for sent in events.read(&bytes)? {
-                        tally.borrow_mut().latency.record(now.saturating_sub(sent));
+                        let mut tally = tally.borrow_mut();
+                        tally.latency.record(now.saturating_sub(sent));
+                        if !tally.claim() {
+                            return Ok(());
+                        }
+                        tally.settle(1);
                     }
                 }
                 #[expect(unreachable_code, reason = "gives the endless block its error type")]
