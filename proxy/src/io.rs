@@ -14,9 +14,9 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
 
 use crate::lane::flow::LaneFlow;
+use crate::tls::stream::{RECEIVED_BYTES, TlsIo};
 
 /// A byte stream, with bytes that were read too early put back in front.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) enum Transport {
     /// A Unix socket: the local application.
     Unix(UnixStream),
     /// Mutual TLS: a peer.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsIo>),
     /// One stream of a shared lane.
     Flow(Box<LaneFlow>),
 }
@@ -57,7 +57,7 @@ impl Io {
     pub(crate) fn abort(self) {
         let tcp = match &self.transport {
             Transport::Tcp(tcp) => tcp,
-            Transport::Tls(tls) => tls.get_ref().0,
+            Transport::Tls(tls) => tls.tcp(),
             // Dropping an unfinished stream of the lane resets it, and a Unix socket has no reset.
             Transport::Flow(_) | Transport::Unix(_) => return,
         };
@@ -150,6 +150,12 @@ pub(crate) fn poll_read_scratch<R>(
     limit: usize,
     consume: impl FnOnce(&[u8]) -> R,
 ) -> Poll<io::Result<R>> {
+    if io.prefix.is_empty()
+        && let Transport::Flow(flow) = &mut io.transport
+    {
+        // Its data lies in memory of its own already.
+        return flow.poll_take(cx, limit).map_ok(|data| consume(&data));
+    }
     SCRATCH.with(|scratch| {
         // Nobody reads while they consume, but if they did, memory of their own is slower and just as right.
         let mut own = Vec::new();
@@ -169,8 +175,9 @@ pub(crate) fn poll_read_scratch<R>(
     })
 }
 
-/// Most bytes of one read: four TLS records, and small enough to stay in the second-level cache.
-pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
+/// Most bytes of one read: what one read from a socket and the record that began in the one before decrypt to. Small enough
+/// to stay in the second-level cache.
+pub(crate) const SCRATCH_BYTES: usize = RECEIVED_BYTES + 32 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());

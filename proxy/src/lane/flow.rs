@@ -32,25 +32,34 @@ impl LaneFlow {
     }
 }
 
+impl LaneFlow {
+    /// Takes what was received, at most `limit` bytes; nothing at the end of the stream.
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<Bytes>> {
+        while !self.pending.has_remaining() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(data) => self.pending = data.map_err(to_io)?,
+                None => return Poll::Ready(Ok(Bytes::new())),
+            }
+        }
+        let taken = self.pending.split_to(self.pending.len().min(limit));
+        // Fails only where the stream is gone, and then the next read says so.
+        let _ = self.receive.flow_control().release_capacity(taken.len());
+        Poll::Ready(Ok(taken))
+    }
+}
+
 impl AsyncRead for LaneFlow {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        while !this.pending.has_remaining() {
-            match ready!(this.receive.poll_data(cx)) {
-                Some(data) => this.pending = data.map_err(to_io)?,
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let taken = this
-            .pending
-            .split_to(this.pending.len().min(buf.remaining()));
+        let taken = ready!(self.get_mut().poll_take(cx, buf.remaining()))?;
         buf.put_slice(&taken);
-        // Fails only where the stream is gone, and then the next read says so.
-        let _ = this.receive.flow_control().release_capacity(taken.len());
         Poll::Ready(Ok(()))
     }
 }

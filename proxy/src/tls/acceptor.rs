@@ -1,23 +1,23 @@
 //! The inbound handshake: from a TCP connection to a verified peer, or a bounded reason.
 
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::{Error, InvalidMessage, PeerIncompatible};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::TlsAcceptor;
 use vouchsafe_attestation::peer::VerifyPeerError;
 
 use crate::reason::Reason;
 use crate::tls::TlsEpoch;
 use crate::tls::peer_verifier::{Captured, Verified};
+use crate::tls::stream::TlsIo;
 
 /// A connection with a verified peer at its other end.
 #[derive(Debug)]
 pub(crate) struct Secured {
-    pub(crate) stream: Box<TlsStream<TcpStream>>,
-    pub(crate) peer: Rc<Verified>,
+    pub(crate) stream: Box<TlsIo>,
+    pub(crate) peer: Arc<Verified>,
     /// The application protocol that both ends agreed on.
     pub(crate) alpn: Option<Vec<u8>>,
 }
@@ -31,19 +31,23 @@ pub(crate) async fn accept(tcp: TcpStream, epoch: &TlsEpoch) -> Result<Secured, 
     tcp.readable().await.map_err(HandshakeError::Io)?;
     let acceptor = TlsAcceptor::from(Arc::clone(&epoch.server));
     let (result, outcome) = Captured::new(acceptor.accept(tcp)).await;
-    secured(result.map(TlsStream::Server), outcome)
+    let stream = result.map(|stream| {
+        let (tcp, session) = stream.into_inner();
+        TlsIo::new(tcp, session.into())
+    });
+    secured(stream, outcome)
 }
 
 /// What both directions make of a finished handshake.
 pub(crate) fn secured(
-    result: io::Result<TlsStream<TcpStream>>,
-    outcome: Option<Result<Verified, VerifyPeerError>>,
+    result: io::Result<TlsIo>,
+    outcome: Option<Result<Arc<Verified>, VerifyPeerError>>,
 ) -> Result<Secured, HandshakeError> {
     match (result, outcome) {
         (Ok(stream), Some(Ok(verified))) => Ok(Secured {
-            alpn: stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+            alpn: stream.alpn().map(<[u8]>::to_vec),
             stream: Box::new(stream),
-            peer: Rc::new(verified),
+            peer: verified,
         }),
         (_, Some(Err(error))) => Err(HandshakeError::Peer(error)),
         (Err(error), _) => Err(HandshakeError::from_io(error)),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::TlsConnector;
 
 use crate::tls::acceptor::{HandshakeError, Secured, secured};
 use crate::tls::peer_verifier::Captured;
+use crate::tls::stream::TlsIo;
 use crate::tls::{Offer, TlsEpoch};
 
 /// Completes a client-side handshake. Who the server is is for the caller to compare; the deadline is the caller's.
@@ -26,5 +27,9 @@ pub(crate) async fn connect(
     let name = ServerName::from(std::net::Ipv4Addr::UNSPECIFIED);
     let connector = TlsConnector::from(Arc::clone(config));
     let (result, outcome) = Captured::new(connector.connect(name, tcp)).await;
-    secured(result.map(TlsStream::Client), outcome)
+    let stream = result.map(|stream| {
+        let (tcp, session) = stream.into_inner();
+        TlsIo::new(tcp, session.into())
+    });
+    secured(stream, outcome)
 }

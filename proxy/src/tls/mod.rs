@@ -8,6 +8,7 @@
 pub(crate) mod acceptor;
 pub(crate) mod connector;
 pub(crate) mod peer_verifier;
+pub(crate) mod stream;
 
 use std::sync::{Arc, OnceLock};
 
