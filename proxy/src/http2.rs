@@ -1,6 +1,8 @@
 //! HTTP/2 connections, both ends: bounded windows, bounded abuse, one task per stream.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -11,13 +13,36 @@ use vouchsafe_config::proxy::Limits;
 
 use crate::io::Io;
 use crate::lane::budget::Budgeted;
-use crate::lane::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use crate::lane::cork::Corked;
+use crate::lane::{CONNECTION_WINDOW, FRAME_BYTES, SEND_BUFFER, STREAM_WINDOW};
 use crate::reason;
 use crate::registry::Live;
 use crate::telemetry::metrics::DataMetrics;
 
 /// The connection's own task, to be polled as long as streams live.
-pub(crate) type ClientConnection = client::Connection<Budgeted, Bytes>;
+#[derive(Debug)]
+pub(crate) struct ClientConnection {
+    connection: client::Connection<Budgeted, Bytes>,
+    corked: Corked,
+}
+
+impl Future for ClientConnection {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.connection).poll(cx);
+        flush(&this.corked, cx);
+        polled
+    }
+}
+
+/// Sends what a connection wrote in this turn.
+fn flush(corked: &Corked, cx: &mut Context<'_>) {
+    // Pending: the task is woken when there is room. An error: the connection meets it when it reads next, which it does
+    // as soon as the other end is gone.
+    let _ = corked.poll_flush(cx);
+}
 
 /// Opens the client side of a connection.
 ///
@@ -27,37 +52,40 @@ pub(crate) async fn connect(
     io: Io,
     limits: &Limits,
 ) -> Result<(client::SendRequest<Bytes>, ClientConnection), h2::Error> {
-    client::Builder::new()
+    let io = Budgeted::new(io, false);
+    let corked = io.corked();
+    let (send, connection) = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(head_bytes(limits))
         .data_frame_budget(SMALL_FRAMES)
+        .max_frame_size(FRAME_BYTES)
         .enable_push(false)
-        .handshake(Budgeted::new(io, false))
-        .await
+        .handshake(io)
+        .await?;
+    Ok((send, ClientConnection { connection, corked }))
 }
 
-/// Serves a connection until it ends; `serve` is called for each stream, and its task ends with the connection.
+/// Serves a connection until it ends; `serve` begins a task for each stream, which ends with the connection.
 ///
 /// A live connection that is told to drain says GOAWAY, finishes its streams and ends.
-pub(crate) async fn serve<F>(
+pub(crate) async fn serve(
     io: Io,
     live: &Rc<Live>,
     limits: &Limits,
     metrics: &DataMetrics,
-    mut serve: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> F,
-) where
-    F: Future<Output = ()> + 'static,
-{
+    mut serve: impl FnMut(&mut JoinSet<()>, Request<RecvStream>, SendResponse<Bytes>),
+) {
     let io = Budgeted::new(io, true);
-    let flooded = io.flooded();
+    let (flooded, corked) = (io.flooded(), io.corked());
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(head_bytes(limits))
         .data_frame_budget(SMALL_FRAMES)
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(limits.streams)
         // Streams that were reset and not yet looked at (CVE-2023-44487), and that we had to reset (CVE-2025-8671).
         .max_pending_accept_reset_streams(PENDING_RESETS)
@@ -72,10 +100,15 @@ pub(crate) async fn serve<F>(
     tokio::pin!(drained);
     let mut leaving = false;
     loop {
+        let accept = std::future::poll_fn(|cx| {
+            let polled = connection.poll_accept(cx);
+            flush(&corked, cx);
+            polled
+        });
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = accept => match accepted {
                 Some(Ok((request, respond))) => {
-                    streams.spawn_local(serve(request, respond));
+                    serve(&mut streams, request, respond);
                 }
                 Some(Err(error)) => {
                     if !error.is_io() || flooded.get() {

@@ -199,9 +199,9 @@ pub(crate) async fn serve_http2<D: Doorway>(io: Io, doorway: &Rc<D>) {
         doorway.live(),
         &parts.config.limits,
         &parts.metrics,
-        |request, respond| {
+        |streams, request, respond| {
             let doorway = Rc::clone(doorway);
-            async move { serve_stream(&doorway, request, respond).await }
+            streams.spawn_local(async move { serve_stream(&doorway, request, respond).await });
         },
     )
     .await;

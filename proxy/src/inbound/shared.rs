@@ -33,15 +33,17 @@ impl PeerConnection {
             &self.live,
             &parts.config.limits,
             &parts.metrics,
-            |request, respond| {
+            |streams, request, respond| {
                 let requests = Rc::clone(&requests);
-                async move {
-                    if request.method() == Method::CONNECT {
-                        // Flows are fewer than requests and their state is larger: it is not held for each request.
-                        Box::pin(requests.connection.connect_stream(request, respond)).await;
-                    } else {
+                // Two kinds of task, because one would hold for each what only the larger needs.
+                if request.method() == Method::CONNECT {
+                    streams.spawn_local(async move {
+                        requests.connection.connect_stream(request, respond).await;
+                    });
+                } else {
+                    streams.spawn_local(async move {
                         serve_stream(&requests, request, respond).await;
-                    }
+                    });
                 }
             },
         )
@@ -76,7 +78,7 @@ impl PeerConnection {
             return;
         };
         let admitted = match (door.protocol, protocol) {
-            (Protocol::Tcp, FlowProtocol::Tcp) => match self.admit_flow(&door).await {
+            (Protocol::Tcp, FlowProtocol::Tcp) => match Box::pin(self.admit_flow(&door)).await {
                 Ok(flow) => Some(flow),
                 Err(FlowRefusal::Denied(reason)) => {
                     self.answer(respond, StatusCode::FORBIDDEN, reason);
@@ -101,7 +103,8 @@ impl PeerConnection {
         let io = Io::new(Transport::Flow(Box::new(flow)));
         match admitted {
             Some(flow) => flow.run(io).await,
-            None => self.flow(io, &preamble).await,
+            // Boxed: what requests need is not held for opaque flows.
+            None => Box::pin(self.flow(io, &preamble)).await,
         }
     }
 

@@ -16,11 +16,12 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::io::Io;
+use crate::lane::cork::Corked;
 
 /// A byte stream that carries HTTP/2 and has a budget.
 #[derive(Debug)]
 pub(crate) struct Budgeted {
-    io: Io,
+    io: Corked,
     budget: Budget,
     flooded: Rc<Cell<bool>>,
 }
@@ -29,7 +30,7 @@ impl Budgeted {
     /// `preface`: whether the other end is the client, whose first 24 bytes are not frames (RFC 9113 §3.4).
     pub(crate) fn new(io: Io, preface: bool) -> Self {
         Self {
-            io,
+            io: Corked::new(io),
             budget: Budget::new(preface, Instant::now()),
             flooded: Rc::default(),
         }
@@ -38,6 +39,11 @@ impl Budgeted {
     /// Whether the connection was ended for want of credit: `h2` keeps no more of an error than its text.
     pub(crate) fn flooded(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.flooded)
+    }
+
+    /// What sends the frames that were written; whoever polls the connection polls this afterwards.
+    pub(crate) fn corked(&self) -> Corked {
+        self.io.clone()
     }
 }
 
@@ -49,7 +55,7 @@ impl AsyncRead for Budgeted {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        ready!(this.io.poll_read(cx, buf))?;
         let fresh = buf.filled().get(before..).unwrap_or_default();
         if this.budget.read(fresh, Instant::now) {
             Poll::Ready(Ok(()))
@@ -66,10 +72,7 @@ impl AsyncWrite for Budgeted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
-        this.budget.sent(written);
-        Poll::Ready(Ok(written))
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -78,21 +81,22 @@ impl AsyncWrite for Budgeted {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        let written = ready!(this.io.poll_write(cx, bufs))?;
         this.budget.sent(written);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // `h2` flushes after each frame of data; what it wrote in one turn leaves together at the end of the turn.
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        self.get_mut().io.poll_shutdown(cx)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - `h2`, `http/1.1` or none: a peer without our sidecar, which reaches the listener's only port.
 
 pub(crate) mod budget;
+pub(crate) mod cork;
 pub(crate) mod flow;
 pub mod preamble;
 
@@ -31,5 +32,7 @@ pub(crate) const CONTROL_AUTHORITY: &str = "_control:0";
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// Connection window: four streams' worth, so that one that stands still does not stop its neighbours.
 pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest frame that we take: with its header four full TLS records.
+pub(crate) const FRAME_BYTES: u32 = 64 * 1024 - 9;
 /// Most bytes that wait to be sent on one stream.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
