@@ -2,6 +2,8 @@
 //!
 //! A piece is read only when the one before was taken: back-pressure reaches from the slower end to the faster.
 
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::HeaderMap;
@@ -42,6 +44,8 @@ pub(crate) enum Sink<'a> {
 #[derive(Debug)]
 enum Piece {
     Data(Bytes),
+    /// The last one: nothing follows, not even trailers.
+    Last(Bytes),
     End(Option<HeaderMap>),
 }
 
@@ -61,6 +65,16 @@ pub(crate) async fn pump(
     bytes: &Count,
 ) -> Result<(), Broken> {
     loop {
+        if let Source::Http1 { reader, decoder } = source
+            && let Sink::Http1 {
+                writer,
+                chunked: false,
+            } = sink
+            && reader.buf.is_empty()
+            && decoder.plain_left() > 0
+        {
+            std::future::poll_fn(|cx| poll_copy(cx, reader, decoder, writer, bytes)).await?;
+        }
         let piece = tokio::select! {
             // The source first: what is there already travels with what was held back.
             biased;
@@ -71,6 +85,10 @@ pub(crate) async fn pump(
             Piece::Data(data) => {
                 bytes.add(data.len());
                 sink.data(data).await?;
+            }
+            Piece::Last(data) => {
+                bytes.add(data.len());
+                return sink.last(data).await;
             }
             Piece::End(trailers) => {
                 return sink.end(trailers.map(clean_trailers)).await;
@@ -84,6 +102,7 @@ impl Source<'_> {
         match self {
             Self::Http1 { reader, decoder } => loop {
                 match decoder.decode(&mut reader.buf) {
+                    Ok(Decoded::Data(data)) if decoder.is_done() => return Ok(Piece::Last(data)),
                     Ok(Decoded::Data(data)) => return Ok(Piece::Data(data)),
                     Ok(Decoded::End(trailers)) => return Ok(Piece::End(trailers)),
                     Ok(Decoded::NeedMore) => {}
@@ -107,6 +126,11 @@ impl Source<'_> {
                 }
                 match stream.data().await {
                     Some(Ok(data)) => {
+                        if stream.is_end_stream() {
+                            // The window of the connection is given back at once, for nothing is held any more.
+                            let _ = stream.flow_control().release_capacity(data.len());
+                            return Ok(Piece::Last(data));
+                        }
                         *owed = data.len();
                         Ok(Piece::Data(data))
                     }
@@ -139,13 +163,32 @@ impl Sink<'_> {
             }
             Self::Http2(stream) => {
                 while !data.is_empty() {
-                    let wanted = data.len();
-                    let granted =
-                        std::future::poll_fn(|cx| poll_capacity(stream, cx, wanted)).await;
-                    let now = data.split_to(granted.map_err(|_| Broken::Sink)?.min(wanted));
+                    let now = granted(stream, &mut data).await?;
                     stream.send_data(now, false).map_err(|_| Broken::Sink)?;
                 }
                 Ok(())
+            }
+        }
+    }
+
+    async fn last(&mut self, mut data: Bytes) -> Result<(), Broken> {
+        match self {
+            Self::None => Ok(()),
+            Self::Http1 { .. } => {
+                self.data(data).await?;
+                self.end(None).await
+            }
+            Self::Http2(stream) => {
+                // A small end may wait for its window with the library: nothing follows that would add to it.
+                while data.len() > SMALL_END {
+                    let now = granted(stream, &mut data).await?;
+                    let ended = data.is_empty();
+                    stream.send_data(now, ended).map_err(|_| Broken::Sink)?;
+                    if ended {
+                        return Ok(());
+                    }
+                }
+                stream.send_data(data, true).map_err(|_| Broken::Sink)
             }
         }
     }
@@ -193,5 +236,54 @@ impl Sink<'_> {
     }
 }
 
+/// Takes from `data` what the receiver's window has room for, once it has room.
+async fn granted(stream: &mut SendStream<Bytes>, data: &mut Bytes) -> Result<Bytes, Broken> {
+    let wanted = data.len();
+    let granted = std::future::poll_fn(|cx| poll_capacity(stream, cx, wanted)).await;
+    Ok(data.split_to(granted.map_err(|_| Broken::Sink)?.min(wanted)))
+}
+
+/// Copies a body that both sides frame by its length alone, through the worker's scratch buffer and without holding more
+/// of it than the receiver refuses to take. Ready when the decoder must look again: at the end, or where the sender ended
+/// early.
+fn poll_copy(
+    cx: &mut Context<'_>,
+    reader: &mut Reader,
+    decoder: &mut BodyDecoder,
+    writer: &mut Writer,
+    bytes: &Count,
+) -> Poll<Result<(), Broken>> {
+    loop {
+        let left = decoder.plain_left();
+        if left == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // What the receiver would not take before goes first.
+        if writer.buf.len() >= COALESCED {
+            ready!(writer.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+        }
+        let mut inner = Context::from_waker(cx.waker());
+        let read = reader.poll_read(cx, left, |read| {
+            bytes.add(read.len());
+            decoder.passed(read.len());
+            writer
+                .pass(&mut inner, read, COALESCED)
+                .map(|()| read.len())
+        });
+        match read {
+            Poll::Ready(Ok(Ok(0))) => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(Ok(_))) => {}
+            Poll::Ready(Ok(Err(_))) => return Poll::Ready(Err(Broken::Sink)),
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Source)),
+            Poll::Pending => {
+                ready!(writer.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
 /// Bytes that are held back as long as more is there already.
 const COALESCED: usize = 32 * 1024;
+/// The end of a body that is sent without waiting for the receiver's window.
+const SMALL_END: usize = 4 * 1024;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ pub(crate) struct Http1Upstream {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     /// Where the other end is a peer.
-    pub(crate) peer: Option<Rc<Verified>>,
+    pub(crate) peer: Option<Arc<Verified>>,
     /// Its entry in the registry, where it has one.
     pub(crate) registered: Option<Registered>,
     /// Epoch of the identity that it was opened with.
@@ -163,6 +164,16 @@ impl Http2Pool {
         if let Some(lane) = self.usable() {
             return Ok(lane);
         }
+        // Boxed: rare.
+        Box::pin(self.open(limits, open, broken)).await
+    }
+
+    async fn open<E>(
+        &self,
+        limits: &Limits,
+        open: impl Future<Output = Result<Io, E>>,
+        broken: E,
+    ) -> Result<Http2Upstream, E> {
         let _opening = self.opening.lock().await;
         if let Some(lane) = self.usable() {
             return Ok(lane);

@@ -61,6 +61,27 @@ impl BodyDecoder {
         matches!(self.state, State::Done)
     }
 
+    /// Bytes of the body that follow as they are, with nothing between them.
+    pub(crate) fn plain_left(&self) -> u64 {
+        match self.state {
+            State::Length(left) => left,
+            State::UntilClose => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Takes in that so many bytes of [`Self::plain_left`] were passed on.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        if let State::Length(left) = self.state {
+            let left = left.saturating_sub(bytes as u64);
+            self.state = if left == 0 {
+                State::Done
+            } else {
+                State::Length(left)
+            };
+        }
+    }
+
     /// Takes as much as can be understood from the front of `buf`.
     ///
     /// # Errors

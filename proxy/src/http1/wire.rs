@@ -74,6 +74,17 @@ impl Reader {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
+    /// Reads once, at most `limit` bytes and past the buffer, and hands over what came; nothing at the end of the stream.
+    pub(crate) fn poll_read<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: u64,
+        consume: impl FnOnce(&[u8]) -> R,
+    ) -> Poll<io::Result<R>> {
+        let limit = usize::try_from(limit).unwrap_or(SCRATCH_BYTES);
+        poll_read_scratch(&mut self.io.borrow_mut(), cx, limit, consume)
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let buf = &mut self.buf;
         poll_read_scratch(&mut self.io.borrow_mut(), cx, SCRATCH_BYTES, |bytes| {
@@ -168,7 +179,29 @@ impl Writer {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends bytes behind those in the buffer; what the receiver doesn't take, and what is less than `worth_it`, stays in
+    /// the buffer.
+    pub(crate) fn pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut bytes: &[u8],
+        worth_it: usize,
+    ) -> io::Result<()> {
+        if self.buf.is_empty() && bytes.len() >= worth_it {
+            let mut io = self.io.borrow_mut();
+            while !bytes.is_empty() {
+                match Pin::new(&mut *io).poll_write(cx, bytes)? {
+                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.buf.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut io = self.io.borrow_mut();
         while self.buf.has_remaining() {
             match ready!(Pin::new(&mut *io).poll_write(cx, &self.buf))? {
