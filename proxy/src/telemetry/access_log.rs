@@ -5,7 +5,6 @@
 //! waits for the writer. Every field that a peer controls is escaped, so a line is one line.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -152,7 +151,14 @@ struct Lines {
     count: u64,
     denials: Vec<u8>,
     next_id: u64,
-    scratch: String,
+    date: Date,
+}
+
+/// The second that was written last, because most lines share it with the one before.
+#[derive(Debug, Default)]
+struct Date {
+    second: u64,
+    text: Vec<u8>,
 }
 
 impl AccessLogBuffer {
@@ -172,7 +178,7 @@ impl AccessLogBuffer {
             lines.count += 1;
             &mut lines.text
         };
-        encode(into, &mut lines.scratch, self.number, id, entry);
+        encode(into, &mut lines.date, self.number, id, entry);
         if lines.text.len() >= BATCH_BYTES || lines.denials.len() >= BATCH_BYTES {
             self.hand_over(lines);
         }
@@ -230,37 +236,21 @@ impl Drop for AccessLogBuffer {
     }
 }
 
-fn encode(out: &mut Vec<u8>, scratch: &mut String, worker: usize, id: u64, entry: &Entry<'_>) {
-    let mut number = |out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>| {
-        scratch.clear();
-        // Writing to a String never fails.
-        let _ = scratch.write_fmt(arguments);
-        out.extend_from_slice(scratch.as_bytes());
-    };
-    out.extend_from_slice(b"{\"time\":\"");
+fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &Entry<'_>) {
     let since = entry
         .time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let (year, month, day) = civil(since.as_secs() / 86_400);
-    let second = since.as_secs() % 86_400;
-    number(
-        out,
-        format_args!(
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            since.subsec_millis()
-        ),
-    );
-    number(
-        out,
-        format_args!(
-            "\",\"id\":\"{worker}-{id}\",\"connection\":{}",
-            entry.connection
-        ),
-    );
+    out.extend_from_slice(b"{\"time\":\"");
+    out.extend_from_slice(date.of(since.as_secs()));
+    out.push(b'.');
+    number(out, since.subsec_millis().into(), 3);
+    out.extend_from_slice(b"Z\",\"id\":\"");
+    number(out, worker as u64, 1);
+    out.push(b'-');
+    number(out, id, 1);
+    out.extend_from_slice(b"\",\"connection\":");
+    number(out, entry.connection, 1);
     field(out, "direction", direction_word(entry.direction));
     field(out, "lane", entry.lane.as_str());
     match entry.peer {
@@ -275,14 +265,17 @@ fn encode(out: &mut Vec<u8>, scratch: &mut String, worker: usize, id: u64, entry
     if let Some(request) = &entry.request {
         field(out, "method", request.method);
         field(out, "path", request.path);
-        number(out, format_args!(",\"status\":{}", request.status));
+        out.extend_from_slice(b",\"status\":");
+        number(out, request.status.into(), 1);
     }
     field(out, "decision", entry.verdict.as_str());
     match entry.verdict {
         Verdict::Allow(Some(rule)) => {
             out.extend_from_slice(b",\"rule\":\"");
             escape(out, &rule.document);
-            number(out, format_args!(":{}\"", rule.line));
+            out.push(b':');
+            number(out, rule.line as u64, 1);
+            out.push(b'"');
         }
         Verdict::Allow(None) | Verdict::Unjudged | Verdict::Audit(_) | Verdict::Deny(_) => {
             out.extend_from_slice(b",\"rule\":null");
@@ -296,16 +289,60 @@ fn encode(out: &mut Vec<u8>, scratch: &mut String, worker: usize, id: u64, entry
         Some(reason) => field(out, "reason", reason.as_str()),
         None => out.extend_from_slice(b",\"reason\":null"),
     }
-    number(
-        out,
-        format_args!(
-            ",\"received_bytes\":{},\"sent_bytes\":{},\"elapsed_ms\":{}.{:03}}}\n",
-            entry.received_bytes,
-            entry.sent_bytes,
-            entry.elapsed.as_millis(),
-            entry.elapsed.subsec_micros() % 1000
-        ),
-    );
+    out.extend_from_slice(b",\"received_bytes\":");
+    number(out, entry.received_bytes, 1);
+    out.extend_from_slice(b",\"sent_bytes\":");
+    number(out, entry.sent_bytes, 1);
+    out.extend_from_slice(b",\"elapsed_ms\":");
+    // More milliseconds than a u64 holds are 500 million years.
+    let elapsed = u64::try_from(entry.elapsed.as_millis()).unwrap_or(u64::MAX);
+    number(out, elapsed, 1);
+    out.push(b'.');
+    number(out, (entry.elapsed.subsec_micros() % 1000).into(), 3);
+    out.extend_from_slice(b"}\n");
+}
+
+impl Date {
+    /// A second since 1970 as `2026-11-23T05:30:00`.
+    fn of(&mut self, second: u64) -> &[u8] {
+        if self.second != second || self.text.is_empty() {
+            self.second = second;
+            self.text.clear();
+            let (year, month, day) = civil(second / 86_400);
+            let second = second % 86_400;
+            let parts = [
+                (year, 4, b'-'),
+                (month, 2, b'-'),
+                (day, 2, b'T'),
+                (second / 3600, 2, b':'),
+                (second / 60 % 60, 2, b':'),
+                (second % 60, 2, b'.'),
+            ];
+            for (value, width, after) in parts {
+                number(&mut self.text, value, width);
+                self.text.push(after);
+            }
+            self.text.pop();
+        }
+        &self.text
+    }
+}
+
+/// Writes a number in decimal with at least `width` digits: the formatting of the standard library costs more than all the
+/// rest of a line.
+fn number(out: &mut Vec<u8>, mut value: u64, width: usize) {
+    let mut digits = [b'0'; LONGEST_NUMBER];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        // A remainder by ten always fits.
+        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        used += 1;
+        if value == 0 && used >= width {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(LONGEST_NUMBER - used..).unwrap_or_default());
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
@@ -320,17 +357,27 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
 fn escape(out: &mut Vec<u8>, value: &str) {
     let cut = value.floor_char_boundary(MAX_FIELD.min(value.len()));
     let value = value.get(..cut).unwrap_or_default();
-    for byte in value.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..=0x1f | 0x7f => {
-                let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
-                out.extend_from_slice(b"\\u00");
-                out.extend(digit(byte >> 4).into_iter().chain(digit(byte & 15)));
-            }
-            _ => out.push(byte),
+    let mut rest = value.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| must_escape(*byte)) {
+        let (plain, from) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((byte, after)) = from.split_first() else {
+            break;
+        };
+        if matches!(byte, b'"' | b'\\') {
+            out.extend_from_slice(&[b'\\', *byte]);
+        } else {
+            let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
+            out.extend_from_slice(b"\\u00");
+            out.extend(digit(byte >> 4).into_iter().chain(digit(byte & 15)));
         }
+        rest = after;
     }
+    out.extend_from_slice(rest);
+}
+
+fn must_escape(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f)
 }
 
 /// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`).
@@ -356,6 +403,8 @@ const BATCHES: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Denials that wait before the worker waits for the writer.
 const MAX_DENIALS: usize = 1024 * 1024;
+/// Digits of the largest `u64`.
+const LONGEST_NUMBER: usize = 20;
 /// Longest field in bytes.
 const MAX_FIELD: usize = 2048;
 
@@ -384,7 +433,7 @@ mod tests {
             sent_bytes: 6,
             elapsed: Duration::from_micros(1_234),
         };
-        encode(&mut out, &mut String::new(), 1, 2, &entry);
+        encode(&mut out, &mut Date::default(), 1, 2, &entry);
         String::from_utf8(out).unwrap()
     }
 
@@ -417,6 +466,29 @@ mod tests {
         let line = line(&"é".repeat(5_000), Verdict::Unjudged);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"].as_str().unwrap().len(), MAX_FIELD);
+    }
+
+    #[test]
+    fn numbers_have_all_their_digits_and_no_more() {
+        for (value, width, text) in [
+            (0, 1, "0"),
+            (7, 3, "007"),
+            (1_234, 3, "1234"),
+            (u64::MAX, 1, "18446744073709551615"),
+        ] {
+            let mut out = Vec::new();
+            number(&mut out, value, width);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_second_is_written_anew_when_it_changes() {
+        let mut date = Date::default();
+        assert_eq!(date.of(0), b"1970-01-01T00:00:00");
+        assert_eq!(date.of(1_795_401_600), b"2026-11-23T02:40:00");
+        assert_eq!(date.of(1_795_401_600), b"2026-11-23T02:40:00");
+        assert_eq!(date.of(1_795_401_601), b"2026-11-23T02:40:01");
     }
 
     #[test]
