@@ -8,7 +8,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
@@ -48,12 +48,16 @@ pub struct FileIdentity {
 impl FileIdentity {
     /// Runs until it is dropped.
     pub async fn run(self) {
-        let (mut applied, mut seen, mut said) = (None, None, SaidOnce::default());
+        let (mut seen, mut said) = (None, SaidOnce::default());
+        // What is in use, and until when its check holds.
+        let mut applied: Option<([u8; 32], SystemTime)> = None;
         loop {
-            match self.load().await {
-                Ok(loaded) if applied == Some(loaded.digest) => {}
-                Ok(loaded) => {
-                    applied = Some(loaded.digest);
+            let holds = applied.filter(|(_, end)| self.clock.now() < *end);
+            let known = holds.map(|(digest, _)| digest);
+            match self.load_unless(known).await {
+                Ok(None) => {}
+                Ok(Some(loaded)) => {
+                    applied = Some((loaded.digest, loaded.svid.not_after));
                     said.recovered();
                     self.publish(loaded);
                 }
@@ -75,11 +79,27 @@ impl FileIdentity {
     /// # Errors
     /// [`LoadIdentityError`].
     pub async fn load(&self) -> Result<LoadedIdentity, LoadIdentityError> {
+        self.check(self.read().await?)
+    }
+
+    /// The same, but nothing where the files are those that are in use: a check costs three signatures, and they are read
+    /// every few hundred milliseconds.
+    async fn load_unless(
+        &self,
+        known: Option<[u8; 32]>,
+    ) -> Result<Option<LoadedIdentity>, LoadIdentityError> {
+        let content = self.read().await?;
+        if known == Some(content.digest()) {
+            return Ok(None);
+        }
+        self.check(content).map(Some)
+    }
+
+    async fn read(&self) -> Result<Content, LoadIdentityError> {
         let files = self.files.clone();
-        let content = tokio::task::spawn_blocking(move || Content::read(&files))
+        tokio::task::spawn_blocking(move || Content::read(&files))
             .await
-            .map_err(|_| LoadIdentityError::Interrupted)??;
-        self.check(content)
+            .map_err(|_| LoadIdentityError::Interrupted)?
     }
 
     fn check(&self, content: Content) -> Result<LoadedIdentity, LoadIdentityError> {
