@@ -36,6 +36,8 @@ struct Configuration {
 }
 
 fn main() -> ExitCode {
+    // Huge pages make a sidecar that needs 2 MiB of heap hold 16; where the kernel can't be asked, it only costs memory.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments = Arguments::parse();
     let (configuration, only_check) = match (arguments.command, arguments.run) {
         (Some(Command::Check(configuration)), _) => (configuration, true),

@@ -32,7 +32,7 @@ pub(crate) struct Record {
     worker: Rc<Worker>,
     live: Rc<Live>,
     _stream: StreamGuard,
-    pub(crate) peer: Option<Rc<Verified>>,
+    pub(crate) peer: Option<Arc<Verified>>,
     port: Option<Name>,
     /// Method and path, for a request.
     request: Option<(Bytes, Bytes)>,

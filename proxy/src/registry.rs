@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -80,7 +81,7 @@ pub(crate) struct Live {
     pub(crate) id: u64,
     pub(crate) direction: Direction,
     pub(crate) lane: LaneKind,
-    pub(crate) peer: Option<Rc<Verified>>,
+    pub(crate) peer: Option<Arc<Verified>>,
     pub(crate) port: RefCell<Option<Name>>,
     pub(crate) streams: Cell<u32>,
     pub(crate) received: Rc<Cell<u64>>,
@@ -329,7 +330,7 @@ impl Registry {
 pub(crate) struct NewConnection {
     pub(crate) direction: Direction,
     pub(crate) lane: LaneKind,
-    pub(crate) peer: Option<Rc<Verified>>,
+    pub(crate) peer: Option<Arc<Verified>>,
     pub(crate) port: Option<Name>,
     pub(crate) lease_end: Option<SystemTime>,
     pub(crate) now: SystemTime,

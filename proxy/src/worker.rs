@@ -314,7 +314,7 @@ impl Worker {
         &self,
         direction: Direction,
         lane: LaneKind,
-        peer: &Rc<Verified>,
+        peer: &Arc<Verified>,
         epoch: &TlsEpoch,
     ) -> Registered {
         // Promise 4: a connection never outlives the earlier end of both ends.
@@ -322,7 +322,7 @@ impl Worker {
         self.register(NewConnection {
             direction,
             lane,
-            peer: Some(Rc::clone(peer)),
+            peer: Some(Arc::clone(peer)),
             port: None,
             lease_end: Some(lease_end),
             now: self.now(),

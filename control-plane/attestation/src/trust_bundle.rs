@@ -156,6 +156,18 @@ impl TrustBundle {
         &self.authorities
     }
 
+    /// Whether the authority with this key (SHA-256 of its SPKI) may speak for a trust domain at a time: for relying
+    /// parties that keep what [`crate::peer::verify_peer`] concluded.
+    pub fn vouches(
+        &self,
+        spki_sha256: &[u8; 32],
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> bool {
+        self.of(trust_domain, now)
+            .any(|held| held.spki_sha256 == *spki_sha256)
+    }
+
     /// Authorities that may speak for a trust domain at a time.
     pub(crate) fn of(
         &self,

@@ -110,7 +110,8 @@ impl Doorway for RequestsIn {
             let upstream = match pooled {
                 Some(upstream) => upstream,
                 None => {
-                    let io = application.connect().await.map_err(Refusal::unavailable)?;
+                    let io = Box::pin(application.connect()).await;
+                    let io = io.map_err(Refusal::unavailable)?;
                     let home = Some(Rc::clone(&application.http1));
                     Http1Upstream::new(io, Held::default(), home)
                 }

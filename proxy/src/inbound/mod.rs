@@ -58,7 +58,7 @@ struct Doors {
 #[derive(Debug)]
 pub(crate) struct PeerConnection {
     pub(crate) inbound: Rc<Inbound>,
-    pub(crate) peer: Rc<Verified>,
+    pub(crate) peer: Arc<Verified>,
     pub(crate) lane: LaneKind,
     pub(crate) live: Rc<Live>,
     /// What the application is told about the peer.
@@ -111,7 +111,8 @@ impl Inbound {
             return;
         };
         let started = tokio::time::Instant::now();
-        let secured = match self.handshake(tcp, &epoch).await {
+        // Boxed, as each phase below: an idle connection holds the state of its own phase alone.
+        let secured = match Box::pin(self.handshake(tcp, &epoch)).await {
             Ok(secured) => secured,
             Err(error) => {
                 let reason = error.reason();
@@ -245,13 +246,15 @@ impl Inbound {
 impl PeerConnection {
     async fn serve(self: &Rc<Self>, mut io: Io, alpn: Option<&[u8]>) {
         match alpn {
-            Some(ALPN_SHARED) => self.shared(io).await,
-            Some(ALPN_FLOW) => match self.preamble(&mut io).await {
+            Some(ALPN_SHARED) => Box::pin(self.shared(io)).await,
+            Some(ALPN_FLOW) => match Box::pin(self.preamble(&mut io)).await {
                 Some(preamble) => self.flow(io, &preamble).await,
                 None => self.refuse(reason::PREAMBLE),
             },
             other => match self.inbound.only_door() {
-                Some(door) if door.protocol == Protocol::Tcp => self.relay(io, &door).await,
+                Some(door) if door.protocol == Protocol::Tcp => {
+                    Box::pin(self.relay(io, &door)).await;
+                }
                 Some(door) => self.requests(io, door, other == Some(ALPN_H2)).await,
                 None => self.refuse(reason::UNKNOWN_PORT),
             },
@@ -265,7 +268,7 @@ impl PeerConnection {
             return;
         };
         match (door.protocol, preamble.protocol) {
-            (Protocol::Tcp, FlowProtocol::Tcp) => self.relay(io, &door).await,
+            (Protocol::Tcp, FlowProtocol::Tcp) => Box::pin(self.relay(io, &door)).await,
             (Protocol::Http, FlowProtocol::Http1) => self.requests(io, door, false).await,
             (Protocol::Http, FlowProtocol::Http2) => self.requests(io, door, true).await,
             _ => self.refuse(reason::PORT_PROTOCOL),
@@ -282,9 +285,9 @@ impl PeerConnection {
             fixed: Some(door),
         });
         if over_http2 {
-            serve_http2(io, &requests).await;
+            Box::pin(serve_http2(io, &requests)).await;
         } else {
-            serve_http1(io, &requests).await;
+            Box::pin(serve_http1(io, &requests)).await;
         }
     }
 

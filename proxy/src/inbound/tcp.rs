@@ -49,7 +49,7 @@ impl PeerConnection {
 
     /// Serves an opaque flow that needs no answer of ours.
     pub(crate) async fn relay(self: &Rc<Self>, io: Io, door: &Door) {
-        match self.admit_flow(door).await {
+        match Box::pin(self.admit_flow(door)).await {
             Ok(flow) => flow.run(io).await,
             // The opener learns it by a reset: there is no place for words in its protocol.
             Err(_) => io.abort(),

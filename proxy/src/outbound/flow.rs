@@ -1,6 +1,7 @@
 //! Opening a flow on either lane: a CONNECT stream of a shared connection, or a connection of its own with a preamble.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, StatusCode};
 use vouchsafe_config::policy::{self, Lane, Port, Protocol};
@@ -87,7 +88,7 @@ impl Outbound {
             (Lane::Shared, Protocol::Http) => Offer::SharedHttp,
         };
         let opened = self.acquire(offer).await?;
-        record.peer = Some(Rc::clone(opened.peer()));
+        record.peer = Some(Arc::clone(opened.peer()));
         record.judged(self.judge(opened.peer(), request))?;
         let preamble = Preamble {
             protocol,

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use vouchsafe_attestation::name::Name;
@@ -68,10 +69,11 @@ impl Doorway for RequestsOut {
         record: &mut Record,
     ) -> Result<Route, Refusal> {
         let lane = self.connection.outbound.lane(door);
+        // What is rare is boxed, so that not every request holds its state.
         let result = if wanted.upgrade {
-            self.upgrade(door, wanted, record).await
+            Box::pin(self.upgrade(door, wanted, record)).await
         } else if lane == Lane::Dedicated && wanted.is_http2 {
-            self.dedicated_http2(door, wanted, record).await
+            Box::pin(self.dedicated_http2(door, wanted, record)).await
         } else if lane == Lane::Dedicated {
             self.dedicated_http1(door, wanted, record).await
         } else {
@@ -99,11 +101,11 @@ impl From<Reason> for Unrouted {
 impl RequestsOut {
     fn judge(
         &self,
-        peer: &Rc<crate::tls::peer_verifier::Verified>,
+        peer: &Arc<crate::tls::peer_verifier::Verified>,
         wanted: Wanted<'_>,
         record: &mut Record,
     ) -> Result<(), Unrouted> {
-        record.peer = Some(Rc::clone(peer));
+        record.peer = Some(Arc::clone(peer));
         let judged = self.connection.outbound.judge(peer, Some(&wanted.request));
         record.judged(judged).map_err(Unrouted::Denied)
     }
@@ -146,8 +148,7 @@ impl RequestsOut {
         Ok(match opened {
             Opened::Lane(lane) => self.on_lane(&lane, port),
             Opened::Direct(mut direct) => {
-                self.write_preamble(&mut direct, port, FlowProtocol::Http1)
-                    .await?;
+                Box::pin(self.write_preamble(&mut direct, port, FlowProtocol::Http1)).await?;
                 self.direct_http1(*direct, &outbound.dedicated)
             }
         })
@@ -191,7 +192,7 @@ impl RequestsOut {
         let outbound = &self.connection.outbound;
         let request = Some(&wanted.request);
         let opened = outbound.open_flow(port, FlowProtocol::Http1, request, record);
-        let flow = opened.await.map_err(|reason| {
+        let flow = Box::pin(opened).await.map_err(|reason| {
             if record.is_denied() {
                 Unrouted::Denied(reason)
             } else {

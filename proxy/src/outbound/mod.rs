@@ -238,7 +238,8 @@ impl AppConnection {
     async fn serve(self: &Rc<Self>, mut io: Io) {
         let port = self.outbound.port();
         if let Some(port) = port.as_ref().filter(|port| port.protocol == Protocol::Tcp) {
-            return self.relay(io, port).await;
+            // Boxed, as each phase below: an idle connection holds the state of its own phase alone.
+            return Box::pin(self.relay(io, port)).await;
         }
         let limits = &self.outbound.worker.parts.config.limits;
         let first = tokio::select! {
@@ -258,9 +259,9 @@ impl AppConnection {
             connection: Rc::clone(self),
             own: RefCell::default(),
         });
-        match begins_http2(&mut io, first, limits).await {
-            Some(true) => serve_http2(io, &requests).await,
-            Some(false) => serve_http1(io, &requests).await,
+        match Box::pin(begins_http2(&mut io, first, limits)).await {
+            Some(true) => Box::pin(serve_http2(io, &requests)).await,
+            Some(false) => Box::pin(serve_http1(io, &requests)).await,
             None => {}
         }
     }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -49,7 +50,7 @@ pub(crate) struct PeerLane {
     pub(crate) send: SendRequest<Bytes>,
     /// `Shared`, or `Interop` for a server without our sidecar that speaks HTTP/2.
     pub(crate) kind: LaneKind,
-    pub(crate) peer: Rc<Verified>,
+    pub(crate) peer: Arc<Verified>,
     pub(crate) live: Rc<Live>,
     epoch: u64,
     closed: Rc<Cell<bool>>,
@@ -82,7 +83,7 @@ pub(crate) enum Opened {
 #[derive(Debug)]
 pub(crate) struct Direct {
     pub(crate) io: Io,
-    pub(crate) peer: Rc<Verified>,
+    pub(crate) peer: Arc<Verified>,
     pub(crate) registered: Registered,
     /// Whether the server waits for a preamble: it has our sidecar.
     pub(crate) takes_preamble: bool,
@@ -117,7 +118,7 @@ pub(crate) async fn into_lane(worker: &Rc<Worker>, direct: Direct) -> Result<Rc<
 }
 
 impl Opened {
-    pub(crate) fn peer(&self) -> &Rc<Verified> {
+    pub(crate) fn peer(&self) -> &Arc<Verified> {
         match self {
             Self::Lane(lane) => &lane.peer,
             Self::Direct(direct) => &direct.peer,
@@ -196,21 +197,30 @@ impl Target {
     ) -> Result<Opened, Reason> {
         let shared = matches!(offer, Offer::SharedHttp | Offer::SharedTcp);
         if !shared {
-            return self.open(worker, epoch, offer).await;
+            return Box::pin(self.open(worker, epoch, offer)).await;
         }
         let number = epoch.identity.number;
         if let Some(lane) = self.usable(number) {
             return Ok(Opened::Lane(lane));
         }
-        let opening = self.opening.lock().await;
-        if let Some(lane) = self.usable(number) {
+        // Boxed: rare, and large by its handshake.
+        Box::pin(self.open_shared(worker, epoch, offer)).await
+    }
+
+    async fn open_shared(
+        &self,
+        worker: &Rc<Worker>,
+        epoch: &Rc<TlsEpoch>,
+        offer: Offer,
+    ) -> Result<Opened, Reason> {
+        let _opening = self.opening.lock().await;
+        if let Some(lane) = self.usable(epoch.identity.number) {
             return Ok(Opened::Lane(lane));
         }
         let opened = self.open(worker, epoch, offer).await?;
         if let Opened::Lane(lane) = &opened {
             self.lanes.borrow_mut().push(Rc::clone(lane));
         }
-        drop(opening);
         Ok(opened)
     }
 
@@ -291,7 +301,7 @@ async fn open_lane(
     worker: &Rc<Worker>,
     io: Io,
     kind: LaneKind,
-    peer: Rc<Verified>,
+    peer: Arc<Verified>,
     registered: Registered,
     epoch: u64,
 ) -> Result<Rc<PeerLane>, Reason> {

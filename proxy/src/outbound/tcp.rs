@@ -14,9 +14,8 @@ impl AppConnection {
     pub(crate) async fn relay(self: &Rc<Self>, mut io: Io, port: &Port) {
         let outbound = &self.outbound;
         let mut record = Record::flow(&outbound.worker, &self.live, &port.name);
-        let opened = outbound
-            .open_flow(port, FlowProtocol::Tcp, None, &mut record)
-            .await;
+        let open = outbound.open_flow(port, FlowProtocol::Tcp, None, &mut record);
+        let opened = Box::pin(open).await;
         let mut upstream = match opened {
             Ok(upstream) => upstream,
             Err(reason) => {

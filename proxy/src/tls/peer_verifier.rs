@@ -7,9 +7,11 @@
 //! alternative, a configuration per connection, costs allocations for each, and a cache by certificate could go stale.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
@@ -40,6 +42,19 @@ pub(crate) struct PeerVerifier {
     identity: Arc<IdentityEpoch>,
     clock: Arc<MeshClock>,
     role: PeerRole,
+    /// Peers that were verified lately, newest first.
+    known: Mutex<VecDeque<Known>>,
+}
+
+/// A verification that need not be made again: a signature costs a tenth of a handshake, and the same few peers connect
+/// again and again.
+///
+/// What it says follows from the certificate's bytes, the bundle and the role, which are the same, and from the time, of
+/// which everything is asked again. That the peer holds the key is proven in each handshake.
+#[derive(Debug)]
+struct Known {
+    verified: Arc<Verified>,
+    since: SystemTime,
 }
 
 impl PeerVerifier {
@@ -52,6 +67,7 @@ impl PeerVerifier {
             identity: Arc::clone(identity),
             clock: Arc::clone(clock),
             role,
+            known: Mutex::default(),
         }
     }
 
@@ -60,17 +76,7 @@ impl PeerVerifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf)
-            .chain(intermediates)
-            .map(|certificate| CertificateDer::from(certificate.as_ref()))
-            .collect();
-        let outcome =
-            verify_peer(&chain, &self.identity.bundle, self.role, self.clock.now()).map(|peer| {
-                Verified {
-                    peer,
-                    leaf_sha256: sha256(leaf),
-                }
-            });
+        let outcome = self.outcome(leaf, intermediates, self.clock.now());
         let verified = outcome.is_ok();
         OUTCOME.with(|slot| *slot.borrow_mut() = Some(outcome));
         if verified {
@@ -81,6 +87,71 @@ impl PeerVerifier {
         }
     }
 }
+
+impl PeerVerifier {
+    fn outcome(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Outcome {
+        let leaf_sha256 = sha256(leaf);
+        // Bundles carry issuing authorities, so the leaf needs no other certificate, and its own end and its authority's
+        // say all of the time. Of a longer path the result doesn't say until when all of it is valid.
+        if intermediates.len() <= USUAL_INTERMEDIATES {
+            if let Some(known) = self.known(&leaf_sha256, now) {
+                return Ok(known);
+            }
+            let leaf = std::slice::from_ref(leaf);
+            match verify_peer(leaf, &self.identity.bundle, self.role, now) {
+                Ok(peer) => {
+                    let verified = Arc::new(Verified { peer, leaf_sha256 });
+                    self.remember(&verified, now);
+                    return Ok(verified);
+                }
+                Err(error) if intermediates.is_empty() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf)
+            .chain(intermediates)
+            .map(|certificate| CertificateDer::from(certificate.as_ref()))
+            .collect();
+        let peer = verify_peer(&chain, &self.identity.bundle, self.role, now)?;
+        Ok(Arc::new(Verified { peer, leaf_sha256 }))
+    }
+
+    /// A peer that was verified by the same leaf, if leaf and authority are valid now.
+    fn known(&self, leaf_sha256: &[u8; 32], now: SystemTime) -> Option<Arc<Verified>> {
+        // Configurations are a worker's own, so nobody ever waits here; a broken lock only costs a verification.
+        let known = self.known.lock().ok()?;
+        let found = known
+            .iter()
+            .find(|known| known.verified.leaf_sha256 == *leaf_sha256)?;
+        let peer = &found.verified.peer;
+        let (authority, trust_domain) = (peer.authority_spki_sha256(), peer.id().trust_domain());
+        let vouched = (self.identity.bundle).vouches(authority, trust_domain, now);
+        (found.since <= now && now < peer.not_after() && vouched)
+            .then(|| Arc::clone(&found.verified))
+    }
+
+    fn remember(&self, verified: &Arc<Verified>, now: SystemTime) {
+        let Ok(mut known) = self.known.lock() else {
+            return;
+        };
+        known.retain(|known| known.verified.leaf_sha256 != verified.leaf_sha256);
+        known.push_front(Known {
+            verified: Arc::clone(verified),
+            since: now,
+        });
+        known.truncate(MAX_KNOWN);
+    }
+}
+
+/// Our control plane sends the leaf and who issued it.
+const USUAL_INTERMEDIATES: usize = 1;
+/// Peers of one epoch and role whose verification is kept: more than most workloads have callers.
+const MAX_KNOWN: usize = 64;
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -167,7 +238,7 @@ pub(crate) struct Captured<F> {
     outcome: Option<Outcome>,
 }
 
-type Outcome = Result<Verified, VerifyPeerError>;
+type Outcome = Result<Arc<Verified>, VerifyPeerError>;
 
 impl<F: Future + Unpin> Captured<F> {
     pub(crate) fn new(handshake: F) -> Self {
@@ -194,4 +265,92 @@ impl<F: Future + Unpin> Future for Captured<F> {
 
 thread_local! {
     static OUTCOME: RefCell<Option<Outcome>> = const { RefCell::new(None) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::state::Svid;
+    use crate::svid::test_control_plane::{Pki, now, trust_domain};
+    use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
+
+    fn verifier(role: PeerRole) -> (PeerVerifier, Vec<CertificateDer<'static>>) {
+        let own = Pki::new().unattested("inference/llm");
+        let root = own.chain.last().unwrap();
+        let root = Authority::new(trust_domain(), root, false).unwrap();
+        let bundle = TrustBundle::new(vec![root]).unwrap();
+        let identity = Arc::new(IdentityEpoch {
+            number: 1,
+            svid: Arc::new(Svid {
+                chain: own.chain.clone(),
+                key: own.private_key(),
+                not_after: now() + Duration::from_secs(3600),
+            }),
+            bundle: Arc::new(bundle),
+        });
+        let clock = Arc::new(MeshClock::host());
+        (PeerVerifier::new(&identity, &clock, role), own.chain)
+    }
+
+    #[test]
+    fn a_known_peer_is_refused_once_its_certificate_has_ended() {
+        let (verifier, chain) = verifier(PeerRole::Client);
+        let leaf = &chain[0];
+        let first = verifier.outcome(leaf, &[], now()).unwrap();
+        let again = verifier.outcome(leaf, &[], now()).unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "it was verified twice");
+        let end = first.peer.not_after();
+        assert!(
+            verifier
+                .known(&first.leaf_sha256, end - Duration::from_secs(1))
+                .is_some()
+        );
+        assert!(verifier.known(&first.leaf_sha256, end).is_none());
+        // The authority of this mesh ends at the same time.
+        assert!(verifier.outcome(leaf, &[], end).is_err());
+    }
+
+    #[test]
+    fn a_known_peer_stays_known_with_its_issuer_behind_it() {
+        let (verifier, chain) = verifier(PeerRole::Server);
+        let alone = verifier.outcome(&chain[0], &[], now()).unwrap();
+        let with_issuer = verifier.outcome(&chain[0], &chain[1..], now()).unwrap();
+        assert!(Arc::ptr_eq(&alone, &with_issuer));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_makes_nobody_known() {
+        let (verifier, chain) = verifier(PeerRole::Client);
+        let known = verifier.outcome(&chain[0], &[], now()).unwrap();
+        let before = now() - Duration::from_secs(1);
+        assert!(verifier.known(&known.leaf_sha256, before).is_none());
+    }
+
+    #[test]
+    fn another_certificate_is_not_known() {
+        let (verifier, chain) = verifier(PeerRole::Server);
+        verifier.outcome(&chain[0], &[], now()).unwrap();
+        let other = Pki::new().unattested("inference/llm").chain;
+        let refused = verifier.outcome(&other[0], &[], now());
+        assert!(refused.is_err(), "a leaf of another authority passed");
+    }
+
+    #[test]
+    fn no_more_than_the_latest_peers_are_kept() {
+        let (verifier, chain) = verifier(PeerRole::Client);
+        let known = verifier.outcome(&chain[0], &[], now()).unwrap();
+        for number in 0..=MAX_KNOWN {
+            let mut leaf_sha256 = [0; 32];
+            leaf_sha256[..8].copy_from_slice(&number.to_be_bytes());
+            let other = Arc::new(Verified {
+                peer: known.peer.clone(),
+                leaf_sha256,
+            });
+            verifier.remember(&other, now());
+        }
+        assert_eq!(verifier.known.lock().unwrap().len(), MAX_KNOWN);
+        assert!(verifier.known(&known.leaf_sha256, now()).is_none());
+    }
 }
