@@ -41,6 +41,8 @@ impl PolicyFolder {
     /// Runs until it is dropped.
     pub async fn run(self) {
         let (mut seen, mut look_again) = (None, false);
+        // What the files held when they were loaded.
+        let mut loaded = None;
         loop {
             let folder = self.folder.clone();
             let print = tokio::task::spawn_blocking(move || fingerprint(&folder)).await;
@@ -49,25 +51,37 @@ impl PolicyFolder {
                 // A file that is written twice within one tick of the file system looks unchanged the second time.
                 look_again = changed.is_some();
                 seen = changed.or(seen);
-                self.reload(look_again).await;
+                loaded = self.reload(look_again, loaded).await;
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    async fn reload(&self, is_news: bool) {
+    /// Loads the folder, unless nothing is known to have changed and it still holds what it held. Returns what it holds.
+    async fn reload(&self, is_news: bool, held: Option<[u8; 32]>) -> Option<[u8; 32]> {
         let (folder, options) = (
             self.folder.clone(),
             Options {
                 now: Some(self.clock.now()),
             },
         );
-        match tokio::task::spawn_blocking(move || load::policy(&[folder], options)).await {
-            Ok(Ok(set)) => self.publish(&set, is_news),
-            Ok(Err(problems)) if is_news => self.report(&problems),
-            // Said already; or the process ends.
-            Ok(Err(_)) | Err(_) => {}
+        let load = move || {
+            // Before they are loaded: what is written meanwhile differs at the next look.
+            let holds = content(&folder);
+            if !is_news && holds.is_some() && holds == held {
+                return (holds, None);
+            }
+            (holds, Some(load::policy(&[folder], options)))
+        };
+        // An error: the process ends.
+        let (holds, loaded) = tokio::task::spawn_blocking(load).await.ok()?;
+        match loaded {
+            Some(Ok(set)) => self.publish(&set, is_news),
+            Some(Err(problems)) if is_news => self.report(&problems),
+            // Said already, or nothing new.
+            Some(Err(_)) | None => {}
         }
+        holds
     }
 
     fn publish(&self, set: &PolicySet, is_news: bool) {
@@ -101,6 +115,33 @@ impl PolicyFolder {
             .with_label_values(&["policy"])
             .set(broken.into());
     }
+}
+
+/// A digest of what the files hold; `None` where that is not known, and then they must be loaded.
+fn content(folder: &Path) -> Option<[u8; 32]> {
+    let mut digests = Vec::new();
+    read(folder, 0, &mut digests)?;
+    Some(sha256(&digests))
+}
+
+fn read(folder: &Path, depth: usize, digests: &mut Vec<u8>) -> Option<()> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        digests.extend_from_slice(&sha256(path.as_os_str().as_encoded_bytes()));
+        let metadata = std::fs::metadata(&path).ok()?;
+        if metadata.is_dir() {
+            if depth < MAX_DEPTH {
+                read(&path, depth + 1, digests)?;
+            }
+        } else if metadata.is_file() && metadata.size() <= MAX_DIGESTED {
+            digests.extend_from_slice(&sha256(&std::fs::read(&path).ok()?));
+        } else {
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// A digest of which files there are and when each changed, links followed: cheap enough to take twice a second.
@@ -138,6 +179,8 @@ fn walk(folder: &Path, depth: usize, seen: &mut Vec<u8>) {
 
 /// How soon a change is noticed.
 const POLL: Duration = Duration::from_millis(400);
+/// Larger files are loaded rather than compared.
+const MAX_DIGESTED: u64 = 64 * 1024 * 1024;
 /// As deep as the loader reads.
 const MAX_DEPTH: usize = 8;
 
