@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::Guard;
-use bytes::Bytes;
 use vouchsafe_attestation::name::Name;
 use vouchsafe_config::policy::Decision;
 
+use crate::http::head::Asked;
 use crate::reason::{self, Reason};
 use crate::registry::{Live, StreamGuard};
 use crate::relay::{Count, RelayBytes};
@@ -34,8 +34,8 @@ pub(crate) struct Record {
     _stream: StreamGuard,
     pub(crate) peer: Option<Arc<Verified>>,
     port: Option<Name>,
-    /// Method and path, for a request.
-    request: Option<(Bytes, Bytes)>,
+    /// For a request, what it asks for.
+    request: Option<Asked>,
     pub(crate) status: u16,
     judged: Option<Judged>,
     reason: Option<Reason>,
@@ -54,15 +54,14 @@ impl Record {
 
     /// A record of a request that begins now, of which nothing is known yet.
     pub(crate) fn unread(worker: &Rc<Worker>, live: &Rc<Live>) -> Self {
-        let nothing = (Bytes::new(), Bytes::new());
-        Self::begin(worker, live, None, Some(nothing))
+        Self::begin(worker, live, None, Some(Asked::Nothing))
     }
 
     fn begin(
         worker: &Rc<Worker>,
         live: &Rc<Live>,
         port: Option<Name>,
-        request: Option<(Bytes, Bytes)>,
+        request: Option<Asked>,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
@@ -90,11 +89,8 @@ impl Record {
     }
 
     /// Notes what a request asks for. The query stays out of the log: it is where secrets travel.
-    pub(crate) fn request(&mut self, method: &str, path: &str) {
-        self.request = Some((
-            Bytes::copy_from_slice(method.as_bytes()),
-            Bytes::copy_from_slice(path.as_bytes()),
-        ));
+    pub(crate) fn request(&mut self, asked: Asked) {
+        self.request = Some(asked);
     }
 
     /// Takes in what policy said. `Err` with the reason where it denied.
@@ -181,9 +177,9 @@ impl Drop for Record {
             peer: self.peer.as_deref(),
             local: &self.worker.local,
             port: self.port.as_ref().map_or("", Name::as_str),
-            request: self.request.as_ref().map(|(method, path)| RequestEntry {
-                method: text(method),
-                path: text(path),
+            request: self.request.as_ref().map(|asked| RequestEntry {
+                method: asked.method(),
+                path: asked.path(),
                 status: self.status,
             }),
             verdict,
@@ -193,9 +189,4 @@ impl Drop for Record {
             elapsed,
         });
     }
-}
-
-/// Methods and paths are ASCII, as parsers let nothing else through.
-fn text(bytes: &Bytes) -> &str {
-    std::str::from_utf8(bytes).unwrap_or_default()
 }

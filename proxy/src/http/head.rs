@@ -2,9 +2,8 @@
 //!
 //! Reserved and hop-by-hop fields end here in every direction and between all versions.
 
-use std::borrow::Cow;
-
 use bytes::{Bytes, BytesMut};
+use http::uri::PathAndQuery;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
@@ -26,6 +25,46 @@ pub(crate) enum RequestHead {
 pub(crate) enum ResponseHead {
     Http1(http1::ResponseHead),
     Http2(Box<http::response::Parts>),
+}
+
+/// What a request asks for: its method, and its target as it came.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Nothing,
+    Http1 {
+        bytes: Bytes,
+        method: Span,
+        target: Span,
+    },
+    Http2 {
+        method: Method,
+        target: Option<PathAndQuery>,
+    },
+}
+
+impl Asked {
+    pub(crate) fn method(&self) -> &str {
+        match self {
+            Self::Nothing => "",
+            Self::Http1 { bytes, method, .. } => text(bytes, method),
+            Self::Http2 { method, .. } => method.as_str(),
+        }
+    }
+
+    /// The path without its query.
+    pub(crate) fn path(&self) -> &str {
+        let target = match self {
+            Self::Nothing => "",
+            Self::Http1 { bytes, target, .. } => text(bytes, target),
+            Self::Http2 { target, .. } => target.as_ref().map_or("/", |target| target.as_str()),
+        };
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+}
+
+/// Methods and targets are ASCII, as parsers let nothing else through.
+fn text<'a>(bytes: &'a Bytes, span: &Span) -> &'a str {
+    std::str::from_utf8(http1::slice(bytes, span)).unwrap_or_default()
 }
 
 impl RequestHead {
@@ -78,6 +117,21 @@ impl RequestHead {
         match self {
             Self::Http1(head) => head.text(&head.method),
             Self::Http2(parts) => parts.method.as_str(),
+        }
+    }
+
+    /// What the request asks for, without a copy of its text.
+    pub(crate) fn asked(&self) -> Asked {
+        match self {
+            Self::Http1(head) => Asked::Http1 {
+                bytes: head.bytes.clone(),
+                method: head.method.clone(),
+                target: head.target.clone(),
+            },
+            Self::Http2(parts) => Asked::Http2 {
+                method: parts.method.clone(),
+                target: parts.uri.path_and_query().cloned(),
+            },
         }
     }
 
@@ -330,19 +384,6 @@ impl ResponseHead {
     }
 }
 
-/// The target with its path normalised: what policy judges and the application gets.
-pub(crate) fn normalized_target<'a>(
-    target: &'a str,
-    path: Cow<'_, str>,
-    query: Option<&str>,
-) -> Cow<'a, str> {
-    match (path, query) {
-        (Cow::Borrowed(_), _) => Cow::Borrowed(target),
-        (Cow::Owned(path), None) => Cow::Owned(path),
-        (Cow::Owned(path), Some(query)) => Cow::Owned(format!("{path}?{query}")),
-    }
-}
-
 /// Drops from trailers what may not stand there (RFC 9110 §6.5.1), and what only a sidecar may say.
 pub(crate) fn clean_trailers(trailers: HeaderMap) -> HeaderMap {
     let mut clean = HeaderMap::with_capacity(trailers.len());
@@ -443,10 +484,11 @@ fn append(
 }
 
 fn filter_map(headers: &HeaderMap, trusted: bool) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        if !is_hop(name) && (trusted || !is_reserved(name.as_str().as_bytes())) {
-            map.append(name.clone(), value.clone());
+    // A clone hashes nothing, and few fields end here.
+    let mut map = headers.clone();
+    for name in headers.keys() {
+        if is_hop(name) || (!trusted && is_reserved(name.as_str().as_bytes())) {
+            map.remove(name);
         }
     }
     map

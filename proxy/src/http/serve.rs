@@ -1,5 +1,6 @@
 //! The two kinds of server: HTTP/1.1 connections, and streams of HTTP/2 connections.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use vouchsafe_config::policy::{self, normalize_path};
 
 use crate::http::answer::{AMBIGUOUS_PATH, HEAD_TIMEOUT, Refusal};
 use crate::http::exchange::{Done, Downstream, Failed, Forward, exchange};
-use crate::http::head::{RequestHead, normalized_target};
+use crate::http::head::RequestHead;
 use crate::http::pool::Http1Upstream;
 use crate::http::{Doorway, Route, Upstream, Wanted};
 use crate::http1::body::{BodyDecoder, Framing};
@@ -201,7 +202,10 @@ pub(crate) async fn serve_http2<D: Doorway>(io: Io, doorway: &Rc<D>) {
         &parts.metrics,
         |streams, request, respond| {
             let doorway = Rc::clone(doorway);
-            streams.spawn_local(async move { serve_stream(&doorway, request, respond).await });
+            // Boxed: a task's future is moved eight times from its birth to its end, and this one has kilobytes.
+            streams.spawn_local(Box::pin(async move {
+                serve_stream(&doorway, request, respond).await;
+            }));
         },
     )
     .await;
@@ -283,6 +287,8 @@ struct Call<'a, D: Doorway> {
     is_http2: bool,
     record: Record,
     tried: u32,
+    /// The target with its path normalised, where that differs from the one that came.
+    normalized: Option<String>,
 }
 
 impl<'a, D: Doorway> Call<'a, D> {
@@ -295,21 +301,36 @@ impl<'a, D: Doorway> Call<'a, D> {
             is_http2,
             record,
             tried: 0,
+            normalized: None,
         }
+    }
+
+    /// Normalises the path: what policy judges and the application gets.
+    fn normalize(&mut self) -> Result<(), Refusal> {
+        let (path, query) = split_query(self.head.target());
+        if let Cow::Owned(path) = normalize_path(path).map_err(|_| AMBIGUOUS_PATH)? {
+            self.normalized = Some(match query {
+                Some(query) => format!("{path}?{query}"),
+                None => path,
+            });
+        }
+        Ok(())
     }
 
     /// Judges the request and finds who serves it.
     async fn route(&mut self) -> Result<Route, Refusal> {
-        let target = self.head.target();
-        let (path, _) = split_query(target);
-        self.record.request(self.head.method(), path);
-        let path = normalize_path(path).map_err(|_| AMBIGUOUS_PATH)?;
+        if self.tried == 0 {
+            self.record.request(self.head.asked());
+            self.normalize()?;
+        }
+        let target = self.normalized.as_deref();
+        let (path, _) = split_query(target.unwrap_or_else(|| self.head.target()));
         let door = self.doorway.door(self.head)?;
         self.record.port(self.doorway.name(&door));
         let wanted = Wanted {
             request: policy::Request {
                 method: self.head.method(),
-                path: &path,
+                path,
                 grpc: self.head.is_grpc(),
             },
             is_http2: self.is_http2,
@@ -326,13 +347,10 @@ impl<'a, D: Doorway> Call<'a, D> {
         downstream: Downstream<'_>,
         bodyless: bool,
     ) -> Result<Done, Failed> {
-        let target = self.head.target();
-        let (path, query) = split_query(target);
-        let path = normalize_path(path).map_err(|_| Failed::Unanswered(AMBIGUOUS_PATH))?;
-        let target = normalized_target(target, path, query);
+        let target = self.normalized.as_deref();
         let forward = Forward {
             head: self.head,
-            target: &target,
+            target: target.unwrap_or_else(|| self.head.target()),
             framing: self.framing,
             add: &route.add,
             trusted_response: route.trusted_response,

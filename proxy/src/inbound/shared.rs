@@ -37,13 +37,14 @@ impl PeerConnection {
                 let requests = Rc::clone(&requests);
                 // Two kinds of task, because one would hold for each what only the larger needs.
                 if request.method() == Method::CONNECT {
-                    streams.spawn_local(async move {
+                    streams.spawn_local(Box::pin(async move {
                         requests.connection.connect_stream(request, respond).await;
-                    });
+                    }));
                 } else {
-                    streams.spawn_local(async move {
+                    // Boxed: a task's future is moved eight times from its birth to its end, and this one has kilobytes.
+                    streams.spawn_local(Box::pin(async move {
                         serve_stream(&requests, request, respond).await;
-                    });
+                    }));
                 }
             },
         )
