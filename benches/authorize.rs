@@ -1,16 +1,16 @@
 //! What a decision costs: with the rules of its door, with the rules of the mesh, and where nothing matches.
 
+#[path = "support/policy.rs"]
+mod policy;
 mod support;
 
-use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use criterion::Criterion;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
-use vouchsafe_config::policy::{Context, Decision, Direction, Policy, Request, authorize};
-use vouchsafe_config::set::PolicySet;
+use vouchsafe_config::policy::{Context, Decision, Direction, Request, authorize};
 
 /// Rules of the measured door and of all others together.
 const SIZES: [(usize, usize); 4] = [(10, 0), (10, 1_000), (10, 10_000), (1_000, 0)];
@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     // Compiling the largest policy is not what is measured.
     group.warm_up_time(Duration::from_millis(500));
     for (door, others) in SIZES {
-        let policy = compile(door, others)?;
+        let policy = policy::compile(door, others)?;
         for (what, path, allowed) in [
             ("first", "/v0/items/7", true),
             ("last", "/last", true),
@@ -57,48 +57,5 @@ fn main() -> anyhow::Result<()> {
     }
     group.finish();
     criterion.final_summary();
-    Ok(())
-}
-
-/// A door of `door` rules that demand claims, of which the last allows `/last`, among `others` rules of other doors.
-fn compile(door: usize, others: usize) -> anyhow::Result<Policy> {
-    let mut text = workload("client")?;
-    text.push_str(&workload("server")?);
-    for rule in 0..door - 1 {
-        access(&mut text, "server", rule, &format!("/v{rule}/items/*"))?;
-    }
-    access(&mut text, "server", door - 1, "/last")?;
-    for other in 0..others / 10 {
-        let name = format!("other-{other}");
-        text.push_str(&workload(&name)?);
-        for rule in 0..10 {
-            access(&mut text, &name, rule, &format!("/v{rule}/items/*"))?;
-        }
-    }
-    let documents = text.split_inclusive("---\n").map(|text| ("bench", text));
-    let trust_domain = "bench.test".parse()?;
-    PolicySet::compile_slice(&trust_domain, documents)
-        .map_err(|problems| anyhow::anyhow!("{problems}"))
-        .context("the policy of the bench has mistakes")
-}
-
-fn workload(name: &str) -> anyhow::Result<String> {
-    let mut text = String::new();
-    write!(
-        text,
-        "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: bench}}\nspec:\n  \
-         profile: any\n  members: {{nodes: [node]}}\n  ports: [{{name: api, port: 8000, protocol: http}}]\n---\n"
-    )?;
-    Ok(text)
-}
-
-fn access(text: &mut String, workload: &str, rule: usize, path: &str) -> anyhow::Result<()> {
-    write!(
-        text,
-        "apiVersion: vouchsafe.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: {workload}-{rule}, namespace: bench}}\n\
-         spec:\n  to: {{workload: {workload}, port: api}}\n  from: [{{workload: client}}]\n  \
-         client: {{attested_within: 20m, require: {{tpm: {{image: [llm-11, llm-12]}}}}}}\n  \
-         allow: [{{methods: [GET], paths: [\"{path}\"]}}]\n---\n"
-    )?;
     Ok(())
 }

@@ -18,23 +18,27 @@ class Measure:
     # Which pairs it makes sense for.
     applies: Callable = lambda peer: True
     quick: bool = False
+    # Only with `--full` or by its name: what would double the time of a usual run.
+    extra: bool = False
 
 
 def all_measures():
     return [
         _requests("http1_64", "HTTP/1.1, 64 connections", 64, quick=True),
         _requests("http1_256", "HTTP/1.1, 256 connections", 256),
-        _open("open_1000", 1000, quick=True),
+        _open("open_1000", 1000),
         _open("open_3000", 3000),
         Measure("grpc", "gRPC-shaped HTTP/2, 8 connections of 32 calls", {"cpu": "µs/call", "rate": "/s"}, _grpc,
-                higher=("rate",), applies=_standard),
+                higher=("rate",), applies=_standard, quick=True),
         Measure("per_connection", "one connection per request, 32 at once", {"cpu": "µs", "rate": "/s"}, _per_connection,
                 higher=("rate",), applies=_standard),
         Measure("handshake", "full mutual handshake, inbound side", {"cpu": "µs"}, _handshake,
                 applies=lambda peer: not peer.is_direct and _standard(peer)),
         _bulk(1),
         _bulk(8),
-        Measure("sse", "server-sent events, 50 streams of 10 ms", {"p50": "µs", "p99": "µs"}, _sse, applies=_standard),
+        _sse("sse", 50, 10, quick=True),
+        _sse("sse_200", 200, 100, extra=True),
+        *(_added(percent) for percent in (25, 50, 75)),
     ]
 
 
@@ -52,17 +56,16 @@ def _requests(name, title, connections, quick=False):
     return Measure(name, title, {"cpu": "µs/request", "rate": "/s"}, run, higher=("rate",), quick=quick)
 
 
-def _open(name, rate, quick=False):
+def _open(name, rate):
     def run(pair, load, seconds):
         report = load.run("http", target=_address(pair.out), connections=64, rate=rate, seconds=seconds, pids=_pids(pair))
         expected = rate * report["seconds"]
         if report["count"] < 0.95 * expected:
             report["first_error"] = f"{report['count']} of {expected:.0f} requests were answered in time"
             report["errors"] += 1
-        return report, {"p50": report["latency_us"]["p50"], "p99": report["latency_us"]["p99"],
-                        "cpu": _cpu_per(report, report["count"])}
+        return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
-    return Measure(name, f"open loop, {rate:,}/s", {"p50": "µs", "p99": "µs"}, run, quick=quick)
+    return Measure(name, f"open loop, {rate:,}/s", LATENCY, run)
 
 
 def _grpc(pair, load, seconds):
@@ -94,24 +97,56 @@ def _bulk(streams):
                    higher=("per_cpu", "rate"), applies=_standard)
 
 
-def _sse(pair, load, seconds):
-    report = load.run("sse", target=_address(pair.out), connections=50, seconds=seconds, pids=_pids(pair))
-    return report, {"p50": report["latency_us"]["p50"], "p99": report["latency_us"]["p99"],
-                    "cpu": _cpu_per(report, report["count"])}
+def _sse(name, streams, interval, extra=False, quick=False):
+    def run(pair, load, seconds):
+        report = load.run("sse", target=_address(pair.out), connections=streams, interval=interval, seconds=seconds,
+                          pids=_pids(pair))
+        return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
+
+    return Measure(name, f"server-sent events, {streams} streams of {interval} ms", LATENCY, run, applies=_standard,
+                   extra=extra, quick=quick)
 
 
-def memory(pair, load, connections):
-    """Resident KiB of each process at rest, and what one idle connection adds to both."""
-    if pair.peer.is_direct:
-        return None
+def _added(percent):
+    """What a pair adds to the latency of no proxy at all, at a share of the pair's own saturation."""
+
+    def run(pair, load, seconds):
+        # The pair's own saturation is found once, and `direct` is asked at the same rate in the same round.
+        if pair.saturation is None:
+            saturated = load.run("http", target=_address(pair.out), connections=64, seconds=seconds)
+            pair.saturation = saturated["rate"]
+        rate = max(1, int(pair.saturation * percent / 100))
+        direct = load.run("http", target=_address(pair.lab.backend_address[1]), connections=64, rate=rate, seconds=seconds)
+        report = load.run("http", target=_address(pair.out), connections=64, rate=rate, seconds=seconds)
+        without = _latency(direct)
+        return report, {name: value - without[name] for name, value in _latency(report).items()} | {"rate": rate}
+
+    return Measure(f"added_{percent}", f"latency added over no proxy at {percent} % of the pair's saturation",
+                   LATENCY | {"rate": "/s"}, run, higher=("rate",),
+                   applies=lambda peer: not peer.is_direct and _standard(peer), extra=True)
+
+
+LATENCY = {"p50": "µs", "p99": "µs", "p99.9": "µs"}
+
+
+def _latency(report):
+    return {name: report["latency_us"][name] for name in LATENCY}
+
+
+def memory(pair, load, steps):
+    """Resident KiB of each process at rest, and with each of `steps` idle connections."""
     idle = pair.resident_kib()
-    held = load.hold(target=_address(pair.out), connections=connections)
-    try:
-        with_connections = pair.resident_kib()
-    finally:
-        held.stop()
-    return {"outbound_kib": idle[0], "inbound_kib": idle[1],
-            "kib_per_connection": (sum(with_connections) - sum(idle)) / connections}
+    taken = {"outbound_kib": idle[0], "inbound_kib": idle[1], "with_connections": {}}
+    for connections in steps:
+        held = load.hold(target=_address(pair.out), connections=connections)
+        try:
+            resident = pair.resident_kib()
+        finally:
+            held.stop()
+        taken["with_connections"][connections] = resident
+        # The last step is the largest, and says best what one more costs.
+        taken["kib_per_connection"] = (sum(resident) - sum(idle)) / connections
+    return taken
 
 
 def _address(port):

@@ -83,6 +83,8 @@ class Pair:
         self.processes = []
         self.folder = tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=lab.folder)
         self.seconds_to_first_answer = None
+        # Requests per second that it can serve, once a measure asked.
+        self.saturation = None
         # Under an instrument everything takes longer.
         self.patience = getattr(lab, "patience", START_DEADLINE)
 

@@ -55,7 +55,7 @@ def _cell(results, measure, figure, peer, peers, higher):
         return text
     same_sort = [other for other in peers if other.copies == peer.copies]
     best, _ = results.best_reference(measure, figure, same_sort, higher)
-    return f"{text} **×{value / best:.2f}**" if best else text
+    return f"{text} **×{value / best:.2f}**" if best and best > 0 else text
 
 
 def short(value):
@@ -66,14 +66,16 @@ def short(value):
 
 def rests(memory, peers):
     """Memory, start and size, which are taken once for each pair."""
-    lines = ["| | idle KiB, outbound + inbound | KiB per idle connection, both | ms to first answer | binary MB (stripped) |",
-             "|---|---|---|---|---|"]
+    lines = ["| | idle KiB, outbound + inbound | with idle connections | KiB per idle connection, both "
+             "| ms to first answer | binary MB (stripped) |", "|---|---|---|---|---|---|"]
     for peer in peers:
         taken = memory.get(peer.name)
         if not taken:
             continue
         stripped = f" ({taken['stripped_bytes'] / 1e6:.1f})" if taken["stripped_bytes"] else ""
-        lines.append(f"| {peer.name} | {taken['outbound_kib']:,} + {taken['inbound_kib']:,} | "
+        held = ", ".join(f"{count:,}: {resident[0]:,} + {resident[1]:,}"
+                         for count, resident in taken["with_connections"].items())
+        lines.append(f"| {peer.name} | {taken['outbound_kib']:,} + {taken['inbound_kib']:,} | {held} | "
                      f"{taken['kib_per_connection']:.1f} | {taken['first_answer_ms']:.0f} | "
                      f"{taken['binary_bytes'] / 1e6:.1f}{stripped} |")
     return "\n".join(lines)
@@ -94,12 +96,11 @@ def to_json(results, measures):
     }
 
 
-def plot(results, measures, peers):
-    """One SVG: for each measure's first figure a bar for each pair, ours dark, with the spread as a line."""
-    rows = [(measure, figure, unit) for measure in measures for figure, unit in list(measure.figures.items())[:1]]
+def plot(results, measure, peers):
+    """One SVG: for each figure of a measure a bar for each pair, ours dark, with the spread as a line."""
     width, bar, gap, left = 900, 16, 46, 190
     parts, y = [], 20
-    for measure, figure, unit in rows:
+    for figure, unit in measure.figures.items():
         bars = [(peer, results.median(measure.name, peer.name, figure)) for peer in peers]
         bars = [(peer, value) for peer, value in bars if value is not None]
         if not bars:
@@ -107,11 +108,12 @@ def plot(results, measures, peers):
         better = "higher is better" if figure in measure.higher else "lower is better"
         parts.append(f'<text x="10" y="{y}" font-weight="bold">{html.escape(measure.title)}: {figure}, {unit} '
                      f"({better})</text>")
-        longest = max(value for _, value in bars)
+        longest = max(max(value for _, value in bars), 1e-9)
         y += 10
         for peer, value in bars:
-            length = (width - left - 120) * value / longest
-            spread = results.spread(measure.name, peer.name, figure) * length
+            # What a pair adds can come out below nothing where both are the same but for noise.
+            length = (width - left - 120) * max(value, 0) / longest
+            spread = abs(results.spread(measure.name, peer.name, figure)) * length
             fill = "#1b4f8a" if peer.ours else "#b8b8b8"
             parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{peer.name}</text>'
                          f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 3}" fill="{fill}"/>'

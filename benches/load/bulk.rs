@@ -26,8 +26,7 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<serde_json::Value> {
         tasks.spawn_local(async move {
             let download = async {
                 let share = tally.borrow_mut().claim_up_to(share);
-                let request =
-                    format!("GET /bytes/{share} HTTP/1.1\r\nhost: backend.test\r\n\r\n");
+                let request = format!("GET /bytes/{share} HTTP/1.1\r\nhost: backend.test\r\n\r\n");
                 let Body::Length(length) = connection.request(request.as_bytes()).await? else {
                     bail!("expected a content length");
                 };
