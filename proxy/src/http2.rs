@@ -102,7 +102,10 @@ pub(crate) async fn serve(
     loop {
         let accept = std::future::poll_fn(|cx| {
             let polled = connection.poll_accept(cx);
-            flush(&corked, cx);
+            // After a request comes another look, and only the last one of a turn finds nothing more.
+            if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
+                flush(&corked, cx);
+            }
             polled
         });
         tokio::select! {

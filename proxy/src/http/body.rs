@@ -88,7 +88,10 @@ pub(crate) async fn pump(
             }
             Piece::Last(data) => {
                 bytes.add(data.len());
-                return sink.last(data).await;
+                let sent = sink.last(data).await;
+                // Now, and not with the source, which may live as long as a response that never ends.
+                source.give_back();
+                return sent;
             }
             Piece::End(trailers) => {
                 return sink.end(trailers.map(clean_trailers)).await;
@@ -119,20 +122,15 @@ impl Source<'_> {
                 }
             },
             Self::Http2 { stream, owed } => {
-                if *owed > 0 {
-                    // Fails only where the stream is gone, and then the next read says so.
-                    let _ = stream.flow_control().release_capacity(*owed);
-                    *owed = 0;
-                }
+                give_back(stream, owed);
                 match stream.data().await {
                     Some(Ok(data)) => {
-                        if stream.is_end_stream() {
-                            // The window of the connection is given back at once, for nothing is held any more.
-                            let _ = stream.flow_control().release_capacity(data.len());
-                            return Ok(Piece::Last(data));
-                        }
                         *owed = data.len();
-                        Ok(Piece::Data(data))
+                        Ok(if stream.is_end_stream() {
+                            Piece::Last(data)
+                        } else {
+                            Piece::Data(data)
+                        })
                     }
                     Some(Err(_)) => Err(Broken::Source),
                     None => match stream.trailers().await {
@@ -145,10 +143,39 @@ impl Source<'_> {
     }
 }
 
+impl Source<'_> {
+    /// Gives back the window of what was handed on last.
+    fn give_back(&mut self) {
+        if let Self::Http2 { stream, owed } = self {
+            give_back(stream, owed);
+        }
+    }
+}
+
+fn give_back(stream: &mut RecvStream, owed: &mut usize) {
+    if *owed > 0 {
+        // Fails only where the stream is gone, and then the next read says so.
+        let _ = stream.flow_control().release_capacity(*owed);
+        *owed = 0;
+    }
+}
+
 impl Sink<'_> {
     async fn data(&mut self, mut data: Bytes) -> Result<(), Broken> {
         match self {
             Self::None => Ok(()),
+            Self::Http1 {
+                writer,
+                chunked: false,
+            } if data.len() >= COALESCED => {
+                // Large pieces are sent from where they lie, and the receiver's refusal is all that is copied.
+                writer.flush().await.map_err(|_| Broken::Sink)?;
+                let passed =
+                    std::future::poll_fn(|cx| Poll::Ready(writer.pass(cx, &data, COALESCED)));
+                passed.await.map_err(|_| Broken::Sink)?;
+                drop(data);
+                writer.flush().await.map_err(|_| Broken::Sink)
+            }
             Self::Http1 { writer, chunked } => {
                 if *chunked {
                     encode_chunk(&mut writer.buf, &data);

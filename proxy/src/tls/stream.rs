@@ -180,7 +180,10 @@ impl AsyncRead for TlsIo {
             ready!(RECEIVED.with(|memory| {
                 // Nobody else receives inside of this call, which waits for nothing.
                 let mut memory = memory.borrow_mut();
-                let mut received = ReadBuf::new(&mut memory);
+                // Not much more than there is room for: what has none is copied once more.
+                let most = buf.remaining().max(LEAST_RECEIVED).min(memory.len());
+                let (memory, _) = memory.split_at_mut(most);
+                let mut received = ReadBuf::new(memory);
                 ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut received))?;
                 if received.filled().is_empty() {
                     this.end = Some(End::Cut);
@@ -270,6 +273,8 @@ fn or_would_block(polled: Poll<io::Result<usize>>) -> io::Result<usize> {
 
 /// Most bytes of one read from a socket: eight full records.
 pub(crate) const RECEIVED_BYTES: usize = 128 * 1024;
+/// Room for one full record, however small the buffer that it is read for.
+const LEAST_RECEIVED: usize = 17 * 1024;
 /// Most plaintext that waits for the socket; one write of the relay's.
 const SEND_BYTES: usize = 256 * 1024;
 
