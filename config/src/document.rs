@@ -248,7 +248,7 @@ impl Raw {
             match kind {
                 Kind::Mesh => mesh::check(spec, &place, reporter),
                 Kind::AttestationProfile => profile::check(spec, &place, reporter),
-                Kind::Node => {}
+                Kind::Node => node::check(spec, &place, reporter),
                 Kind::Workload => workload::check(spec, &place, reporter),
                 Kind::AccessPolicy => access::check(&head, spec, &place, now, reporter),
                 Kind::Proxy => proxy::check(spec, &place, reporter),

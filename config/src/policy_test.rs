@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 use vouchsafe_attestation::claims::{
     ClaimType, ClaimValue, Claims, Class, EvidenceKind, definition,
 };
+use vouchsafe_attestation::condition::{Comparison, Operator};
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
-use crate::claim::{self, Operator};
+use crate::claim;
 use crate::document::Kind;
 use crate::policy::{Decision, Direction, Explanation, Policy, Question, Request, normalize_path};
 use crate::problem::{Problem, Problems, Reporter};
@@ -388,7 +389,7 @@ fn value_of(node: &Node, kind: EvidenceKind, name: &str) -> Option<ClaimValue> {
     let held = claim::read(node.get("claims"));
     let device = held.iter().find(|one| one.kind == kind)?;
     let condition = device.conditions.iter().find(|one| one.claim == name)?;
-    let is_equal = |one: &claim::Comparison| one.operator == Operator::Equal;
+    let is_equal = |one: &Comparison| one.operator == Operator::Equal;
     if !condition.any_of.iter().all(is_equal) {
         return None;
     }

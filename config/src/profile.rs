@@ -1,35 +1,117 @@
 //! `AttestationProfile`: what must be proven before a name is given.
 
+pub mod hardware;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_attestation::claims::Class;
+use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::name::WorkloadName;
 
+use self::hardware::HardwareReference;
 use crate::document::Head;
-use crate::problem::Reporter;
+use crate::problem::{Reporter, list};
 use crate::scalar;
-use crate::shape::{Field, MapShape, Place, Shape, not_built, optional, required};
-use crate::yaml::Node;
+use crate::shape::{Field, MapShape, Place, Shape, optional, required};
+use crate::source::{Source, Span};
+use crate::yaml::{Node, Value};
 
 /// An appraisal policy: evidence must satisfy one of the alternatives.
 #[derive(Clone, Debug)]
 pub struct AttestationProfile {
     /// Namespace and name of the document.
     pub name: WorkloadName,
+    /// File that it was written in.
+    pub file: String,
     /// Alternatives, tried in order; never empty.
     pub any_of: Vec<Alternative>,
     /// Longest life of a certificate issued by this profile, where shorter than the mesh's.
     pub lifetime: Option<Duration>,
 }
 
-/// One way to satisfy a profile. A closed set: each has exactly one binding root.
+/// One way to satisfy a profile: evidence of exactly the kinds that are named, one of which is the binding root.
 #[derive(Clone, Debug)]
-pub enum Alternative {
+pub struct Alternative {
     /// A TPM quote.
-    Tpm(TpmReference),
+    pub tpm: Option<TpmReference>,
     /// Made-up evidence.
-    Simulated(SimulatedReference),
+    pub simulated: Option<SimulatedReference>,
+    /// Vendors' hardware.
+    pub hardware: BTreeMap<EvidenceKind, HardwareReference>,
+    /// Lines of the keys, by path (`sev_snp.tcb.snp`), for explanations.
+    pub lines: BTreeMap<String, u32>,
+}
+
+impl Alternative {
+    /// The kinds that it asks for, in the order of [`EvidenceKind::ALL`].
+    pub fn kinds(&self) -> Vec<EvidenceKind> {
+        EvidenceKind::ALL
+            .into_iter()
+            .filter(|kind| match kind {
+                EvidenceKind::Tpm => self.tpm.is_some(),
+                EvidenceKind::Simulated => self.simulated.is_some(),
+                EvidenceKind::SevSnp
+                | EvidenceKind::Tdx
+                | EvidenceKind::AzSnpVtpm
+                | EvidenceKind::AzTdxVtpm
+                | EvidenceKind::NvidiaGpu
+                | EvidenceKind::Nitro => self.hardware.contains_key(kind),
+            })
+            .collect()
+    }
+
+    /// The kind that commits to the rest.
+    pub fn root(&self) -> Option<EvidenceKind> {
+        EvidenceKind::binding_root(self.kinds())
+    }
+
+    /// The images of one kind: name, end, most instances.
+    pub fn images(&self, kind: EvidenceKind) -> Vec<ImageTerms<'_>> {
+        let terms = |name, until, max_instances| ImageTerms {
+            name,
+            until,
+            max_instances,
+        };
+        match kind {
+            EvidenceKind::Tpm => { self.tpm.iter() }
+                .flat_map(|tpm| &tpm.images)
+                .map(|image| terms(&image.name, image.until, image.max_instances))
+                .collect(),
+            EvidenceKind::Simulated => { self.simulated.iter() }
+                .flat_map(|simulated| &simulated.images)
+                .map(|image| terms(&image.name, image.until, image.max_instances))
+                .collect(),
+            EvidenceKind::SevSnp
+            | EvidenceKind::Tdx
+            | EvidenceKind::AzSnpVtpm
+            | EvidenceKind::AzTdxVtpm
+            | EvidenceKind::NvidiaGpu
+            | EvidenceKind::Nitro => { self.hardware.get(&kind).into_iter() }
+                .flat_map(|hardware| &hardware.images)
+                .map(|image| terms(&image.name, image.until, image.max_instances))
+                .collect(),
+        }
+    }
+
+    /// Classes that evidence which satisfies it can have.
+    pub fn classes(&self) -> BTreeSet<Class> {
+        match (&self.simulated, &self.tpm) {
+            (Some(_), _) => BTreeSet::from([Class::Simulated]),
+            (None, Some(tpm)) => tpm.classes.clone(),
+            (None, None) => BTreeSet::from([Class::Hardware]),
+        }
+    }
+}
+
+/// How long and how often an image may run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ImageTerms<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// End of its validity; the instant itself is outside.
+    pub until: Option<SystemTime>,
+    /// Most instances that may run it at once.
+    pub max_instances: Option<u32>,
 }
 
 /// What a TPM must prove.
@@ -151,10 +233,28 @@ static ALTERNATIVE: MapShape = MapShape {
             "",
             "Made-up evidence; needs `danger_accept_simulated` in the Mesh.",
         ),
-        not_built("sev_snp"),
-        not_built("tdx"),
-        not_built("nvidia_gpu"),
-        not_built("nitro"),
+        hardware::section(EvidenceKind::SevSnp, "sev_snp", "A report of AMD SEV-SNP."),
+        hardware::section(EvidenceKind::Tdx, "tdx", "A quote of Intel TDX."),
+        hardware::section(
+            EvidenceKind::AzSnpVtpm,
+            "az_snp_vtpm",
+            "A quote of Azure's vTPM above AMD SEV-SNP.",
+        ),
+        hardware::section(
+            EvidenceKind::AzTdxVtpm,
+            "az_tdx_vtpm",
+            "A quote of Azure's vTPM above Intel TDX.",
+        ),
+        hardware::section(
+            EvidenceKind::NvidiaGpu,
+            "nvidia_gpu",
+            "Reports of NVIDIA GPUs, each of which must satisfy all; beside a kind that can be the binding root.",
+        ),
+        hardware::section(
+            EvidenceKind::Nitro,
+            "nitro",
+            "A document of AWS Nitro Enclaves.",
+        ),
     ],
     exactly_one: &[],
 };
@@ -212,11 +312,7 @@ static TPM: MapShape = MapShape {
 
 static TPM_IMAGE: MapShape = MapShape {
     fields: &[
-        required(
-            "name",
-            Shape::Text(&scalar::WORDS),
-            "Name of the image: becomes the claim `image`.",
-        ),
+        NAME,
         required(
             "pcrs",
             Shape::Map(&MapShape {
@@ -238,18 +334,8 @@ static TPM_IMAGE: MapShape = MapShape {
             }),
             "PCR values by bank.",
         ),
-        optional(
-            "until",
-            Shape::Text(&scalar::TIMESTAMP),
-            "",
-            "End of the image's validity.",
-        ),
-        optional(
-            "max_instances",
-            Shape::Number(1, 1_000_000),
-            "",
-            "Most instances that may run it at once.",
-        ),
+        UNTIL,
+        MAX_INSTANCES,
     ],
     exactly_one: &[],
 };
@@ -258,31 +344,33 @@ static SIMULATED: MapShape = MapShape {
     fields: &[required(
         "images",
         Shape::List(&Shape::Map(&MapShape {
-            fields: &[
-                required(
-                    "name",
-                    Shape::Text(&scalar::WORDS),
-                    "Name of the image: becomes the claim `image`.",
-                ),
-                optional(
-                    "until",
-                    Shape::Text(&scalar::TIMESTAMP),
-                    "",
-                    "End of the image's validity.",
-                ),
-                optional(
-                    "max_instances",
-                    Shape::Number(1, 1_000_000),
-                    "",
-                    "Most instances that may run it at once.",
-                ),
-            ],
+            fields: &[NAME, UNTIL, MAX_INSTANCES],
             exactly_one: &[],
         })),
         "Accepted images.",
     )],
     exactly_one: &[],
 };
+
+const NAME: Field = required(
+    "name",
+    Shape::Text(&scalar::WORDS),
+    "Name of the image: becomes the claim `image`.",
+);
+
+const UNTIL: Field = optional(
+    "until",
+    Shape::Text(&scalar::TIMESTAMP),
+    "",
+    "End of the image's validity.",
+);
+
+const MAX_INSTANCES: Field = optional(
+    "max_instances",
+    Shape::Number(1, 1_000_000),
+    "",
+    "Most instances that may run it at once.",
+);
 
 /// Reports what the shape can't say.
 pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
@@ -291,35 +379,64 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     for (index, node) in alternatives.iter().enumerate() {
         let place = any_of.index(index, node);
         check_roots(node, &place, reporter);
-        for kind in ["tpm", "simulated"] {
-            let Some(images) = node.find(&[kind, "images"]) else {
+        for kind in EvidenceKind::ALL {
+            let Some(section) = node.get(kind.as_str()) else {
                 continue;
             };
-            let place = place.key(kind, place.owner).key("images", place.owner);
-            check_images(images, &place, reporter);
+            let place = place.key(kind.as_str(), place.owner);
+            if let Some(images) = section.get("images") {
+                let place = place.key("images", place.owner);
+                check_names(images, &place, reporter);
+                if kind == EvidenceKind::Tpm {
+                    check_images(images, &place, reporter);
+                }
+            }
+            hardware::check(kind, section, &place, reporter);
         }
     }
 }
 
 fn check_roots(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
-    if node.entries().is_empty() && matches!(node.value, crate::yaml::Value::Map(_)) {
+    let kinds: Vec<(EvidenceKind, Span)> = { node.entries().iter() }
+        .filter_map(|entry| Some((entry.key.parse().ok()?, entry.key_span)))
+        .collect();
+    if node.entries().is_empty() && matches!(node.value, Value::Map(_)) {
         let problem = reporter.at(node.span, "the alternative demands nothing");
-        return reporter.report(
-            problem
-                .path(place.path.clone())
-                .allowed("`tpm`, `simulated`"),
-        );
+        let all = list(EvidenceKind::ALL.map(EvidenceKind::as_str));
+        return reporter.report(problem.path(place.path.clone()).allowed(all));
     }
-    if let (Some(_), Some(second)) = (node.entry("tpm"), node.entry("simulated")) {
-        let problem = reporter
-            .at(second.key_span, "`simulated` can't stand beside `tpm`")
-            .path(place.key("simulated", second.key_span).path)
-            .hint("an alternative has one binding root: make two alternatives of it");
-        reporter.report(problem);
+    if kinds.is_empty() || EvidenceKind::binding_root(kinds.iter().map(|(kind, _)| *kind)).is_some()
+    {
+        return;
     }
+    let roots: Vec<_> = { kinds.iter() }
+        .filter(|(kind, _)| kind.is_binding_root())
+        .collect();
+    let problem = match (roots.as_slice(), kinds.as_slice()) {
+        ([(first, _), (second, span), ..], _) => reporter
+            .at(*span, format!("`{second}` can't stand beside `{first}`"))
+            .path(place.key(second.as_str(), *span).path)
+            .hint("an alternative has one binding root: make two alternatives of it"),
+        ([(root, _)], [(one, span), (other, at), ..]) => {
+            let (other, span) = if root == one { (other, at) } else { (one, span) };
+            reporter
+                .at(*span, format!("`{other}` can't stand beside `{root}`"))
+                .path(place.key(other.as_str(), *span).path)
+                .hint("a simulation stands alone: it proves nothing of other devices")
+        }
+        ([], [(kind, span), ..]) => reporter
+            .at(*span, format!("`{kind}` can't be the binding root"))
+            .path(place.key(kind.as_str(), *span).path)
+            .hint(
+                "name beside it what runs the workload: `sev_snp`, `tdx`, `az_snp_vtpm`, `az_tdx_vtpm`, `nitro` or \
+                 `tpm`",
+            ),
+        ([_], _) | ([], []) => return,
+    };
+    reporter.report(problem);
 }
 
-fn check_images(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
+fn check_names(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     let mut names = BTreeSet::new();
     for (index, image) in images.items().iter().enumerate() {
         let place = place.index(index, image);
@@ -330,20 +447,23 @@ fn check_images(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
             let problem = reporter.at(name.span, format!("two images are called `{text}`"));
             reporter.report(problem.path(place.key("name", name.span).path));
         }
+    }
+}
+
+fn check_images(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
+    for (index, image) in images.items().iter().enumerate() {
+        let place = place.index(index, image);
         let Some(pcrs) = image.entry("pcrs") else {
             continue;
         };
         let banks = pcrs.value.entries();
         let empty = banks.iter().all(|bank| bank.value.entries().is_empty());
-        let is_map = matches!(
-            pcrs.value.value,
-            crate::yaml::Value::Map(_) | crate::yaml::Value::Null
-        );
+        let is_map = matches!(pcrs.value.value, Value::Map(_) | Value::Null);
         if empty
             && is_map
             && banks
                 .iter()
-                .all(|bank| matches!(bank.value.value, crate::yaml::Value::Map(_)))
+                .all(|bank| matches!(bank.value.value, Value::Map(_)))
         {
             let problem = reporter
                 .at(
@@ -357,10 +477,14 @@ fn check_images(images: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     }
 }
 
-pub(crate) fn read(head: &Head, spec: &Node) -> Option<AttestationProfile> {
-    let any_of = spec.get("any_of")?.items().iter().map(read_alternative);
+pub(crate) fn read(head: &Head, spec: &Node, source: &Source) -> Option<AttestationProfile> {
+    let alternatives = spec.get("any_of")?.items();
+    let any_of = alternatives
+        .iter()
+        .map(|node| read_alternative(node, source));
     Some(AttestationProfile {
         name: head.full_name()?,
+        file: source.name().to_owned(),
         any_of: any_of.collect::<Option<_>>()?,
         lifetime: match spec.get("lifetime") {
             Some(node) => Some(node.as_duration()?),
@@ -369,21 +493,49 @@ pub(crate) fn read(head: &Head, spec: &Node) -> Option<AttestationProfile> {
     })
 }
 
-fn read_alternative(node: &Node) -> Option<Alternative> {
-    match (node.get("tpm"), node.get("simulated")) {
-        (Some(tpm), None) => read_tpm(tpm).map(Alternative::Tpm),
-        (None, Some(simulated)) => {
-            let images = simulated.get("images")?.items().iter().map(|image| {
-                Some(SimulatedImage {
-                    name: image.get("name")?.text()?.to_owned(),
-                    until: read_until(image)?,
-                    max_instances: read_max(image)?,
-                })
-            });
-            let images = images.collect::<Option<_>>()?;
-            Some(Alternative::Simulated(SimulatedReference { images }))
+fn read_alternative(node: &Node, source: &Source) -> Option<Alternative> {
+    let tpm = match node.get("tpm") {
+        Some(tpm) => Some(read_tpm(tpm)?),
+        None => None,
+    };
+    let simulated = match node.get("simulated") {
+        Some(simulated) => Some(read_simulated(simulated)?),
+        None => None,
+    };
+    let mut hardware = BTreeMap::new();
+    for kind in hardware::KINDS {
+        if let Some(section) = node.get(kind.as_str()) {
+            hardware.insert(kind, hardware::read(kind, section)?);
         }
-        _ => None,
+    }
+    let mut lines = BTreeMap::new();
+    read_lines(node, "", source, &mut lines);
+    let alternative = Alternative {
+        tpm,
+        simulated,
+        hardware,
+        lines,
+    };
+    alternative.root().map(|_| alternative)
+}
+
+fn read_simulated(node: &Node) -> Option<SimulatedReference> {
+    let images = node.get("images")?.items().iter().map(|image| {
+        Some(SimulatedImage {
+            name: image.get("name")?.text()?.to_owned(),
+            until: read_until(image)?,
+            max_instances: read_max(image)?,
+        })
+    });
+    let images = images.collect::<Option<_>>()?;
+    Some(SimulatedReference { images })
+}
+
+fn read_lines(node: &Node, prefix: &str, source: &Source, lines: &mut BTreeMap<String, u32>) {
+    for entry in node.entries() {
+        let path = format!("{prefix}{}", entry.key);
+        read_lines(&entry.value, &format!("{path}."), source, lines);
+        lines.insert(path, source.line(entry.key_span.start));
     }
 }
 

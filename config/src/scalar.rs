@@ -101,6 +101,20 @@ pub(crate) static SHA384: Text = Text {
     check: |text| digest::<48>(text).map(drop),
 };
 
+pub(crate) static HEX_16: Text = Text {
+    what: "16 bytes in hex",
+    allowed: "16 bytes: 32 hexadecimal digits",
+    pattern: "^[0-9a-fA-F]{32}$",
+    check: |text| digest::<16>(text).map(drop),
+};
+
+pub(crate) static HEX_64: Text = Text {
+    what: "64 bytes in hex",
+    allowed: "64 bytes: 128 hexadecimal digits",
+    pattern: "^[0-9a-fA-F]{128}$",
+    check: |text| digest::<64>(text).map(drop),
+};
+
 pub(crate) static PCR: Text = Text {
     what: "a PCR number",
     allowed: "a PCR number from 0 to 23",

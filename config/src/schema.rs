@@ -8,7 +8,7 @@ use vouchsafe_attestation::claims::{ClaimDefinition, ClaimType, EvidenceKind, de
 
 use crate::claim;
 use crate::document::Kind;
-use crate::shape::{Field, MapShape, Shape};
+use crate::shape::{Field, MapShape, Shape, device_keys};
 
 /// The schema of one kind, as text that ends with a line end.
 pub fn of(kind: Kind) -> String {
@@ -104,7 +104,7 @@ fn default_of(field: &Field) -> Value {
             let items = field.default.trim_matches(['[', ']']).split(", ");
             json!(items.filter(|item| !item.is_empty()).collect::<Vec<_>>())
         }
-        Shape::Map(_) | Shape::MapOf(..) | Shape::Claims(_) => json!({}),
+        Shape::Map(_) | Shape::MapOf(..) | Shape::Claims(_) | Shape::Device(..) => json!({}),
         Shape::Text(_) | Shape::Word(_) | Shape::AnyOr(_) | Shape::NotBuilt => json!(field.default),
     }
 }
@@ -125,8 +125,23 @@ fn of_shape(shape: &Shape) -> Value {
         Shape::Number(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),
         Shape::AnyOr(inner) => json!({"anyOf": [{"const": "any"}, of_shape(inner)]}),
         Shape::Claims(kind) => json!({"$ref": claims_at(*kind)}),
+        Shape::Device(shape, kind) => device(shape, *kind),
         Shape::NotBuilt => json!(false),
     }
+}
+
+/// A section: its own keys, and claims that may be compared.
+fn device(shape: &MapShape, kind: EvidenceKind) -> Value {
+    let mut schema = map(shape);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for key in device_keys(shape, kind) {
+            if !properties.contains_key(key) {
+                let at = format!("{}/properties/{key}", claims_at(kind));
+                properties.insert(key.to_owned(), json!({"$ref": at}));
+            }
+        }
+    }
+    schema
 }
 
 fn claims_at(kind: EvidenceKind) -> String {

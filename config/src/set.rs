@@ -124,7 +124,7 @@ impl PolicySet {
             Kind::Mesh => self.mesh = Some(mesh::read(head, spec)?),
             Kind::AttestationProfile => {
                 self.profiles
-                    .insert(head.full_name()?, profile::read(head, spec)?);
+                    .insert(head.full_name()?, profile::read(head, spec, &raw.source)?);
             }
             Kind::Node => {
                 self.nodes

@@ -8,6 +8,7 @@ use vouchsafe_attestation::claims::EvidenceKind;
 
 use crate::claim;
 use crate::problem::{Reporter, list, nearest};
+use crate::profile::hardware::NOT_COMPARED;
 use crate::source::Span;
 use crate::yaml::{Node, Value};
 
@@ -29,6 +30,8 @@ pub(crate) enum Shape {
     AnyOr(&'static Self),
     /// Comparisons with claims of one kind.
     Claims(EvidenceKind),
+    /// Fixed keys, and beside them comparisons with claims of one kind.
+    Device(&'static MapShape, EvidenceKind),
     /// A key of the design whose feature is not there.
     NotBuilt,
 }
@@ -154,6 +157,7 @@ pub(crate) fn conform(node: &Node, shape: &Shape, place: &Place, reporter: &mut 
             }
         }
         Shape::Claims(kind) => claim::conform(node, *kind, place, reporter),
+        Shape::Device(map, kind) => conform_device(node, map, *kind, place, reporter),
         Shape::NotBuilt => {}
     }
 }
@@ -200,6 +204,9 @@ impl Shape {
             Self::Number(min, max) => format!("a number from {min} to {max}"),
             Self::AnyOr(shape) => format!("`any`, or {}", shape.describe()),
             Self::Claims(kind) => format!("a map of claims of `{kind}`"),
+            Self::Device(map, kind) => {
+                format!("a map of {} and claims of `{kind}`", list(map.allowed()))
+            }
             Self::NotBuilt => "nothing yet".to_owned(),
         }
     }
@@ -240,6 +247,17 @@ fn conform_map(node: &Node, map: &MapShape, place: &Place, reporter: &mut Report
             Some(field) => conform(&entry.value, &field.shape, &inner, reporter),
         }
     }
+    conform_whole(node, map, &slips, place, reporter);
+}
+
+/// Reports keys that are missing, and too many of those of which one is meant.
+fn conform_whole(
+    node: &Node,
+    map: &MapShape,
+    slips: &[Option<&str>],
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
     for field in map.fields.iter().filter(|field| field.required) {
         if node.entry(field.key).is_none() && !slips.contains(&Some(field.key)) {
             let message = format!("missing key `{}`", field.key);
@@ -257,6 +275,54 @@ fn conform_map(node: &Node, map: &MapShape, place: &Place, reporter: &mut Report
     for group in map.exactly_one {
         conform_group(node, group, !slips.is_empty(), place, reporter);
     }
+}
+
+/// A fixed key, or a claim: what is neither gets the nearest of both.
+fn conform_device(
+    node: &Node,
+    map: &MapShape,
+    kind: EvidenceKind,
+    place: &Place,
+    reporter: &mut Reporter<'_>,
+) {
+    let keys = || device_keys(map, kind);
+    if !matches!(node.value, Value::Map(_) | Value::Null) {
+        let allowed = format!("a map of {}", list(keys()));
+        return wrong_type(node, &allowed, place, reporter);
+    }
+    let mut slips = Vec::new();
+    for entry in node.entries() {
+        let inner = place.key(&entry.key, entry.key_span);
+        let field = map.fields.iter().find(|field| field.key == entry.key);
+        if let Some(field) = field {
+            conform(&entry.value, &field.shape, &inner, reporter);
+        } else if !keys().any(|key| key == entry.key)
+            || !claim::conform_claim(entry, kind, "", &inner, reporter)
+        {
+            let near = nearest(&entry.key, keys());
+            slips.push(near);
+            let message = format!("`{kind}` has no key and no claim `{}`", entry.key);
+            let mut problem = reporter
+                .at(entry.key_span, message)
+                .path(inner.path)
+                .allowed(list(keys()));
+            let meant = near.map(str::to_owned);
+            if let Some(meant) = meant.or_else(|| claim::nearest_claim(kind, "", &entry.key)) {
+                problem = problem.hint(format!("did you mean `{meant}`?"));
+            }
+            reporter.report(problem);
+        }
+    }
+    conform_whole(node, map, &slips, place, reporter);
+}
+
+/// What may stand in a section: its own keys first, then claims.
+pub(crate) fn device_keys(
+    map: &MapShape,
+    kind: EvidenceKind,
+) -> impl Iterator<Item = &'static str> + Clone {
+    let claims = claim::keys_below(kind, "").filter(|key| !NOT_COMPARED.contains(key));
+    map.allowed().chain(claims)
 }
 
 fn lower_first(text: &str) -> String {

@@ -44,13 +44,15 @@ impl Membership {
     }
 }
 
-/// The word for a machine in records and registrations: `<kind>:<identity>`.
+/// The word for a machine in records and registrations; a machine that proved no identity has none.
 pub fn hardware_name(hardware: &NodeHardware) -> String {
-    match hardware {
-        NodeHardware::TpmEk(sha256) => format!("tpm_ek_sha256:{}", hex::encode(sha256)),
-        NodeHardware::Simulated(machine) => format!("simulated_machine:{machine}"),
-    }
+    hardware
+        .name()
+        .unwrap_or_else(|| UNKNOWN_MACHINE.to_owned())
 }
+
+/// Stands for a machine whose host hides who it is. No token can pin it.
+const UNKNOWN_MACHINE: &str = "unknown";
 
 /// Decides whether a machine, as evidence proved it, may bear a workload's name.
 ///
@@ -70,7 +72,7 @@ pub fn membership<'n>(
     match &workload.members {
         Members::Nodes(nodes) => nodes
             .iter()
-            .find(|listed| node(listed).is_some_and(|node| node.hardware == *hardware))
+            .find(|listed| node(listed).is_some_and(|node| node.hardware.is_proven_by(hardware)))
             .map(|listed| Membership::Node(listed.clone()))
             .ok_or_else(|| {
                 Refused::new(
@@ -79,6 +81,11 @@ pub fn membership<'n>(
                     format!("{name} is none of the {} listed nodes", nodes.len()),
                 )
             }),
+        Members::JoinTokens(_) if hardware.name().is_none() => Err(Refused::new(
+            "hardware_hidden",
+            "list the machine as a Node by an identity that it proves, or let its host show one",
+            "the evidence proves no identity of the machine, so no join token can pin it",
+        )),
         Members::JoinTokens(tokens) => {
             // A machine that a token of this workload has pinned stays a member without showing it again.
             let held = tokens
@@ -309,7 +316,7 @@ mod tests {
     }
 
     fn machine(name: &str) -> NodeHardware {
-        NodeHardware::Simulated(name.to_owned())
+        NodeHardware::simulated(name)
     }
 
     #[track_caller]

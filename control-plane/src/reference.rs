@@ -1,6 +1,9 @@
 //! From an `AttestationProfile` to what the verifier compares with, and what of a profile the verifier does not judge.
 //! Pure.
 
+pub mod hardware;
+
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::claims::{ClaimValue, Class, EvidenceKind};
@@ -18,23 +21,13 @@ use vouchsafe_verifier::reference_value::{
 use crate::refusal::Refused;
 
 /// The kinds of evidence that each alternative of a profile asks for, in its order.
-pub fn kinds(profile: &AttestationProfile) -> impl Iterator<Item = EvidenceKind> {
-    profile.any_of.iter().map(kind)
-}
-
-fn kind(alternative: &Configured) -> EvidenceKind {
-    match alternative {
-        Configured::Tpm(_) => EvidenceKind::Tpm,
-        Configured::Simulated(_) => EvidenceKind::Simulated,
-    }
+pub fn kinds(profile: &AttestationProfile) -> impl Iterator<Item = Vec<EvidenceKind>> {
+    profile.any_of.iter().map(Configured::kinds)
 }
 
 /// What a quote must cover so that every TPM alternative can be judged.
 pub fn pcr_selection(profile: &AttestationProfile) -> PcrSelection {
-    let tpms = profile.any_of.iter().filter_map(|one| match one {
-        Configured::Tpm(tpm) => Some(tpm),
-        Configured::Simulated(_) => None,
-    });
+    let tpms = profile.any_of.iter().filter_map(|one| one.tpm.as_ref());
     let mut selection = PcrSelection::default();
     for tpm in tpms {
         for (hash, pcrs) in tpm.selection() {
@@ -42,10 +35,14 @@ pub fn pcr_selection(profile: &AttestationProfile) -> PcrSelection {
                 selection.add(algorithm(hash), pcrs);
             }
         }
-        for (hash, pcrs) in reference(&Configured::Tpm(tpm.clone()))
-            .pcr_selection()
-            .banks()
-        {
+        let alternative = Alternative {
+            tpm: Some(tpm_reference(tpm)),
+            ..Alternative::default()
+        };
+        let reference = ReferenceValues {
+            any_of: vec![alternative],
+        };
+        for (hash, pcrs) in reference.pcr_selection().banks() {
             selection.add(hash, pcrs);
         }
     }
@@ -66,17 +63,18 @@ pub struct Fitting {
 /// Appraises against each alternative in turn; the first that fits wholly is taken.
 ///
 /// # Errors
-/// The refusal of the last alternative of the evidence's kind: the one that the operator most likely means.
+/// The refusal of the last alternative of the evidence's kinds: the one that the operator most likely means.
 pub fn appraise_profile(
     items: &[EvidenceItem],
     profile: &AttestationProfile,
     expected: &Expected<'_>,
     now: SystemTime,
 ) -> Result<Fitting, Refused> {
-    let offered = items.last().map(|item| item.evidence.kind());
+    let offered: BTreeSet<EvidenceKind> = items.iter().map(|item| item.evidence.kind()).collect();
+    let offered: Vec<EvidenceKind> = offered.into_iter().collect();
     let mut refused = None;
     for alternative in &profile.any_of {
-        if Some(kind(alternative)) != offered {
+        if alternative.kinds() != offered {
             continue;
         }
         match fit(items, alternative, expected, now) {
@@ -99,8 +97,15 @@ fn fit(
     expected: &Expected<'_>,
     now: SystemTime,
 ) -> Result<Fitting, Refused> {
-    let verdict = appraise(items, &reference(alternative), expected, now);
+    let reference = ReferenceValues {
+        any_of: vec![reference_of(alternative)],
+    };
+    let verdict = appraise(items, &reference, expected, now);
     let appraised = verdict.into_outcome()?;
+    if let Some(tpm) = &alternative.tpm {
+        check_tpm(tpm, &appraised)?;
+    }
+    // The image that counts is that of the binding root, which runs the workload and comes last.
     let image = match appraised
         .devices()
         .last()
@@ -109,32 +114,18 @@ fn fit(
         Some(ClaimValue::Text(image)) => image.clone(),
         _ => String::new(),
     };
-    let max_instances = match alternative {
-        Configured::Tpm(tpm) => {
-            check_tpm(tpm, &appraised)?;
-            let held = tpm.images.iter().find(|held| held.name == image);
-            // Without its image nobody could say how many may run.
-            let held = held.ok_or_else(|| {
-                Refused::new(
-                    "image",
-                    "run an image that the workload's profile names",
-                    format!("the profile has no image `{image}`"),
-                )
-            })?;
-            held.max_instances
-        }
-        Configured::Simulated(simulated) => {
-            let held = simulated.images.iter().find(|held| held.name == image);
-            if held.is_none_or(|held| held.until.is_some_and(|until| until <= now)) {
-                return Err(Refused::new(
-                    "image",
-                    "run an image that the workload's profile names",
-                    format!("simulated image `{image}` has ended"),
-                ));
-            }
-            held.and_then(|held| held.max_instances)
-        }
-    };
+    let images = alternative.images(appraised.root());
+    // Without its image nobody could say how many may run, nor until when.
+    let held = images.iter().find(|held| held.name == image);
+    let held = held.filter(|held| held.until.is_none_or(|until| now < until));
+    let held = held.ok_or_else(|| {
+        Refused::new(
+            "image",
+            "run an image that the workload's profile names",
+            format!("the profile has no image `{image}`, or it has ended"),
+        )
+    })?;
+    let max_instances = held.max_instances;
     Ok(Fitting {
         appraised,
         image,
@@ -170,25 +161,22 @@ fn check_tpm(tpm: &ConfiguredTpm, appraised: &Appraised) -> Result<(), Refused> 
     Ok(())
 }
 
-fn reference(alternative: &Configured) -> ReferenceValues {
-    let alternative = match alternative {
-        Configured::Tpm(tpm) => Alternative {
-            tpm: Some(tpm_reference(tpm)),
-            ..Alternative::default()
-        },
-        Configured::Simulated(simulated) => Alternative {
-            simulated: Some(SimulatedReference {
-                images: simulated
-                    .images
-                    .iter()
-                    .map(|image| image.name.clone())
-                    .collect(),
-            }),
-            ..Alternative::default()
-        },
-    };
-    ReferenceValues {
-        any_of: vec![alternative],
+/// What the verifier compares with, for one alternative.
+pub fn reference_of(alternative: &Configured) -> Alternative {
+    let simulated = alternative.simulated.as_ref();
+    let hardware = alternative.hardware.iter();
+    Alternative {
+        tpm: alternative.tpm.as_ref().map(tpm_reference),
+        simulated: simulated.map(|simulated| SimulatedReference {
+            images: simulated
+                .images
+                .iter()
+                .map(|image| image.name.clone())
+                .collect(),
+        }),
+        hardware: hardware
+            .map(|(kind, reference)| (*kind, hardware::reference(*kind, reference)))
+            .collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rules against the doors, workloads and profiles that they name.
 
-use vouchsafe_attestation::claims::{ClaimValue, Class, EvidenceKind};
+use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind};
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
 use super::Index;
@@ -264,7 +264,7 @@ fn impossible(
     for requirement in &demands.require {
         let kind = requirement.kind.as_str();
         let entry = require.entry(kind)?;
-        if !alternatives().any(|one| kind_of(one) == requirement.kind) {
+        if !alternatives().any(|one| one.kinds().contains(&requirement.kind)) {
             return Some((
                 entry.key_span,
                 format!("require.{kind}"),
@@ -293,40 +293,31 @@ fn impossible(
     Some((entry.key_span, entry.key.clone(), "all of this together"))
 }
 
-fn kind_of(alternative: &Alternative) -> EvidenceKind {
-    match alternative {
-        Alternative::Tpm(_) => EvidenceKind::Tpm,
-        Alternative::Simulated(_) => EvidenceKind::Simulated,
-    }
-}
-
 fn class_is_possible(alternative: &Alternative, demands: &Demands) -> bool {
-    demands.classes.is_empty()
-        || match alternative {
-            Alternative::Tpm(tpm) => !tpm.classes.is_disjoint(&demands.classes),
-            Alternative::Simulated(_) => demands.classes.contains(&Class::Simulated),
-        }
+    demands.classes.is_empty() || !alternative.classes().is_disjoint(&demands.classes)
 }
 
 /// Whether evidence that satisfies the alternative can satisfy the requirement, as far as the profile decides it.
 fn is_possible(alternative: &Alternative, requirement: &Requirement) -> bool {
-    if kind_of(alternative) != requirement.kind {
+    let kind = requirement.kind;
+    if !alternative.kinds().contains(&kind) {
         return false;
     }
     requirement.conditions.iter().all(|condition| {
         let holds = |value: ClaimValue| condition.holds(Some(&value));
-        let image = |name: &String| holds(ClaimValue::Text(name.clone()));
-        match (alternative, condition.claim) {
-            (Alternative::Tpm(tpm), "image") => tpm.images.iter().any(|one| image(&one.name)),
-            (Alternative::Simulated(one), "image") => one.images.iter().any(|one| image(&one.name)),
-            (Alternative::Tpm(tpm), "secure_boot") => {
+        if condition.claim == "image" {
+            let images = alternative.images(kind);
+            return { images.iter() }.any(|image| holds(ClaimValue::Text(image.name.to_owned())));
+        }
+        match (&alternative.tpm, kind, condition.claim) {
+            (Some(tpm), EvidenceKind::Tpm, "secure_boot") => {
                 tpm.secure_boot.is_none_or(|on| holds(ClaimValue::Bool(on)))
             }
-            (Alternative::Tpm(tpm), "event_log") => match tpm.event_log {
+            (Some(tpm), EvidenceKind::Tpm, "event_log") => match tpm.event_log {
                 EventLog::Required => holds(ClaimValue::Bool(true)),
                 EventLog::IfPresent => true,
             },
-            (Alternative::Tpm(_) | Alternative::Simulated(_), _) => true,
+            _ => true,
         }
     })
 }

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_attestation::claims::Class;
+use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
 use crate::document::{Kind, Raw};
 use crate::mesh::{DEFAULT_LIFETIME, DEFAULT_REATTEST_ROOT};
-use crate::node::{Node as Machine, NodeHardware};
+use crate::node::Node as Machine;
 use crate::problem::{Problem, Problems, nearest};
 use crate::profile::{Alternative, AttestationProfile};
 use crate::scalar;
@@ -111,7 +111,7 @@ impl<'r> Index<'r> {
             index.raws.insert((raw.kind, name.clone()), raw);
             match raw.kind {
                 Kind::AttestationProfile => {
-                    let read = profile::read(&raw.head, spec);
+                    let read = profile::read(&raw.head, spec, &raw.source);
                     index.profiles.extend(read.map(|profile| (name, profile)));
                 }
                 Kind::Node => {
@@ -299,7 +299,7 @@ impl<'r> Index<'r> {
                 && !profile
                     .any_of
                     .iter()
-                    .any(|one| is_of(one, &machine.hardware))
+                    .any(|one| machine.hardware.is_provable_by(&one.kinds()))
             {
                 let message = format!(
                     "profile `{}` accepts no evidence that Node `{name}` has",
@@ -356,19 +356,13 @@ fn check_tokens(raws: &[Raw], found: &mut Vec<Problem>) {
     }
 }
 
-fn is_of(alternative: &Alternative, hardware: &NodeHardware) -> bool {
-    match (alternative, hardware) {
-        (Alternative::Tpm(_), NodeHardware::TpmEk(_))
-        | (Alternative::Simulated(_), NodeHardware::Simulated(_)) => true,
-        (Alternative::Tpm(_), NodeHardware::Simulated(_))
-        | (Alternative::Simulated(_), NodeHardware::TpmEk(_)) => false,
-    }
-}
-
+/// Whether for each kind that needs an image one is still valid.
 fn has_live_image(alternative: &Alternative, now: SystemTime) -> bool {
     let is_live = |until: Option<SystemTime>| until.is_none_or(|until| now < until);
-    match alternative {
-        Alternative::Tpm(tpm) => tpm.images.iter().any(|image| is_live(image.until)),
-        Alternative::Simulated(one) => one.images.iter().any(|image| is_live(image.until)),
-    }
+    alternative.kinds().into_iter().all(|kind| {
+        kind == EvidenceKind::NvidiaGpu || {
+            let images = alternative.images(kind);
+            images.iter().any(|image| is_live(image.until))
+        }
+    })
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use crate::access::{Allow, Demands, RequestMatch};
-use crate::claim::{Condition, Requirement};
+use vouchsafe_attestation::condition::Condition;
+
+use crate::claim::Requirement;
 use crate::policy::PathPattern;
 
 /// One sort of request: the smallest part of an `allow`.

@@ -21,6 +21,7 @@
 
 pub mod binding;
 pub mod claims;
+pub mod condition;
 pub mod merkle;
 pub mod name;
 pub mod peer;

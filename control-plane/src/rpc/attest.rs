@@ -210,7 +210,11 @@ impl Conversation {
             | EvidenceKind::NvidiaGpu
             | EvidenceKind::Nitro => false,
         };
-        let mut wanted = reference::kinds(profile);
+        // Sets of several kinds are not asked for yet.
+        let mut wanted = reference::kinds(profile).filter_map(|kinds| match kinds.as_slice() {
+            [one] => Some(*one),
+            _ => None,
+        });
         if let Some(kind) = wanted.find(|kind| acceptable(kind) && offered(*kind)) {
             return Ok(kind);
         }
@@ -221,8 +225,11 @@ impl Conversation {
                 "the trust domain was made without `danger_accept_simulated`",
             ));
         }
-        let names: Vec<&str> = reference::kinds(profile)
-            .map(|kind| kind.as_str())
+        let names: Vec<String> = reference::kinds(profile)
+            .map(|kinds| {
+                let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+                words.join(" with ")
+            })
             .collect();
         Err(Refused::new(
             "required_evidence",
@@ -679,14 +686,14 @@ fn find(state: &MeshState, name: &WorkloadName) -> Result<(Workload, Attestation
 /// The machine, as the evidence has just proved it.
 fn hardware_of(challenged: &Challenged) -> Result<NodeHardware, Refused> {
     match (challenged.kind, &challenged.tpm) {
-        (EvidenceKind::Tpm, Some(tpm)) => Ok(NodeHardware::TpmEk(tpm.offer().ek_sha256())),
+        (EvidenceKind::Tpm, Some(tpm)) => Ok(NodeHardware::tpm(tpm.offer().ek_sha256())),
         (EvidenceKind::Tpm, None) => Err(unavailable("a TPM that was not challenged")),
         (EvidenceKind::Simulated, _) => challenged
             .hello
             .offers
             .iter()
             .find_map(|offer| match offer {
-                Offer::Simulated { machine } => Some(NodeHardware::Simulated(machine.clone())),
+                Offer::Simulated { machine } => Some(NodeHardware::simulated(machine)),
                 _ => None,
             })
             .ok_or_else(out_of_order),

@@ -276,6 +276,11 @@ impl Ledger {
         }
     }
 
+    /// What was claimed so far.
+    pub(crate) fn claims(&self) -> &BTreeMap<&'static str, Value> {
+        &self.claims
+    }
+
     fn first(&self, outcome: Outcome) -> Option<&'static str> {
         self.checks
             .iter()

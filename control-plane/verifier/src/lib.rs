@@ -30,6 +30,7 @@ pub mod der;
 pub mod dossier;
 pub mod endorsement;
 pub mod evidence;
+mod fit;
 pub mod judgement;
 pub mod ocsp;
 pub mod reference_value;

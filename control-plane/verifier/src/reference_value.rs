@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::claims::{Class, EvidenceKind};
+use vouchsafe_attestation::condition::Condition;
 
 use crate::dossier::Rules;
 use crate::evidence::tpm::hash::HashAlgorithm;
@@ -36,6 +37,8 @@ pub struct HardwareReference {
     pub rules: Rules,
     /// Images, one of which must match, for every kind that has an `image` claim; none means that nothing matches.
     pub images: Vec<HardwareImage>,
+    /// Claims and what they may be; a claim that is not made fails.
+    pub conditions: Vec<Condition>,
     /// How many GPUs must have shown themselves, switches not counted; `None` for any number, and for other kinds.
     pub gpus: Option<u32>,
 }

@@ -249,6 +249,38 @@ const SEV_SNP: &[Row] = &[
         Number,
         "Reported security version of the microcode.",
     ),
+    (
+        "abi",
+        Version,
+        "Oldest firmware interface that the guest's policy accepts.",
+    ),
+    (
+        "firmware",
+        Version,
+        "Version of the SNP firmware that runs.",
+    ),
+    (
+        "committed_firmware",
+        Version,
+        "Version of the SNP firmware below which the host can no longer go.",
+    ),
+    (
+        "cxl_allowed",
+        Bool,
+        "Whether the guest's policy allows memory behind CXL.",
+    ),
+    (
+        "ciphertext_hiding",
+        Bool,
+        "Whether the host can no longer read ciphertext of the guest.",
+    ),
+    ("tsme", Bool, "Whether all memory of the host is encrypted."),
+    ("ecc", Bool, "Whether memory corrects errors."),
+    (
+        "power_meter_disabled",
+        Bool,
+        "Whether the host has no power meter, a side channel.",
+    ),
 ];
 
 /// A quote of TDX, bare or below a vTPM of Azure.
@@ -350,6 +382,23 @@ const TDX: &[Row] = &[
         Number,
         "Number of Intel's evaluation that the status comes from; grows with each recovery.",
     ),
+    (
+        "mrownerconfig",
+        Text,
+        "Configuration that the owner gave at launch, in hex.",
+    ),
+    (
+        "mrservicetd",
+        Text,
+        "SHA-384 of the service trust domains that are bound, in hex; zeros without one.",
+    ),
+    ("smt", Bool, "Whether simultaneous multithreading is on."),
+    (
+        "dynamic_platform",
+        Bool,
+        "Whether processors can be added to the platform.",
+    ),
+    ("cached_keys", Bool, "Whether the platform caches its keys."),
 ];
 
 /// What Azure's vTPM adds to the hardware's claims.
@@ -360,6 +409,22 @@ const AZURE: &[Row] = &[
         "How often the vTPM was reset: grows with each boot.",
     ),
     ("pcr_digest", Text, "Digest of the quoted PCRs, in hex."),
+    (
+        "restart_count",
+        Number,
+        "How often the vTPM resumed since its last reset.",
+    ),
+    (
+        "vm_unique_id",
+        Text,
+        "Azure's number of the virtual machine, which the paravisor states.",
+    ),
+    (
+        "secure_boot",
+        Bool,
+        "Whether Azure started the machine with Secure Boot.",
+    ),
+    ("console", Bool, "Whether Azure gave the machine a console."),
 ];
 
 /// One device of NVIDIA.
@@ -436,6 +501,21 @@ const NVIDIA_GPU: &[Row] = &[
         "revocation_checked",
         Bool,
         "Whether fresh OCSP answers say that no certificate of device and manifests is revoked.",
+    ),
+    (
+        "chip_id",
+        Text,
+        "The chip's own number, in hex, from its certificate.",
+    ),
+    (
+        "hardware_model",
+        Text,
+        "NVIDIA's name of the model, from its certificate.",
+    ),
+    (
+        "mode",
+        Text,
+        "How it serves guests: `single_gpu`, `multi_gpu` or `protected_pcie`.",
     ),
 ];
 

@@ -146,6 +146,12 @@ impl Time {
     }
 }
 
+impl From<Time> for std::time::SystemTime {
+    fn from(time: Time) -> Self {
+        Self::UNIX_EPOCH + time.0.unix_duration()
+    }
+}
+
 impl FromStr for Time {
     type Err = ParseTimeError;
 

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::binding::DeviceBinding;
-use vouchsafe_attestation::claims::{
-    ClaimType, ClaimValue, Claims, EvidenceKind, claims_of, definition,
-};
+use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind, definition};
 use vouchsafe_attestation::result::DeviceResult;
 use vouchsafe_attestation::svid::sha256;
 
@@ -15,8 +13,9 @@ use crate::dossier::{self, Dossier, File};
 use crate::evidence::received::{AzVtpm, NvidiaGpu};
 use crate::evidence::tpm::public::{Key, PublicArea};
 use crate::evidence::{Evidence, EvidenceItem, az_vtpm, x509};
+use crate::fit;
 use crate::judgement::{Judgement, Outcome as Judged, Status, Value};
-use crate::reference_value::{Alternative, HardwareImage, HardwareReference};
+use crate::reference_value::{Alternative, HardwareReference};
 use crate::verdict::{Check, Finding, Findings, HardwareCheck, Outcome, Refusal};
 
 /// A device whose verifier affirms it: its claims are true, not yet those of an image that somebody named.
@@ -245,103 +244,40 @@ impl Verified {
         now: SystemTime,
         findings: &mut Findings,
     ) -> Result<DeviceResult, Refusal> {
-        let mut claims = self.claims();
+        let mut claims = fit::claims(self.kind, &self.shown);
         let mut set = |name: &str, value: ClaimValue| claims.set(self.kind, name, value);
         let mut done = Ok(());
         if definition(self.kind, "image").is_some() {
-            let image = self.match_image(reference, now, findings)?;
+            let image = match fit::image(&reference.images, &self.shown, now) {
+                Ok(image) => image,
+                Err(misses) => return Err(findings.refuse(Check::Image, misses)),
+            };
+            findings.require(Check::Image, true, image)?;
             done = set("image", ClaimValue::Text(image.to_owned()));
         }
         if self.kind == EvidenceKind::NvidiaGpu {
             done = done.and(set("count", ClaimValue::Number(gpus.into())));
         }
         done.map_err(|error| findings.refuse(Check::Image, error.to_string()))?;
+        if let Some((condition, found)) = fit::unmet(&reference.conditions, &claims) {
+            let check = HardwareCheck {
+                kind: self.kind,
+                index,
+                name: condition.claim,
+                reason: fit::UNMET,
+            };
+            let detail = format!(
+                "{} {index}: {}; found {found}",
+                self.kind,
+                condition.describe()
+            );
+            return Err(findings.refuse(Check::Hardware(check), detail));
+        }
         Ok(DeviceResult {
             kind: self.kind,
             index,
             claims,
         })
-    }
-
-    /// What of the judgement policy may read. A value of another form than the catalog's is left out: what is absent
-    /// fails each requirement.
-    fn claims(&self) -> Claims {
-        let mut claims = Claims::default();
-        for definition in claims_of(self.kind) {
-            let value = self.shown.get(definition.name);
-            let value = value.and_then(|value| convert(definition.value, value));
-            if let Some(value) = value
-                && claims.set(self.kind, definition.name, value).is_err()
-            {
-                debug_assert!(false, "the catalog has this claim, and the value its type");
-            }
-        }
-        claims
-    }
-
-    /// The first image, in the operator's order, whose every value was measured.
-    fn match_image<'r>(
-        &self,
-        reference: &'r HardwareReference,
-        now: SystemTime,
-        findings: &mut Findings,
-    ) -> Result<&'r str, Refusal> {
-        let mut misses = Vec::new();
-        for image in &reference.images {
-            match self.miss(image, now) {
-                None => {
-                    findings.require(Check::Image, true, image.name.clone())?;
-                    return Ok(&image.name);
-                }
-                Some(miss) => misses.push(miss),
-            }
-        }
-        if misses.is_empty() {
-            misses.push("the profile names no image".to_owned());
-        }
-        Err(findings.refuse(Check::Image, misses.join("; ")))
-    }
-
-    /// Why an image does not match.
-    fn miss(&self, image: &HardwareImage, now: SystemTime) -> Option<String> {
-        if image.until.is_some_and(|until| until <= now) {
-            return Some(format!("`{}` has ended", image.name));
-        }
-        if image.values.is_empty() {
-            return Some(format!("`{}` names no value", image.name));
-        }
-        let (name, value) = image.values.iter().find(|(name, value)| !match self
-            .shown
-            .get(name.as_str())
-        {
-            Some(Value::Text(found)) => found == value,
-            Some(Value::Set(found)) => found.contains(value),
-            Some(Value::Bool(_) | Value::Number(_)) | None => false,
-        })?;
-        let found = match self.shown.get(name.as_str()) {
-            Some(Value::Text(found)) => found.clone(),
-            Some(Value::Set(found)) => found.join(", "),
-            Some(Value::Bool(_) | Value::Number(_)) | None => "nothing".to_owned(),
-        };
-        Some(format!(
-            "`{}` wants {name} = {value}, found {found}",
-            image.name
-        ))
-    }
-}
-
-fn convert(wanted: ClaimType, value: &Value) -> Option<ClaimValue> {
-    match (wanted, value) {
-        (ClaimType::Bool, Value::Bool(value)) => Some(ClaimValue::Bool(*value)),
-        (ClaimType::Number, Value::Number(value)) => Some(ClaimValue::Number(*value)),
-        (ClaimType::Set, Value::Set(values)) => {
-            Some(ClaimValue::Set(values.iter().cloned().collect()))
-        }
-        (
-            ClaimType::Text | ClaimType::Version | ClaimType::HexVersion | ClaimType::Time,
-            Value::Text(text),
-        ) => ClaimValue::parse(wanted, text).ok(),
-        _ => None,
     }
 }
 

@@ -17,12 +17,15 @@ mod tpm;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use vouchsafe_attestation::claims::EvidenceKind;
 
 use self::content::Contents;
 use crate::evidence;
 use crate::evidence::az_vtpm::hcl::Hardware;
 use crate::evidence::dcap::Tee;
+use crate::fit;
 use crate::judgement::{BindingState, Judgement, Ledger};
+use crate::reference_value::HardwareReference;
 use crate::vendor_roots::VendorRoots;
 
 /// Kinds of evidence that can be judged from files.
@@ -70,6 +73,20 @@ impl Kind {
             Self::NvidiaGpu => "nvidia_gpu",
             Self::Nitro => "nitro",
             Self::Tpm => "tpm",
+        }
+    }
+
+    /// The kind by which profiles speak of it; `None` for SGX, which is judged from files only.
+    pub fn evidence_kind(self) -> Option<EvidenceKind> {
+        match self {
+            Self::SevSnp => Some(EvidenceKind::SevSnp),
+            Self::Tdx => Some(EvidenceKind::Tdx),
+            Self::Sgx => None,
+            Self::AzSnpVtpm => Some(EvidenceKind::AzSnpVtpm),
+            Self::AzTdxVtpm => Some(EvidenceKind::AzTdxVtpm),
+            Self::NvidiaGpu => Some(EvidenceKind::NvidiaGpu),
+            Self::Nitro => Some(EvidenceKind::Nitro),
+            Self::Tpm => Some(EvidenceKind::Tpm),
         }
     }
 }
@@ -176,23 +193,83 @@ pub(crate) fn verify_below(
     rules: &Rules,
     now: SystemTime,
 ) -> Judgement {
-    judge(kind, dossier, Some(expected), rules, roots, now)
+    judge(
+        kind,
+        dossier,
+        Some(expected),
+        Demand::Rules(rules),
+        roots,
+        now,
+    )
+}
+
+/// Verifies evidence that must be bound to what is expected, against what a profile demands of it.
+pub fn verify_against(
+    kind: Kind,
+    dossier: Dossier<'_>,
+    expected: &Expected,
+    reference: &HardwareReference,
+    now: SystemTime,
+) -> Judgement {
+    let demand = Demand::Reference(reference);
+    judge(
+        kind,
+        dossier,
+        Some(expected),
+        demand,
+        &VendorRoots::PINNED,
+        now,
+    )
+}
+
+/// Looks at evidence without asking when and for whom it was made, against what a profile demands of it.
+pub fn inspect_against(
+    kind: Kind,
+    dossier: Dossier<'_>,
+    reference: &HardwareReference,
+    now: SystemTime,
+) -> Glance {
+    let demand = Demand::Reference(reference);
+    Glance(judge(
+        kind,
+        dossier,
+        None,
+        demand,
+        &VendorRoots::PINNED,
+        now,
+    ))
+}
+
+/// What is demanded: by a kind's verifier alone, or of images and claims too.
+#[derive(Clone, Copy)]
+enum Demand<'a> {
+    Rules(&'a Rules),
+    Reference(&'a HardwareReference),
 }
 
 /// Looks at evidence without asking when and for whom it was made.
 pub fn inspect(kind: Kind, dossier: Dossier<'_>, rules: &Rules, now: SystemTime) -> Glance {
-    Glance(judge(kind, dossier, None, rules, &VendorRoots::PINNED, now))
+    let demand = Demand::Rules(rules);
+    Glance(judge(
+        kind,
+        dossier,
+        None,
+        demand,
+        &VendorRoots::PINNED,
+        now,
+    ))
 }
 
 fn judge(
     kind: Kind,
     dossier: Dossier<'_>,
     expected: Option<&Expected>,
-    rules: &Rules,
+    demand: Demand<'_>,
     roots: &VendorRoots,
     now: SystemTime,
 ) -> Judgement {
     let mut ledger = Ledger::default();
+    let (Demand::Rules(rules) | Demand::Reference(HardwareReference { rules, .. })) = demand;
     match kind {
         Kind::SevSnp => sev_snp::judge(dossier, expected, &rules.sev_snp, roots, now, &mut ledger),
         Kind::Tdx => dcap::judge(
@@ -241,6 +318,9 @@ fn judge(
         ),
         Kind::Tpm => tpm::judge(dossier, expected, &rules.tpm, now, &mut ledger),
         Kind::Nitro => nitro::judge(dossier, expected, &rules.nitro, roots, now, &mut ledger),
+    }
+    if let (Demand::Reference(reference), Some(kind)) = (demand, kind.evidence_kind()) {
+        fit::check(kind, reference, now, &mut ledger);
     }
     ledger.conclude(match expected {
         Some(_) => BindingState::Checked,

@@ -10,6 +10,7 @@
 )]
 
 mod azure;
+mod claims;
 mod containers;
 mod nitro;
 mod nvidia_gpu;

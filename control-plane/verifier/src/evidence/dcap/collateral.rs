@@ -198,6 +198,17 @@ pub enum TcbStatus {
 }
 
 impl TcbStatus {
+    /// All statuses.
+    pub const ALL: [Self; 7] = [
+        Self::UpToDate,
+        Self::SWHardeningNeeded,
+        Self::ConfigurationNeeded,
+        Self::ConfigurationAndSWHardeningNeeded,
+        Self::OutOfDate,
+        Self::OutOfDateConfigurationNeeded,
+        Self::Revoked,
+    ];
+
     /// Intel's word.
     pub fn as_str(self) -> &'static str {
         match self {
