@@ -10,5 +10,6 @@ mod gpu;
 mod guest;
 mod kernel;
 mod nitro;
+mod set;
 mod sidecar;
 mod support;

@@ -14,8 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tempfile::TempDir;
+use vouchsafe_attestation::svid::sha256;
 
 use crate::swtpm::Swtpm;
+
+/// What attests below the vTPM.
+#[derive(Clone, Debug)]
+pub enum Hardware {
+    /// AMD SEV-SNP: a report of 1184 bytes, whose report data the paravisor replaces, so that its signature is none.
+    SevSnp(Vec<u8>),
+    /// Intel TDX: a local report of zeros.
+    Tdx,
+}
 
 /// A paravisor that serves until its process ends.
 #[derive(Debug)]
@@ -27,23 +37,22 @@ pub struct Paravisor {
 #[derive(Debug)]
 struct Shared {
     tpm: PathBuf,
-    /// Type of the report: 2 for SEV-SNP, 4 for TDX.
-    kind: u8,
+    hardware: Hardware,
     modulus: Vec<u8>,
     /// `None`: of a paravisor that takes no user data.
     user_data: Mutex<Option<Vec<u8>>>,
 }
 
 impl Paravisor {
-    /// Makes the vTPM's key and stands before the TPM. `kind` is 2 for SEV-SNP, 4 for TDX.
+    /// Makes the vTPM's key and stands before the TPM.
     ///
     /// # Errors
     /// When the TPM refuses.
-    pub fn start(tpm: &Swtpm, kind: u8, takes_user_data: bool) -> anyhow::Result<Self> {
+    pub fn start(tpm: &Swtpm, hardware: Hardware, takes_user_data: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let shared = Arc::new(Shared {
             tpm: tpm.socket(),
-            kind,
+            hardware,
             modulus: make_key(tpm)?,
             user_data: Mutex::new(takes_user_data.then(|| vec![0; 64])),
         });
@@ -148,7 +157,16 @@ impl Shared {
         let fields = 32 + 1184;
         report[fields..fields + 4].copy_from_slice(&(length + 20).to_le_bytes());
         report[fields + 4] = 1;
-        report[fields + 8] = self.kind;
+        match &self.hardware {
+            Hardware::SevSnp(hardware) => {
+                report[fields + 8] = 2;
+                report[32..32 + 1184].copy_from_slice(hardware);
+                let report_data = 32 + 0x50;
+                report[report_data..report_data + 32].copy_from_slice(&sha256(data.as_bytes()));
+                report[report_data + 32..report_data + 64].fill(0);
+            }
+            Hardware::Tdx => report[fields + 8] = 4,
+        }
         report[fields + 12] = 1; // SHA-256
         report[fields + 16..].copy_from_slice(&length.to_le_bytes());
         report.extend(data.as_bytes());

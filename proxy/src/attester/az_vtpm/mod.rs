@@ -72,6 +72,10 @@ impl AzVtpmAttester {
                 let report = read_report(&mut tpm)?;
                 let hardware = HclParts::of(&report).ok_or(AzVtpmError::Report)?.hardware;
                 let public = tpm.read_public(AK)?.ok_or(AzVtpmError::NoKey)?;
+                // The transcript names the key so; Azure's are.
+                if public.get(2..4) != Some(&NAMED_BY_SHA256) {
+                    return Err(AzVtpmError::KeyName.into());
+                }
                 Ok::<_, CollectError>((hardware, public))
             })
             .await?;
@@ -268,6 +272,9 @@ pub enum AzVtpmError {
     /// The TPM is another one.
     #[error("the TPM has no key at handle 0x81000003: this is no confidential VM of Azure")]
     NoKey,
+    /// The key is of another sort than Azure's.
+    #[error("the TPM's key at handle 0x81000003 is not named by SHA-256, as Azure's are")]
+    KeyName,
     /// The report is of another shape.
     #[error("the paravisor's report can't be read")]
     Report,
@@ -282,6 +289,7 @@ pub enum AzVtpmError {
 const HCL_REPORT: Handle = Handle(0x0140_0001);
 const USER_DATA: Handle = Handle(0x0140_0002);
 const AK: Handle = Handle(0x8100_0003);
+const NAMED_BY_SHA256: [u8; 2] = [0x00, 0x0b];
 const HEADER: usize = 32;
 const HARDWARE_REPORT: usize = 1184;
 const TD_REPORT: usize = 1024;
