@@ -56,7 +56,7 @@ impl Contents {
             if let Some(bytes) = opener.open(file.bytes, 0) {
                 contents.unread.push(Unread {
                     name: file.name.to_ascii_lowercase(),
-                    is_text: std::str::from_utf8(&bytes).is_ok(),
+                    is_text: !bytes.is_empty() && std::str::from_utf8(&bytes).is_ok(),
                     bytes,
                 });
             }

@@ -16,6 +16,7 @@ mod nitro;
 mod nvidia_gpu;
 mod sev_snp;
 mod sgx;
+mod sweeps;
 mod tdx;
 mod tpm;
 
