@@ -15,7 +15,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_config::control_plane::ControlPlaneConfig;
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
+use crate::archive::Archive;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
@@ -100,11 +102,19 @@ impl App {
     ///
     /// # Errors
     /// [`StartError`], which names what to do.
+    pub async fn start(config: ControlPlaneConfig) -> Result<Self, StartError> {
+        Self::start_below(config, VendorRoots::PINNED).await
+    }
+
+    /// With roots of hardware's vendors that only tests replace.
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock is read once at start; later by `ControlPlane::now`"
     )]
-    pub async fn start(config: ControlPlaneConfig) -> Result<Self, StartError> {
+    async fn start_below(
+        config: ControlPlaneConfig,
+        roots: VendorRoots,
+    ) -> Result<Self, StartError> {
         let now = SystemTime::now();
         let core = Core::open(&config, now).await?;
         let (registry, ca, log) = (core.registry, core.ca, core.log);
@@ -139,6 +149,8 @@ impl App {
             ca,
             bundle,
             log,
+            archive: Arc::new(Archive::open(&config.data)?),
+            roots,
             registry,
             mesh,
             policy_error: policy_error_receiver,

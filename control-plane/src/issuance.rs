@@ -4,11 +4,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
 use vouchsafe_attestation::binding::Nonce;
-use vouchsafe_attestation::claims::{ClaimValue, Class};
 use vouchsafe_attestation::name::WorkloadName;
-use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
+use vouchsafe_attestation::result::{AttestationResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::svid::sha256;
@@ -18,6 +16,7 @@ use vouchsafe_config::workload::{Members, Workload};
 use vouchsafe_verifier::appraise::Appraised;
 
 use crate::ca::CertifiedRequest;
+use crate::ear::{self, CoLocation, Subject};
 use crate::refusal::{Refused, unavailable};
 use crate::svid_template::{SvidTemplate, serial, validity};
 
@@ -143,8 +142,8 @@ pub struct Decision<'a> {
     pub profile: &'a WorkloadName,
     /// Longest life by the profile.
     pub profile_lifetime: Option<Duration>,
-    /// End of the issuing authority.
-    pub issuer_end: SystemTime,
+    /// What else the certificate must not outlive: the issuing authority, endorsements.
+    pub ends: &'a [SystemTime],
     /// The proven key.
     pub request: &'a CertifiedRequest,
     /// Which instance.
@@ -153,6 +152,8 @@ pub struct Decision<'a> {
     pub revision: Revision,
     /// The nonce that the evidence answered.
     pub nonce: Nonce,
+    /// Whether the devices are in one machine.
+    pub co_location: CoLocation,
     /// 16 bytes for the serial, 2 for the renewal slot.
     pub random: [u8; 18],
     /// When.
@@ -183,10 +184,24 @@ pub fn plan(decision: &Decision<'_>, appraised: Appraised) -> Result<Plan, Refus
         .map_or(decision.mesh.certificate_lifetime, |profile| {
             profile.min(decision.mesh.certificate_lifetime)
         });
-    let (not_before, not_after) = validity(now, lifetime, &[decision.issuer_end])
-        .ok_or_else(|| unavailable("the issuing authority is about to end"))?;
+    let (not_before, not_after) = validity(now, lifetime, decision.ends).ok_or_else(|| {
+        unavailable("the issuing authority, or what vendors said, is about to end")
+    })?;
     let id = SpiffeId::for_workload(&decision.mesh.trust_domain, decision.workload);
-    let ear = ear(decision, &appraised, &id, not_after);
+    let profile = decision.profile.to_string();
+    let subject = Subject {
+        spiffe_id: id.as_str(),
+        trust_domain: decision.mesh.trust_domain.as_str(),
+        instance: decision.instance,
+        spki_sha256: decision.request.spki_sha256(),
+        nonce: decision.nonce,
+        profile: &profile,
+        revision: decision.revision,
+        co_location: decision.co_location,
+        now,
+        not_after,
+    };
+    let ear = ear::compose(&subject, &appraised);
     let result = appraised.into_result(decision.instance, decision.revision, sha256(&ear));
     let encoded = result
         .encode()
@@ -215,83 +230,6 @@ fn renew_at(now: SystemTime, not_after: SystemTime, interval: Duration, slot: u1
     let latest = interval.min(half);
     now + latest - latest / 10 * u32::from(slot) / (u32::from(u16::MAX) + 1)
 }
-
-/// EAR claims (draft-ietf-rats-ear §3): what was concluded of each device, bound to key, audience and nonce.
-fn ear(
-    decision: &Decision<'_>,
-    appraised: &Appraised,
-    id: &SpiffeId,
-    not_after: SystemTime,
-) -> Vec<u8> {
-    use base64::Engine;
-    let base64 = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-    let submods: serde_json::Map<String, serde_json::Value> = appraised
-        .devices()
-        .iter()
-        .map(|device| {
-            let name = format!("{}-{}", device.kind, device.index);
-            (name, submodule(device, appraised.class(), decision))
-        })
-        .collect();
-    let ear = json!({
-        "eat_profile": EAR_PROFILE,
-        "iat": unix_seconds(decision.now),
-        "exp": unix_seconds(not_after),
-        "sub": id.as_str(),
-        "aud": decision.mesh.trust_domain.as_str(),
-        "eat_nonce": base64(&decision.nonce.0),
-        "cnf": {"x5t#S256-spki": base64(&decision.request.spki_sha256())},
-        "ear.verifier-id": {"developer": "Vouchsafe", "build": env!("CARGO_PKG_VERSION")},
-        "vouchsafe.class": appraised.class().as_str(),
-        "vouchsafe.root": appraised.root().as_str(),
-        "vouchsafe.instance": decision.instance.to_string(),
-        "submods": submods,
-    });
-    ear.to_string().into_bytes()
-}
-
-fn submodule(device: &DeviceResult, class: Class, decision: &Decision<'_>) -> serde_json::Value {
-    let claims: serde_json::Map<String, serde_json::Value> = device
-        .claims
-        .iter()
-        .map(|(name, value)| (name.to_owned(), claim(value)))
-        .collect();
-    json!({
-        "ear.status": status(class),
-        "ear.appraisal-policy-id": format!("{}@{}", decision.profile, decision.revision),
-        "vouchsafe.claims": claims,
-    })
-}
-
-fn claim(value: &ClaimValue) -> serde_json::Value {
-    match value {
-        ClaimValue::Bool(value) => json!(value),
-        ClaimValue::Number(value) => json!(value),
-        ClaimValue::Text(value) => json!(value),
-        ClaimValue::Version(_) | ClaimValue::HexVersion(_) | ClaimValue::Time(_) => {
-            json!(value.to_string())
-        }
-        ClaimValue::Set(values) => json!(values),
-    }
-}
-
-/// Trustworthiness tier (draft-ietf-rats-ar4si §2.3.2): only hardware is affirmed.
-fn status(class: Class) -> &'static str {
-    match class {
-        Class::Hardware => "affirming",
-        Class::Software => "warning",
-        Class::Simulated => "none",
-    }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-}
-
-/// Profile of the EAR draft that the claims follow.
-const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#03";
 
 #[cfg(test)]
 mod tests {

@@ -31,8 +31,11 @@
 //! little for a mesh, a pool for verifying evidence is the first thing to add, and replicas the second.
 
 pub mod app;
+pub mod archive;
 pub mod ca;
+pub mod case;
 pub mod cli;
+pub mod ear;
 pub mod endorsements;
 pub mod files;
 pub mod http;

@@ -46,6 +46,17 @@ impl Refused {
         }
     }
 
+    /// What could not be had explains why something lacks, and says when it may be there.
+    pub fn explained_by(mut self, lacking: Option<(String, Duration)>) -> Self {
+        if let ("endorsement_missing" | "endorsement_expired", Some((detail, wait))) =
+            (self.reason, lacking)
+        {
+            self.detail = format!("{}; {detail}", self.detail);
+            self.retry_after = wait;
+        }
+        self
+    }
+
     /// What goes to the peer.
     pub fn to_wire(&self) -> Refusal {
         Refusal {
@@ -68,7 +79,14 @@ impl From<ConvertError> for Refused {
 
 impl From<vouchsafe_verifier::verdict::Refusal> for Refused {
     fn from(refusal: vouchsafe_verifier::verdict::Refusal) -> Self {
-        Self::new(refusal.reason(), refusal.remedy(), refusal.detail.clone())
+        let refused = Self::new(refusal.reason(), refusal.remedy(), refusal.detail.clone());
+        match refusal.check.is_passing() {
+            true => Self {
+                retry_after: ENDORSEMENTS_COME,
+                ..refused
+            },
+            false => refused,
+        }
     }
 }
 
@@ -86,5 +104,7 @@ pub fn unavailable(detail: impl Into<String>) -> Refused {
 
 /// An operator edits a document: seconds to minutes. Short, so that a repaired policy acts soon.
 const OPERATOR_ACTS: Duration = Duration::from_secs(10);
+/// Vendors answer within seconds, or are down for minutes.
+const ENDORSEMENTS_COME: Duration = Duration::from_secs(5);
 /// Long enough not to be a busy loop.
 const AT_ONCE: Duration = Duration::from_millis(200);

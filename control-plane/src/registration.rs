@@ -35,6 +35,8 @@ pub struct Instance {
     pub hardware: String,
     /// Its TPM at the newest attestation; `None` for simulated evidence.
     pub tpm: Option<TpmState>,
+    /// `TPMT_PUBLIC` of the key of its vTPM at Azure; empty elsewhere.
+    pub vtpm_key: Vec<u8>,
     /// Class of its evidence.
     pub class: String,
     /// Kinds of its evidence.
@@ -333,6 +335,8 @@ struct StoredInstance {
     workload: String,
     hardware: String,
     tpm: Option<StoredTpm>,
+    #[serde(default)]
+    vtpm_key: String,
     class: String,
     kinds: Vec<String>,
     image: String,
@@ -344,8 +348,9 @@ struct StoredInstance {
     ear: String,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
-struct StoredTpm {
+/// What is kept of a TPM, as it is stored.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct StoredTpm {
     ek_sha256: String,
     ak_name: String,
     clock: u64,
@@ -364,14 +369,8 @@ impl From<&Instance> for StoredInstance {
             id: instance.id.to_string(),
             workload: instance.workload.to_string(),
             hardware: instance.hardware.clone(),
-            tpm: instance.tpm.as_ref().map(|tpm| StoredTpm {
-                ek_sha256: hex::encode(tpm.ek_sha256),
-                ak_name: hex::encode(&tpm.ak_name),
-                clock: tpm.clock.clock,
-                reset_count: tpm.clock.reset_count,
-                restart_count: tpm.clock.restart_count,
-                safe: tpm.clock.safe,
-            }),
+            tpm: instance.tpm.as_ref().map(StoredTpm::from),
+            vtpm_key: hex::encode(&instance.vtpm_key),
             class: instance.class.clone(),
             kinds: instance.kinds.clone(),
             image: instance.image.clone(),
@@ -400,6 +399,7 @@ impl StoredInstance {
                 Some(tpm) => Some(tpm.into_state()?),
                 None => None,
             },
+            vtpm_key: hex::decode(&self.vtpm_key).ok()?,
             class: self.class,
             kinds: self.kinds,
             image: self.image,
@@ -413,8 +413,21 @@ impl StoredInstance {
     }
 }
 
+impl From<&TpmState> for StoredTpm {
+    fn from(tpm: &TpmState) -> Self {
+        Self {
+            ek_sha256: hex::encode(tpm.ek_sha256),
+            ak_name: hex::encode(&tpm.ak_name),
+            clock: tpm.clock.clock,
+            reset_count: tpm.clock.reset_count,
+            restart_count: tpm.clock.restart_count,
+            safe: tpm.clock.safe,
+        }
+    }
+}
+
 impl StoredTpm {
-    fn into_state(self) -> Option<TpmState> {
+    pub(crate) fn into_state(self) -> Option<TpmState> {
         let mut ek_sha256 = [0; 32];
         hex::decode_to_slice(&self.ek_sha256, &mut ek_sha256).ok()?;
         Some(TpmState {
@@ -460,6 +473,7 @@ mod tests {
                     safe: true,
                 },
             }),
+            vtpm_key: vec![number],
             class: "software".into(),
             kinds: vec!["tpm".into()],
             image: "node".into(),

@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
+use crate::archive::Archive;
 use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
 use crate::log::{Head, Log, LogError};
@@ -27,6 +29,10 @@ pub struct ControlPlane {
     pub bundle: Arc<ArcSwap<TrustBundle>>,
     /// The record.
     pub log: Log,
+    /// What decisions were made from.
+    pub archive: Arc<Archive>,
+    /// Whom evidence of hardware must lead to.
+    pub roots: VendorRoots,
     /// Instances and spent tokens.
     pub registry: Registry,
     /// Mesh state with its newest signature.

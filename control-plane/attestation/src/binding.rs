@@ -129,6 +129,11 @@ impl Transcript<'_> {
 pub struct DeviceBinding([u8; 32]);
 
 impl Base {
+    /// The digest, for the record.
+    pub fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+
     /// What device `index` of `kind` signs, `prior` being the digest of what was collected before it.
     pub fn device(&self, kind: EvidenceKind, index: u32, prior: &EvidenceDigest) -> DeviceBinding {
         let mut context = digest::Context::new(&digest::SHA256);

@@ -1,6 +1,8 @@
 //! A whole control plane in process, asked over real TLS by a sidecar that can lie.
 
+mod hardware;
 mod harness;
+mod machines;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

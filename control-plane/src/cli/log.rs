@@ -1,13 +1,16 @@
-//! `vouchsafe log tail` and `vouchsafe log verify`.
+//! `vouchsafe log tail`, `vouchsafe log verify` and `vouchsafe log rerun`.
 
 use std::io::Write;
 
 use serde_json::{Value, json};
+use vouchsafe_api::convert::record::RecordEntry;
 use vouchsafe_api::v1::{Record, StatusRequest, TailRecordsRequest};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use super::client::{connect, failed};
-use super::{Ask, Format, Outcome, json, show_time};
+use super::{Ask, Format, Outcome, json, show_time, table};
 use crate::app;
+use crate::archive::rerun::{self, Rerun};
 use crate::log::{self, Head};
 use crate::telemetry::Chain;
 
@@ -82,6 +85,66 @@ pub(super) fn verify(ask: &Ask) -> Outcome {
         }),
         Err(outcome) => outcome,
     }
+}
+
+/// Makes the decision of a record again, from what the archive kept of it. The record is verified first.
+pub(super) fn rerun(number: u64, ask: &Ask) -> Outcome {
+    let entry = match entry(number, ask) {
+        Ok(entry) => entry,
+        Err(outcome) => return outcome,
+    };
+    let rerun = match rerun::rerun(&ask.data, &entry, &VendorRoots::PINNED) {
+        Ok(rerun) => rerun,
+        Err(error) => return Outcome::failed(format!("record {number}: {}", Chain(&error))),
+    };
+    let text = match ask.output {
+        Format::Json => json(&json!(rerun)),
+        Format::Table => rerun_text(number, &rerun),
+    };
+    match rerun.agrees {
+        true => Outcome::good(text),
+        false => Outcome::bad(text),
+    }
+}
+
+fn entry(number: u64, ask: &Ask) -> Result<RecordEntry, Outcome> {
+    let broken = |error: &log::LogError| Outcome::failed(Chain(error).to_string());
+    let (path, kept) =
+        app::record(&ask.data).map_err(|error| Outcome::failed(Chain(&error).to_string()))?;
+    log::verify(&path, &kept).map_err(|error| broken(&error))?;
+    let records = log::read(&path, number, 1).map_err(|error| broken(&error))?;
+    let held = records.first().filter(|_| number > 0);
+    let held = held.ok_or_else(|| Outcome::failed(format!("the record has no entry {number}")))?;
+    RecordEntry::decode(&held.leaf)
+        .map_err(|error| Outcome::failed(format!("record {number}: {error}")))
+}
+
+fn rerun_text(number: u64, rerun: &Rerun) -> String {
+    let verdict = match (rerun.agrees, rerun.is_complete) {
+        (true, true) => "AGREES: the evidence leads to the recorded decision",
+        (true, false) => {
+            "AGREES as far as evidence goes: it is good, and membership or an earlier step refused"
+        }
+        (false, _) => "DIFFERS: the evidence does not lead to the recorded decision",
+    };
+    let mut rows = vec![
+        vec!["record".to_owned(), number.to_string()],
+        vec!["recorded".to_owned(), rerun.recorded.clone()],
+        vec!["judged again".to_owned(), rerun.judged.clone()],
+    ];
+    for (name, value) in [
+        ("detail", &rerun.detail),
+        ("recorded result", &rerun.recorded_result),
+        ("result again", &rerun.result),
+    ] {
+        if !value.is_empty() {
+            rows.push(vec![name.to_owned(), value.clone()]);
+        }
+    }
+    for (name, sha256) in &rerun.endorsements {
+        rows.push(vec!["endorsement".to_owned(), format!("{name} {sha256}")]);
+    }
+    format!("{}{verdict}\n", table(&["", ""], rows))
 }
 
 /// A record as an object: its number, its fields, and for a refusal `refused: true`.

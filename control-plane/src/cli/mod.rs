@@ -158,6 +158,13 @@ enum LogCommand {
     },
     /// Checks the whole chain of the record, on disk; the control plane need not run.
     Verify(Ask),
+    /// Makes the decision of a record again, offline, from what the archive kept: exit code 0 only if it is the same.
+    Rerun {
+        /// Number of the record, as `log tail` shows it.
+        number: u64,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 /// Where to ask, and how to answer.
@@ -212,6 +219,7 @@ async fn run(command: Command) -> Outcome {
             log::tail(lines, follow, &ask).await
         }
         Command::Log(LogCommand::Verify(ask)) => log::verify(&ask),
+        Command::Log(LogCommand::Rerun { number, ask }) => log::rerun(number, &ask),
         Command::Attest(AttestCommand::Verify(arguments)) => attest_verify::run(&arguments),
         Command::Endorsements(command) => endorsements::run(command).await,
     }

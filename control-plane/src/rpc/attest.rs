@@ -4,7 +4,15 @@
 //! after a hello was found good, and is used up by the first evidence, whatever the verdict. So a nonce lives in one
 //! stream's memory only, and nothing else has to forget it.
 //!
+//! What evidence is judged by is a [`Case`], made when the evidence is there and kept with the outcome, so that the
+//! decision can be made again. Judging costs milliseconds of cryptography, which run on a thread that may block; fetching
+//! what vendors say waits on nobody else's behalf, and no longer than the stream's deadline.
+//!
 //! Source: DESIGN §5.2 to §5.5.
+
+mod issue;
+mod offer;
+pub(crate) mod received;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,30 +23,23 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 use vouchsafe_api::convert::attest::{
-    Answer, AttestRequest, AttestResponse, AzVtpmEvidence, Challenge, Evidence, EvidenceBody,
-    Hello, Issued, Offer, PcrBank, PcrHash, PcrSelection as WireSelection, TpmAnswer, TpmOffer,
+    AttestRequest, AttestResponse, Challenge, Evidence, Hello, Issued,
 };
-use vouchsafe_api::convert::record::{Event, Issuance, Refused as RefusedRecord};
+use vouchsafe_api::convert::record::{Event, Refused as RefusedRecord};
 use vouchsafe_api::v1;
 use vouchsafe_api::v1::attestation_server::Attestation;
-use vouchsafe_attestation::binding::{Base, Nonce, Purpose, Role, Transcript};
+use vouchsafe_attestation::binding::Nonce;
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::WorkloadName;
-use vouchsafe_attestation::result::InstanceId;
-use vouchsafe_attestation::svid::sha256;
-use vouchsafe_config::node::NodeHardware;
 use vouchsafe_config::profile::AttestationProfile;
 use vouchsafe_config::workload::Workload;
-use vouchsafe_verifier::appraise::Expected;
-use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
-use vouchsafe_verifier::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
-use vouchsafe_verifier::evidence::{self, received, simulated, tpm};
-use vouchsafe_verifier::vendor_roots::VendorRoots;
+use vouchsafe_verifier::evidence::tpm;
 
+use crate::archive::bundle::{Outcome, PolicyTexts, whole_ms};
 use crate::ca::{CertifiedRequest, random};
-use crate::issuance::{Decision, Membership, Plan, hardware_name, membership, plan};
+use crate::case::{self, Case};
 use crate::mesh::MeshState;
-use crate::reference::{self, Fitting, appraise_profile, pcr_selection};
+use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
 use crate::registration::Instance;
 use crate::state::ControlPlane;
@@ -77,7 +78,7 @@ impl Attestation for AttestationApi {
             incoming: request.into_inner(),
             deadline: Instant::now() + STREAM_DEADLINE,
             asked: String::new(),
-            evidence_sha256: [0; 32],
+            shown: None,
         };
         let phases = stream::unfold(Phase::Hello(Box::new(attestation)), |phase| async {
             let (answer, next) = phase.run().await?;
@@ -126,7 +127,13 @@ struct Conversation {
     deadline: Instant,
     /// For the record: what was asked for, and what was shown.
     asked: String,
-    evidence_sha256: [u8; 32],
+    shown: Option<Shown>,
+}
+
+/// Evidence that came, and what it is judged by.
+struct Shown {
+    case: Arc<Case>,
+    policy: PolicyTexts,
 }
 
 /// A hello that was found good, and what it was answered: consumed by the first evidence.
@@ -137,15 +144,19 @@ struct Challenged {
     state: Arc<MeshState>,
     workload: Workload,
     profile: AttestationProfile,
-    kind: EvidenceKind,
+    required: Vec<EvidenceKind>,
+    /// Taken by the case.
     tpm: Option<tpm::Challenged>,
     /// The instance that renews; `None` for an enrolment.
     known: Option<Instance>,
+    token_sha256: Option<[u8; 32]>,
+    /// The earliest end of what vendors said.
+    endorsements_end: SystemTime,
 }
 
 impl Conversation {
     async fn hello(&mut self) -> Result<(Challenge, Challenged), Refused> {
-        let hello = match self.next().await? {
+        let mut hello = match self.next().await? {
             AttestRequest::Hello(hello) => *hello,
             AttestRequest::Evidence(_) => return Err(out_of_order()),
         };
@@ -153,17 +164,19 @@ impl Conversation {
         self.permit = Some(self.take_place()?);
         let state = Arc::clone(&self.control_plane.mesh.borrow().state);
         let (workload, profile) = find(&state, &hello.workload)?;
-        let kind = self.choose(&profile, &hello)?;
+        let required = self.choose(&profile, &hello)?;
         let known = self.known(&hello)?;
-        let (tpm, answers) = self.challenge_tpm(&hello, kind, &state, &profile, known.as_ref())?;
+        let (tpm, answers) = self.answers(&hello, &required, &state, &profile, known.as_ref())?;
         let nonce = Nonce(random().map_err(|error| unavailable(error.to_string()))?);
         let challenge = Challenge {
             nonce,
             server_time: self.control_plane.now(),
-            required: vec![kind],
+            required: required.clone(),
             policy_revision: state.revision,
             answers,
         };
+        // From here on nothing needs the token itself.
+        let token_sha256 = hello.join_token.take().map(|token| token.sha256());
         let challenged = Challenged {
             hello,
             nonce,
@@ -171,9 +184,11 @@ impl Conversation {
             state,
             workload,
             profile,
-            kind,
+            required,
             tpm,
             known,
+            token_sha256,
+            endorsements_end: SystemTime::UNIX_EPOCH + FAR,
         };
         Ok((challenge, challenged))
     }
@@ -195,137 +210,35 @@ impl Conversation {
         })
     }
 
-    /// The first alternative of the profile for which evidence is offered.
-    fn choose(&self, profile: &AttestationProfile, hello: &Hello) -> Result<EvidenceKind, Refused> {
-        let accepts_simulated = self.control_plane.fixed.accepts_simulated;
-        let offered = |kind: EvidenceKind| hello.offers.iter().any(|offer| offer.kind() == kind);
-        let acceptable = |kind: &EvidenceKind| match kind {
-            EvidenceKind::Tpm => true,
-            EvidenceKind::Simulated => accepts_simulated,
-            // No attester is wired to these yet.
-            EvidenceKind::SevSnp
-            | EvidenceKind::Tdx
-            | EvidenceKind::AzSnpVtpm
-            | EvidenceKind::AzTdxVtpm
-            | EvidenceKind::NvidiaGpu
-            | EvidenceKind::Nitro => false,
-        };
-        // Sets of several kinds are not asked for yet.
-        let mut wanted = reference::kinds(profile).filter_map(|kinds| match kinds.as_slice() {
-            [one] => Some(*one),
-            _ => None,
-        });
-        if let Some(kind) = wanted.find(|kind| acceptable(kind) && offered(*kind)) {
-            return Ok(kind);
-        }
-        if offered(EvidenceKind::Simulated) && !accepts_simulated {
-            return Err(Refused::new(
-                "simulated_not_accepted",
-                "this trust domain does not accept simulated evidence: offer a TPM's",
-                "the trust domain was made without `danger_accept_simulated`",
-            ));
-        }
-        let names: Vec<String> = reference::kinds(profile)
-            .map(|kinds| {
-                let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-                words.join(" with ")
-            })
-            .collect();
-        Err(Refused::new(
-            "required_evidence",
-            "offer the evidence that the workload's profile names",
-            format!("profile {} wants {}", profile.name, names.join(" or ")),
-        ))
-    }
-
-    /// The instance that a renewal is of: who the connection says it is, and nothing that the hello claims.
-    fn known(&self, hello: &Hello) -> Result<Option<Instance>, Refused> {
-        match hello.purpose {
-            Purpose::Enroll => return Ok(None),
-            Purpose::Reattest => {
-                return Err(Refused::new(
-                    "purpose_not_supported",
-                    "renew instead: this control plane issues a certificate for every attestation",
-                    "purpose `reattest`",
-                ));
-            }
-            Purpose::Renew => {}
-        }
-        let peer = self.connection.peer.as_ref();
-        let result = peer.and_then(|peer| peer.result());
-        let (Some(peer), Some(result)) = (peer, result) else {
-            return Err(enroll_again("the connection presents no certificate"));
-        };
-        if peer.not_after() <= self.control_plane.now() {
-            return Err(enroll_again("the certificate of the connection has ended"));
-        }
-        if peer.id().workload().as_ref() != Some(&hello.workload) {
-            return Err(enroll_again(format!("the connection is of {}", peer.id())));
-        }
-        let instance = self.control_plane.registry.instance(&result.instance);
-        match instance {
-            Some(instance) if instance.workload == hello.workload => Ok(Some(instance)),
-            Some(_) | None => Err(enroll_again(format!(
-                "instance {} is not registered",
-                result.instance
-            ))),
-        }
-    }
-
-    fn challenge_tpm(
-        &self,
-        hello: &Hello,
-        kind: EvidenceKind,
-        state: &MeshState,
-        profile: &AttestationProfile,
-        known: Option<&Instance>,
-    ) -> Result<(Option<tpm::Challenged>, Vec<Answer>), Refused> {
-        let offer = match (kind, tpm_offer(hello)) {
-            (EvidenceKind::Tpm, Some(offer)) => offer,
-            (
-                EvidenceKind::Tpm
-                | EvidenceKind::SevSnp
-                | EvidenceKind::Tdx
-                | EvidenceKind::AzSnpVtpm
-                | EvidenceKind::AzTdxVtpm
-                | EvidenceKind::NvidiaGpu
-                | EvidenceKind::Nitro
-                | EvidenceKind::Simulated,
-                _,
-            ) => {
-                if known.is_some_and(|known| known.tpm.is_some()) {
-                    return Err(enroll_again("the instance enrolled with a TPM"));
-                }
-                return Ok((None, vec![]));
-            }
-        };
-        let now = self.control_plane.now();
-        let checked = tpm::CheckedOffer::check(&offer, &state.policy.ek_roots, now)?;
-        if let Some(known) = known {
-            let same = known
-                .tpm
-                .as_ref()
-                .is_some_and(|tpm| tpm.ak_name == checked.ak_name());
-            if !same {
-                // Another key may be another TPM: its history starts anew (DESIGN §5.3).
-                return Err(enroll_again("the attestation key is not the one enrolled"));
-            }
-        }
-        let (credential, challenged) = checked.challenge(pcr_selection(profile))?;
-        let answer = Answer::Tpm(TpmAnswer {
-            credential_blob: credential.blob,
-            encrypted_secret: credential.encrypted_secret,
-            selection: wire_selection(challenged.selection()),
-        });
-        Ok((Some(challenged), vec![answer]))
-    }
-
-    async fn evidence(&mut self, challenged: Challenged) -> Result<Issued, Refused> {
+    async fn evidence(&mut self, mut challenged: Challenged) -> Result<Issued, Refused> {
         let evidence = match self.next().await? {
             AttestRequest::Evidence(evidence) => *evidence,
             AttestRequest::Hello(_) => return Err(out_of_order()),
         };
-        self.evidence_sha256 = digest_of(&evidence);
+        let mut case = self.case(&mut challenged, evidence);
+        let policy = PolicyTexts::of(&challenged.state, &challenged.profile);
+        let early = self.check_early(&challenged, &case.evidence);
+        let mut lacking = None;
+        if early.is_ok() {
+            lacking = self.gather(&mut challenged, &mut case).await?;
+        }
+        let case = Arc::new(case);
+        self.shown = Some(Shown {
+            case: Arc::clone(&case),
+            policy,
+        });
+        let request = early?;
+        let fitting = self.judge(&case, &challenged.profile).await;
+        let fitting = fitting.map_err(|refused| refused.explained_by(lacking))?;
+        self.issue(challenged, &case, &request, fitting).await
+    }
+
+    /// What can be refused without judging evidence.
+    fn check_early(
+        &self,
+        challenged: &Challenged,
+        evidence: &Evidence,
+    ) -> Result<CertifiedRequest, Refused> {
         if Instant::now() >= challenged.expires {
             return Err(Refused::retry(
                 "challenge_expired",
@@ -362,243 +275,85 @@ impl Conversation {
                 ),
             ));
         }
-        let now = self.control_plane.now();
-        let fitting = self.appraise(&challenged, evidence, now)?;
-        self.issue(challenged, &request, fitting, now).await
+        Ok(request)
     }
 
-    /// Judges evidence against what this end of the connection knows.
-    fn appraise(
-        &self,
-        challenged: &Challenged,
-        evidence: Evidence,
-        now: SystemTime,
-    ) -> Result<Fitting, Refused> {
-        let base = self.base(challenged);
-        let machine = challenged
-            .hello
-            .offers
-            .iter()
-            .find_map(|offer| match offer {
-                Offer::Simulated { machine } => Some(machine.as_str()),
-                _ => None,
-            });
-        let expected = Expected {
-            base: &base,
-            required: &[challenged.kind],
-            vtpm_key: None,
-            nvidia_devices: 0,
-            endorsements: &[],
-            roots: &VendorRoots::PINNED,
-            tpm: challenged.tpm.as_ref(),
-            previous_tpm: challenged.known.as_ref().and_then(|one| one.tpm.as_ref()),
-            simulated_machine: machine.filter(|_| challenged.kind == EvidenceKind::Simulated),
-            danger_accept_simulated: self.control_plane.fixed.accepts_simulated,
-        };
-        let items = evidence
-            .items
-            .into_iter()
-            .map(verifier_item)
-            .collect::<Result<Vec<_>, _>>()?;
-        appraise_profile(&items, &challenged.profile, &expected, now)
-    }
-
-    /// The transcript, from our own view of the connection.
-    fn base(&self, challenged: &Challenged) -> Base {
-        let offer = challenged.tpm.as_ref().map(tpm::Challenged::offer);
-        let names = offer.map(|offer| (offer.ek_name(), offer.ak_name()));
-        let (ek_name, ak_name) = names.unwrap_or_default();
-        Transcript {
-            purpose: challenged.hello.purpose,
-            role: Role::Attester,
-            trust_domain: &self.control_plane.fixed.trust_domain,
-            workload: &challenged.hello.workload,
-            client_nonce: challenged.hello.client_nonce,
-            server_nonce: challenged.nonce,
-            spki_sha256: challenged.hello.spki_sha256,
-            server_leaf_sha256: self.connection.leaf_sha256,
-            exporter: self.connection.exporter,
-            ek_name: &ek_name,
-            ak_name: &ak_name,
-            policy_revision: challenged.state.revision,
-        }
-        .base()
-    }
-
-    /// Membership, certificate, registration, record; the answer last, so that nothing is handed out unrecorded.
-    async fn issue(
-        &self,
-        challenged: Challenged,
-        request: &CertifiedRequest,
-        fitting: Fitting,
-        now: SystemTime,
-    ) -> Result<Issued, Refused> {
+    /// What the evidence is judged by, from our own view of the connection.
+    fn case(&self, challenged: &mut Challenged, evidence: Evidence) -> Case {
         let control_plane = &self.control_plane;
-        let hardware = hardware_of(&challenged)?;
-        let hardware_words = hardware_name(&hardware);
-        // Counting and registering are one step where there is a limit, or two machines at once would both be the last.
-        let _turn = match fitting.max_instances {
-            Some(_) => Some(control_plane.registry.turn().await),
-            None => None,
-        };
-        let member = self.member(&challenged, &hardware, &fitting, now)?;
-        let failed = |error: crate::ca::CaError| unavailable(Chain(&error).to_string());
-        let instance = match &challenged.known {
-            Some(known) => known.id,
-            None => InstanceId(random().map_err(failed)?),
-        };
-        let state_of_tpm = fitting.appraised.tpm().cloned();
-        let plan = plan(
-            &Decision {
-                mesh: &challenged.state.policy.mesh,
-                workload: &challenged.hello.workload,
-                profile: &challenged.profile.name,
-                profile_lifetime: challenged.profile.lifetime,
-                issuer_end: control_plane.ca.issuer_end(now).map_err(failed)?,
-                request,
-                instance,
-                revision: challenged.state.revision,
+        Case {
+            time: whole_ms(control_plane.now()),
+            hello: challenged.hello.clone(),
+            evidence,
+            required: challenged.required.clone(),
+            tpm: challenged.tpm.take(),
+            previous_tpm: { challenged.known.as_ref() }.and_then(|known| known.tpm.clone()),
+            connection: case::Connection {
                 nonce: challenged.nonce,
-                random: random().map_err(failed)?,
-                now,
+                leaf_sha256: self.connection.leaf_sha256,
+                exporter: self.connection.exporter,
             },
-            fitting.appraised,
-        )?;
-        let signed = control_plane
-            .ca
-            .sign_svid(&plan.template, now)
-            .map_err(failed)?;
-        let registered = Instance {
-            id: instance,
-            workload: challenged.hello.workload.clone(),
-            hardware: hardware_words.clone(),
-            tpm: state_of_tpm,
-            class: plan.result.class.as_str().to_owned(),
-            kinds: vec![challenged.kind.as_str().to_owned()],
-            image: fitting.image,
-            member: member.describe(),
-            evidence_time: plan.result.evidence_time,
-            not_after: plan.template.not_after,
-            endpoints: challenged.hello.endpoints.clone(),
-            software_version: challenged.hello.software_version.clone(),
-            ear: String::from_utf8_lossy(&plan.ear).into_owned(),
-        };
-        self.register(registered, &challenged, &member).await?;
-        let authority = signed.authority_spki_sha256;
-        let record = self.issuance(&challenged, &plan, &member, hardware_words, authority);
-        if let Err(error) = control_plane.record(record).await {
-            return Err(unavailable(Chain(&error).to_string()));
+            trust_domain: control_plane.fixed.trust_domain.clone(),
+            accepts_simulated: control_plane.fixed.accepts_simulated,
+            revision: challenged.state.revision,
+            endorsements: control_plane.roots.published().to_vec(),
+            roots: control_plane.roots.clone(),
         }
-        self.say_issued(&plan);
-        Ok(Issued {
-            certificate_chain: signed.chain,
-            attestation_result: plan.ear,
-            trust_bundle: control_plane.ca.bundle(),
-            renew_at: plan.renew_at,
-            server_time: control_plane.now(),
-            instance,
-        })
     }
 
-    fn member(
+    /// Gets what vendors must say of this hardware, and says what could not be had and when to try again. That alone
+    /// refuses nothing: the verifier says whether it lacks it.
+    ///
+    /// Waits on nobody else's behalf: what is held is there at once, and what a vendor does not answer in time is left out.
+    async fn gather(
         &self,
-        challenged: &Challenged,
-        hardware: &NodeHardware,
-        fitting: &Fitting,
-        now: SystemTime,
-    ) -> Result<Membership, Refused> {
-        let registry = &self.control_plane.registry;
-        let set = &challenged.state.policy.set;
-        let member = membership(
-            &challenged.workload,
-            hardware,
-            challenged
-                .hello
-                .join_token
-                .as_ref()
-                .map(|token| token.sha256()),
-            |name| set.node(name),
-            |token| registry.pinned(token),
-            now,
-        )?;
-        if let Some(most) = fitting.max_instances {
-            let words = hardware_name(hardware);
-            let others =
-                registry.others_running(&challenged.workload.name, &fitting.image, &words, now);
-            if others >= usize::try_from(most).unwrap_or(usize::MAX) {
-                return Err(Refused::new(
-                    "max_instances",
-                    "wait until another instance of this image has ended, or raise `max_instances`",
-                    format!(
-                        "{others} other machines run image `{}`, at most {most} may",
-                        fitting.image
-                    ),
-                ));
-            }
+        challenged: &mut Challenged,
+        case: &mut Case,
+    ) -> Result<Option<(String, Duration)>, Refused> {
+        let needs = case.needs()?;
+        if needs.is_empty() {
+            return Ok(None);
         }
-        Ok(member)
-    }
-
-    async fn register(
-        &self,
-        instance: Instance,
-        challenged: &Challenged,
-        member: &Membership,
-    ) -> Result<(), Refused> {
-        let spend = match member {
-            Membership::Spend(token) => Some(*token),
-            Membership::Node(_) | Membership::Pinned(_) => None,
-        };
-        if challenged.known.is_some() && spend.is_none() {
-            self.control_plane.registry.renew(instance);
-            return Ok(());
+        let user = challenged.hello.workload.to_string();
+        let gathering = self.control_plane.endorsements.gather(&needs, &user);
+        let gathered = tokio::time::timeout_at(self.deadline, gathering).await;
+        let gathered = gathered.map_err(|_| deadline())?;
+        for file in &gathered.files {
+            challenged.endorsements_end = challenged.endorsements_end.min(file.endorsement.until());
+            let bytes = file.endorsement.bytes().to_vec();
+            case.endorsements.push((file.name.clone(), bytes));
         }
-        self.control_plane.registry.enroll(instance, spend).await
+        // Fetching took its time: what is judged now is judged by the time of now.
+        case.time = whole_ms(self.control_plane.now());
+        Ok(gathered.refusal().map(|(_, detail, wait)| (detail, wait)))
     }
 
-    fn issuance(
+    /// Judges on a thread that may block: a machine with eight GPUs costs tens of milliseconds.
+    async fn judge(
         &self,
-        challenged: &Challenged,
-        plan: &Plan,
-        member: &Membership,
-        hardware: String,
-        authority_spki_sha256: [u8; 32],
-    ) -> Event {
-        Event::Issued(Box::new(Issuance {
-            purpose: challenged.hello.purpose.as_str().to_owned(),
-            spiffe_id: plan.template.id.as_str().to_owned(),
-            instance: plan.result.instance.0,
-            serial: plan.template.serial.to_vec(),
-            spki_sha256: challenged.hello.spki_sha256,
-            authority_spki_sha256,
-            not_before: plan.template.not_before,
-            not_after: plan.template.not_after,
-            class: plan.result.class.as_str().to_owned(),
-            kinds: vec![challenged.kind.as_str().to_owned()],
-            hardware: vec![hardware],
-            member: member.describe(),
-            policy_revision: challenged.state.revision,
-            evidence_sha256: self.evidence_sha256,
-            result_sha256: plan.result.ear_sha256,
-        }))
+        case: &Arc<Case>,
+        profile: &AttestationProfile,
+    ) -> Result<Fitting, Refused> {
+        let (case, profile) = (Arc::clone(case), profile.clone());
+        let judged = tokio::task::spawn_blocking(move || case.judge(&profile)).await;
+        judged.unwrap_or_else(|error| Err(unavailable(error.to_string())))
     }
 
-    fn say_issued(&self, plan: &Plan) {
-        let class = plan.result.class.as_str();
-        let issued = &self.control_plane.metrics.issued;
-        issued.with_label_values(&[class]).inc();
-        tracing::info!(
-            peer_id = %plan.template.id,
-            instance = %plan.result.instance,
-            serial = hex::encode(plan.template.serial),
-            class,
-            not_after = vouchsafe_api::convert::unix_ms(plan.template.not_after),
-            "certificate issued"
-        );
+    /// Keeps what a decision was made from; the digest is for the record.
+    async fn keep(
+        &self,
+        case: &Arc<Case>,
+        challenged: &Challenged,
+        outcome: Outcome,
+    ) -> Result<[u8; 32], Refused> {
+        let policy = PolicyTexts::of(&challenged.state, &challenged.profile);
+        let kept = self.control_plane.archive.keep(case, policy, outcome).await;
+        kept.map_err(|error| unavailable(format!("the archive can't be written: {error}")))
     }
 
     /// Records a refusal with all that is known, and answers with the word and the remedy only.
-    async fn refuse(&self, refused: Refused) -> AttestResponse {
+    async fn refuse(&mut self, refused: Refused) -> AttestResponse {
+        let evidence_sha256 = self.keep_refused(&refused).await;
         let control_plane = &self.control_plane;
         let refusals = &control_plane.metrics.refused;
         refusals.with_label_values(&[refused.reason]).inc();
@@ -624,7 +379,7 @@ impl Conversation {
             reason: refused.reason.to_owned(),
             detail: refused.detail.clone(),
             peer,
-            evidence_sha256: self.evidence_sha256,
+            evidence_sha256,
             policy_revision: state.revision,
         }));
         if let Err(error) = control_plane.record(event).await {
@@ -633,17 +388,31 @@ impl Conversation {
         AttestResponse::Refusal(refused.to_wire())
     }
 
+    /// A refusal stands whether its evidence could be kept or not.
+    async fn keep_refused(&mut self, refused: &Refused) -> [u8; 32] {
+        let Some(Shown { case, policy }) = self.shown.take() else {
+            return [0; 32];
+        };
+        let outcome = Outcome::refused(refused);
+        match self
+            .control_plane
+            .archive
+            .keep(&case, policy, outcome)
+            .await
+        {
+            Ok(digest) => digest,
+            Err(error) => {
+                tracing::error!(%error, "failed to keep refused evidence");
+                [0; 32]
+            }
+        }
+    }
+
     /// The peer's next message, within the stream's deadline and every bound.
     async fn next(&mut self) -> Result<AttestRequest, Refused> {
         let message = tokio::time::timeout_at(self.deadline, self.incoming.message())
             .await
-            .map_err(|_| {
-                Refused::retry(
-                    "deadline",
-                    "start again: the attestation did not end in time",
-                    "the stream's deadline passed",
-                )
-            })?;
+            .map_err(|_| deadline())?;
         match message {
             Ok(Some(message)) => Ok(AttestRequest::try_from(message)?),
             Ok(None) => Err(Refused::retry(
@@ -683,144 +452,12 @@ fn find(state: &MeshState, name: &WorkloadName) -> Result<(Workload, Attestation
     Ok((workload.clone(), profile.clone()))
 }
 
-/// The machine, as the evidence has just proved it.
-fn hardware_of(challenged: &Challenged) -> Result<NodeHardware, Refused> {
-    match (challenged.kind, &challenged.tpm) {
-        (EvidenceKind::Tpm, Some(tpm)) => Ok(NodeHardware::tpm(tpm.offer().ek_sha256())),
-        (EvidenceKind::Tpm, None) => Err(unavailable("a TPM that was not challenged")),
-        (EvidenceKind::Simulated, _) => challenged
-            .hello
-            .offers
-            .iter()
-            .find_map(|offer| match offer {
-                Offer::Simulated { machine } => Some(NodeHardware::simulated(machine)),
-                _ => None,
-            })
-            .ok_or_else(out_of_order),
-        (
-            EvidenceKind::SevSnp
-            | EvidenceKind::Tdx
-            | EvidenceKind::AzSnpVtpm
-            | EvidenceKind::AzTdxVtpm
-            | EvidenceKind::NvidiaGpu
-            | EvidenceKind::Nitro,
-            _,
-        ) => Err(unavailable("a kind of evidence that is not wired")),
-    }
-}
-
-fn tpm_offer(hello: &Hello) -> Option<tpm::Offer> {
-    hello.offers.iter().find_map(|offer| match offer {
-        Offer::Tpm(TpmOffer {
-            ek_public,
-            ek_chain,
-            ak_public,
-        }) => Some(tpm::Offer {
-            ek_public: ek_public.clone(),
-            ek_chain: ek_chain.clone(),
-            ak_public: ak_public.clone(),
-        }),
-        _ => None,
-    })
-}
-
-fn verifier_item(
-    item: vouchsafe_api::convert::attest::EvidenceItem,
-) -> Result<evidence::EvidenceItem, Refused> {
-    let evidence = match item.body {
-        EvidenceBody::Tpm(tpm) => evidence::Evidence::Tpm(tpm::Evidence {
-            quote: tpm.quote,
-            signature: tpm.signature,
-            pcrs: pcr_values(tpm.pcrs)?,
-            event_log: tpm.event_log,
-            activated_credential: tpm.activated_credential,
-        }),
-        EvidenceBody::Simulated(made_up) => evidence::Evidence::Simulated(simulated::Evidence {
-            machine: made_up.machine,
-            image: made_up.image,
-            binding: made_up.binding.to_vec(),
-        }),
-        EvidenceBody::SevSnp(snp) => evidence::Evidence::SevSnp(received::SevSnp {
-            report: snp.report,
-            certificates: snp.certificates,
-        }),
-        EvidenceBody::Tdx(tdx) => evidence::Evidence::Tdx(received::Tdx {
-            quote: tdx.quote,
-            event_log: tdx.event_log,
-        }),
-        EvidenceBody::AzSnpVtpm(vtpm) => evidence::Evidence::AzSnpVtpm(az_vtpm(vtpm)?),
-        EvidenceBody::AzTdxVtpm(vtpm) => evidence::Evidence::AzTdxVtpm(az_vtpm(vtpm)?),
-        EvidenceBody::NvidiaGpu(gpu) => evidence::Evidence::NvidiaGpu(received::NvidiaGpu {
-            report: gpu.report,
-            certificate_chain: gpu.certificate_chain,
-            architecture: gpu.architecture,
-            is_switch: gpu.is_switch,
-        }),
-        EvidenceBody::Nitro(nitro) => evidence::Evidence::Nitro(received::Nitro {
-            document: nitro.document,
-        }),
-    };
-    Ok(evidence::EvidenceItem {
-        index: item.index,
-        evidence,
-    })
-}
-
-fn az_vtpm(vtpm: AzVtpmEvidence) -> Result<received::AzVtpm, Refused> {
-    Ok(received::AzVtpm {
-        hcl_report: vtpm.hcl_report,
-        quote: vtpm.quote,
-        signature: vtpm.signature,
-        pcrs: pcr_values(vtpm.pcrs)?,
-        event_log: vtpm.event_log,
-        hardware: vtpm.hardware,
-    })
-}
-
-fn pcr_values(banks: Vec<PcrBank>) -> Result<PcrValues, Refused> {
-    let mut pcrs = PcrValues::default();
-    for bank in banks {
-        for (pcr, value) in bank.values {
-            pcrs.insert(algorithm(bank.hash), pcr, value)
-                .map_err(|error| {
-                    Refused::new(
-                        "malformed_message",
-                        "update the sidecar: its PCR values are not acceptable",
-                        error.to_string(),
-                    )
-                })?;
-        }
-    }
-    Ok(pcrs)
-}
-
-fn wire_selection(selection: &PcrSelection) -> Vec<WireSelection> {
-    let bank = |(hash, pcrs): (HashAlgorithm, PcrSet)| WireSelection {
-        hash: match hash {
-            HashAlgorithm::Sha256 => PcrHash::Sha256,
-            HashAlgorithm::Sha384 => PcrHash::Sha384,
-        },
-        pcrs: pcrs.iter().collect(),
-    };
-    selection.banks().map(bank).collect()
-}
-
-fn algorithm(hash: PcrHash) -> HashAlgorithm {
-    match hash {
-        PcrHash::Sha256 => HashAlgorithm::Sha256,
-        PcrHash::Sha384 => HashAlgorithm::Sha384,
-    }
-}
-
-/// SHA-256 over the whole evidence set and request: what the record refers to.
-fn digest_of(evidence: &Evidence) -> [u8; 32] {
-    let mut all: Vec<u8> = evidence
-        .items
-        .iter()
-        .flat_map(|item| sha256(&item.canonical()))
-        .collect();
-    all.extend_from_slice(&sha256(&evidence.csr));
-    sha256(&all)
+fn deadline() -> Refused {
+    Refused::retry(
+        "deadline",
+        "start again: the attestation did not end in time",
+        "the stream's deadline passed",
+    )
 }
 
 fn out_of_order() -> Refused {
@@ -839,3 +476,5 @@ fn enroll_again(detail: impl Into<String>) -> Refused {
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
 /// Hello, challenge and evidence together.
 const STREAM_DEADLINE: Duration = Duration::from_secs(90);
+/// Beyond every certificate's end: without endorsements nothing ends with them.
+const FAR: Duration = Duration::from_secs(200 * 365 * 24 * 3600);

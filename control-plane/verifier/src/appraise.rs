@@ -250,25 +250,25 @@ fn words(kinds: &[EvidenceKind]) -> String {
     words.join(", ")
 }
 
-struct Device {
+struct Device<'a> {
     index: u32,
-    proof: Proof,
+    proof: Proof<'a>,
 }
 
-enum Proof {
+enum Proof<'a> {
     Tpm(Box<tpm::Verified>),
     Simulated(simulated::Verified),
-    Hardware(Box<hardware::Verified>),
+    Hardware(Box<hardware::Verified<'a>>),
 }
 
 /// Each piece over its own binding, which covers the digest of all that was collected before it.
-fn verify_all(
-    items: &[EvidenceItem],
+fn verify_all<'a>(
+    items: &'a [EvidenceItem],
     alternative: &Alternative,
     expected: &Expected<'_>,
     now: SystemTime,
     findings: &mut Findings,
-) -> Result<Vec<Device>, Refusal> {
+) -> Result<Vec<Device<'a>>, Refusal> {
     let mut prior = EvidenceDigest::empty();
     let mut devices = Vec::new();
     for item in items {
@@ -332,7 +332,7 @@ fn choose<'r>(
     }
 }
 
-impl Device {
+impl Device<'_> {
     fn class(&self) -> Class {
         match &self.proof {
             Proof::Tpm(tpm) => tpm.class,

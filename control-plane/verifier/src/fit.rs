@@ -86,6 +86,11 @@ fn miss(image: &HardwareImage, shown: &Shown, now: SystemTime) -> Option<String>
     let is_shown = |name: &str, value: &String| match shown.get(name) {
         Some(Value::Text(found)) => found == value,
         Some(Value::Set(found)) => found.contains(value),
+        // Some verifiers show each PCR by itself.
+        None if name == PCRS => value.split_once(':').is_some_and(|(number, digest)| {
+            let held = shown.get(format!("pcr{number}").as_str());
+            held == Some(&Value::Text(digest.to_owned()))
+        }),
         Some(Value::Bool(_) | Value::Number(_)) | None => false,
     };
     let (name, value) = { image.values.iter() }.find(|(name, value)| !is_shown(name, value))?;
@@ -163,6 +168,9 @@ fn values(kind: EvidenceKind, claim: &str, shown: &Shown) -> Vec<ClaimValue> {
         _ => convert(definition.value, value).into_iter().collect(),
     }
 }
+
+/// The name by which images state PCRs, as `<number>:<hex>`.
+const PCRS: &str = "pcrs";
 
 /// The reason of a claim that is not as a profile demands; the check has the claim's name.
 pub(crate) const UNMET: &str = "claim_not_accepted";

@@ -27,6 +27,8 @@ pub struct TestRoots {
     pub nvidia_rim: Option<Vec<u8>>,
     /// Instead of AWS's.
     pub aws: Option<Vec<u8>>,
+    /// What these vendors publish, by name: manifests, revocation lists, answers.
+    pub published: Vec<(String, Vec<u8>)>,
 }
 
 impl VendorRoots {
@@ -36,6 +38,11 @@ impl VendorRoots {
     /// Roots of a test: whoever holds their keys can make any evidence.
     pub fn danger_of_a_test(roots: TestRoots) -> Self {
         Self(Some(Arc::new(roots)))
+    }
+
+    /// What the vendors of a test publish; real vendors are asked.
+    pub fn published(&self) -> &[(String, Vec<u8>)] {
+        self.0.as_deref().map_or(&[], |roots| &roots.published)
     }
 
     fn test<T: ?Sized>(&self, choose: impl Fn(&TestRoots) -> Option<&T>) -> Option<&T> {

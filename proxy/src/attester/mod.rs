@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 use vouchsafe_api::convert::attest::{
     Answer, AzVtpmEvidence, AzVtpmOffer, Challenge, EvidenceBody, EvidenceItem, NitroEvidence,
-    NvidiaGpuEvidence, NvidiaGpuOffer, Offer, PcrSelection, SevSnpEvidence, TdxEvidence,
+    NvidiaDriverState, NvidiaGpuEvidence, NvidiaGpuOffer, Offer, PcrSelection, SevSnpEvidence,
+    TdxEvidence,
 };
 use vouchsafe_attestation::binding::{Base, DeviceBinding, EvidenceDigest};
 use vouchsafe_attestation::claims::EvidenceKind;
@@ -304,6 +305,10 @@ impl Attester {
                     certificate_chain: said.certificate_chain,
                     architecture: said.architecture.to_owned(),
                     is_switch: false,
+                    driver: Some(NvidiaDriverState {
+                        confidential_compute: said.confidential_compute,
+                        devtools: said.devtools,
+                    }),
                 }))
             }
             Self::Nitro(enclave) => Ok(EvidenceBody::Nitro(NitroEvidence {

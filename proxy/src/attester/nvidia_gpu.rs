@@ -52,6 +52,10 @@ pub struct GpuReport {
     pub architecture: &'static str,
     /// Its unique name.
     pub uuid: String,
+    /// Whether the driver says that confidential computing is on.
+    pub confidential_compute: bool,
+    /// Whether the driver says that its mode for developers is on.
+    pub devtools: bool,
 }
 
 impl GpuAttester {
@@ -140,7 +144,10 @@ fn collect(nvml: &Nvml, index: u32, nonce: &[u8; 32]) -> Result<GpuReport, GpuEr
     if nonce_of(&report) != Some(nonce) {
         return Err(GpuError::OtherNonce { index });
     }
+    let mode = nvml.confidential_compute()?;
     Ok(GpuReport {
+        confidential_compute: mode.is_on,
+        devtools: mode.devtools,
         report,
         certificate_chain: gpu.attestation_chain()?,
         architecture: architecture(gpu.architecture()?),

@@ -347,6 +347,17 @@ pub struct NvidiaGpuEvidence {
     pub architecture: String,
     /// A switch is no GPU, and does not count as one.
     pub is_switch: bool,
+    /// What the driver says of the GPU's mode; `None` for switches.
+    pub driver: Option<NvidiaDriverState>,
+}
+
+/// What the driver in the guest says of a GPU: believed as much as the guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NvidiaDriverState {
+    /// Confidential computing is on.
+    pub confidential_compute: bool,
+    /// Its mode for developers is on, which protects nothing.
+    pub devtools: bool,
 }
 
 /// A document of AWS Nitro Enclaves, whose nonce is the binding.

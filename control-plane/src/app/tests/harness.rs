@@ -34,12 +34,13 @@ use vouchsafe_api::v1::attestation_client::AttestationClient;
 use vouchsafe_api::v1::mesh_state_client::MeshStateClient;
 use vouchsafe_api::v1::operator_server::Operator;
 use vouchsafe_attestation::binding::{
-    EXPORTER_LABEL, EvidenceDigest, Nonce, Purpose, Role, Transcript,
+    Base, EXPORTER_LABEL, EvidenceDigest, Nonce, Purpose, Role, Transcript,
 };
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::peer::verify_role;
 use vouchsafe_attestation::svid::{MeshRole, sha256};
-use vouchsafe_config::control_plane::ControlPlaneConfig;
+use vouchsafe_config::control_plane::{ControlPlaneConfig, EndorsementSources};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use crate::app::{App, StartError, record};
 use crate::log::{self, Head};
@@ -192,15 +193,31 @@ impl Factory {
         Self::start_in(folder).await.unwrap()
     }
 
+    /// With roots of hardware's vendors that a test made.
+    pub(super) async fn start_below(policy: &str, roots: VendorRoots) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("policy")).unwrap();
+        write_policy(&folder, policy);
+        Self::start_with(folder, roots).await.unwrap()
+    }
+
     async fn start_in(folder: tempfile::TempDir) -> Result<Self, StartError> {
+        Self::start_with(folder, VendorRoots::PINNED).await
+    }
+
+    async fn start_with(folder: tempfile::TempDir, roots: VendorRoots) -> Result<Self, StartError> {
         let any = "127.0.0.1:0".parse().unwrap();
         let config = ControlPlaneConfig {
             listen: any,
             metrics: Some(any),
             policy: folder.path().join("policy"),
+            endorsements: EndorsementSources {
+                offline: true,
+                ..EndorsementSources::default()
+            },
             ..ControlPlaneConfig::new(folder.path().join("data"))
         };
-        let app = App::start(config).await?;
+        let app = App::start_below(config, roots).await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (address, metrics) = (app.address(), app.metrics_address().unwrap());
         let (pin, control_plane) = (app.root_pin(), Arc::clone(&app.control_plane));
@@ -341,6 +358,36 @@ impl Factory {
         }
     }
 
+    /// One attestation of hardware on a connection of its own: `collect` is the machine.
+    pub(super) async fn attest_set(
+        &self,
+        hello: &SetHello<'_>,
+        collect: impl FnOnce(&Base, &Challenge) -> Vec<EvidenceItem>,
+    ) -> Result<(Issued, Vec<u8>), String> {
+        let connection = self.connect(hello.svid).await;
+        let key = KeyPair::generate().unwrap();
+        let (mut stream, first) = connection.begin(hello, key).await;
+        let challenge = match first {
+            AttestResponse::Challenge(challenge) => *challenge,
+            AttestResponse::Refusal(refusal) => return Err(refusal.reason),
+            AttestResponse::Issued(_) => panic!("issued without evidence"),
+        };
+        let base = connection.base(hello, &stream, &challenge);
+        let items = collect(&base, &challenge);
+        let params = CertificateParams::default();
+        let csr = params.serialize_request(&stream.key).unwrap();
+        let evidence = AttestRequest::Evidence(Box::new(Evidence {
+            csr: csr.der().to_vec(),
+            items,
+        }));
+        stream.send(evidence.into()).await;
+        match stream.answer().await {
+            Some(AttestResponse::Issued(issued)) => Ok((*issued, stream.key.serialize_der())),
+            Some(AttestResponse::Refusal(refusal)) => Err(refusal.reason),
+            other => panic!("no outcome: {other:?}"),
+        }
+    }
+
     pub(super) async fn connect(&self, svid: Option<&(Vec<Vec<u8>>, Vec<u8>)>) -> Client {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -465,6 +512,14 @@ impl Sidecar {
     }
 }
 
+/// What a sidecar of hardware asks for.
+pub(super) struct SetHello<'a> {
+    pub(super) workload: &'a str,
+    pub(super) purpose: Purpose,
+    pub(super) offers: Vec<Offer>,
+    pub(super) svid: Option<&'a (Vec<Vec<u8>>, Vec<u8>)>,
+}
+
 const CLIENT_NONCE: Nonce = Nonce([7; 32]);
 
 /// One TLS session with the control plane.
@@ -517,6 +572,63 @@ impl Client {
         };
         let answer = stream.answer().await.unwrap();
         (stream, answer)
+    }
+
+    /// Opens a stream with a hello of hardware.
+    pub(super) async fn begin(
+        &self,
+        hello: &SetHello<'_>,
+        key: KeyPair,
+    ) -> (Stream, AttestResponse) {
+        let first = AttestRequest::Hello(Box::new(Hello {
+            purpose: hello.purpose,
+            workload: hello.workload.parse().unwrap(),
+            spki_sha256: sha256(&key.subject_public_key_info()),
+            client_nonce: CLIENT_NONCE,
+            offers: hello.offers.clone(),
+            join_token: None,
+            endpoints: vec![],
+            software_version: "0.1.0".to_owned(),
+        }));
+        let (requests, receiver) = mpsc::channel(4);
+        requests.send(first.into()).await.unwrap();
+        let responses = self
+            .attestation()
+            .attest(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut stream = Stream {
+            requests,
+            responses,
+            key,
+        };
+        let answer = stream.answer().await.unwrap();
+        (stream, answer)
+    }
+
+    /// What devices sign over, from this end of the connection.
+    pub(super) fn base(
+        &self,
+        hello: &SetHello<'_>,
+        stream: &Stream,
+        challenge: &Challenge,
+    ) -> Base {
+        Transcript {
+            purpose: hello.purpose,
+            role: Role::Attester,
+            trust_domain: &"test.example".parse().unwrap(),
+            workload: &hello.workload.parse().unwrap(),
+            client_nonce: CLIENT_NONCE,
+            server_nonce: challenge.nonce,
+            spki_sha256: sha256(&stream.key.subject_public_key_info()),
+            server_leaf_sha256: self.leaf_sha256,
+            exporter: self.exporter,
+            ek_name: &[],
+            ak_name: &[],
+            policy_revision: challenge.policy_revision,
+        }
+        .base()
     }
 
     pub(super) async fn silent_attestation(&self) -> Refusal {

@@ -6,71 +6,87 @@ use std::time::SystemTime;
 use vouchsafe_attestation::binding::DeviceBinding;
 use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind, definition};
 use vouchsafe_attestation::result::DeviceResult;
-use vouchsafe_attestation::svid::sha256;
 
 use super::{Device, Expected, Proof, Shown};
+use crate::dossier::nvidia_gpu::of_cache;
 use crate::dossier::{self, Dossier, File};
+use crate::evidence::nvidia_gpu::Terms;
+use crate::evidence::nvidia_gpu::set::{self, Member};
 use crate::evidence::received::{AzVtpm, NvidiaGpu};
 use crate::evidence::tpm::public::{Key, PublicArea};
-use crate::evidence::{Evidence, EvidenceItem, az_vtpm, x509};
+use crate::evidence::{Evidence, EvidenceItem, az_vtpm};
 use crate::fit;
-use crate::judgement::{Judgement, Outcome as Judged, Status, Value};
+use crate::judgement::{BindingState, Judgement, Ledger, Outcome as Judged, Status};
 use crate::reference_value::{Alternative, HardwareReference};
 use crate::verdict::{Check, Finding, Findings, HardwareCheck, Outcome, Refusal};
 
 /// A device whose verifier affirms it: its claims are true, not yet those of an image that somebody named.
-pub(super) struct Verified {
+pub(super) struct Verified<'a> {
     pub(super) kind: EvidenceKind,
     pub(super) shown: Shown,
-    /// Which of NVIDIA's devices it is; empty for other kinds.
-    identity: String,
-    is_switch: bool,
+    /// What a set needs to know of one of NVIDIA's devices; `None` for other kinds.
+    member: Option<Member<'a>>,
 }
 
 /// Judges one device.
-pub(super) fn verify(
-    item: &EvidenceItem,
+pub(super) fn verify<'a>(
+    item: &'a EvidenceItem,
     binding: &DeviceBinding,
     reference: &HardwareReference,
     expected: &Expected<'_>,
     now: SystemTime,
     findings: &mut Findings,
-) -> Result<Verified, Refusal> {
+) -> Result<Verified<'a>, Refusal> {
     let kind = item.evidence.kind();
-    let Some((judged_as, files)) = item.evidence.files() else {
-        return Err(findings.refuse(
-            Check::Solicited,
-            format!("`{kind}` is no hardware's evidence"),
-        ));
-    };
     if let Evidence::AzSnpVtpm(vtpm) | Evidence::AzTdxVtpm(vtpm) = &item.evidence {
         check_vtpm(vtpm, expected, findings)?;
     }
-    let files: Vec<File<'_>> = files.iter().collect();
-    let dossier = Dossier {
-        files: &files,
-        endorsements: expected.endorsements,
+    let (judgement, member) = match &item.evidence {
+        Evidence::NvidiaGpu(gpu) => judge_device(gpu, binding, reference, expected, now),
+        other => {
+            let Some((judged_as, files)) = other.files() else {
+                let detail = format!("`{kind}` is no hardware's evidence");
+                return Err(findings.refuse(Check::Solicited, detail));
+            };
+            let files: Vec<File<'_>> = files.iter().collect();
+            let dossier = Dossier {
+                files: &files,
+                endorsements: expected.endorsements,
+            };
+            let bound = bound(kind, binding);
+            let rules = &reference.rules;
+            let judged =
+                dossier::verify_below(expected.roots, judged_as, dossier, &bound, rules, now);
+            (judged, None)
+        }
     };
-    let judgement = dossier::verify_below(
-        expected.roots,
-        judged_as,
-        dossier,
-        &bound(kind, binding),
-        &reference.rules,
-        now,
-    );
     note(kind, item.index, &judgement, findings);
     refuse(kind, item.index, &judgement, findings)?;
-    let (identity, is_switch) = match &item.evidence {
-        Evidence::NvidiaGpu(gpu) => (identity_of(gpu, &judgement), is_switch(gpu, &judgement)),
-        _ => (String::new(), false),
-    };
     Ok(Verified {
         kind,
         shown: judgement.claims,
-        identity,
-        is_switch,
+        member,
     })
+}
+
+/// One of NVIDIA's devices: not as files, because the driver's own words and the links of a set are in none.
+fn judge_device<'a>(
+    gpu: &'a NvidiaGpu,
+    binding: &DeviceBinding,
+    reference: &HardwareReference,
+    expected: &Expected<'_>,
+    now: SystemTime,
+) -> (Judgement, Option<Member<'a>>) {
+    let mut ledger = Ledger::default();
+    let terms = Terms {
+        endorsements: &of_cache(expected.endorsements),
+        expected: Some(binding.as_bytes()),
+        rules: &reference.rules.nvidia_gpu,
+        roots: expected.roots.nvidia(),
+        now,
+    };
+    let member = gpu.device().judge(terms, &mut ledger);
+    (ledger.conclude(BindingState::Checked), member)
 }
 
 /// Where each kind carries the binding: 64 bytes of report data, or a nonce of 32.
@@ -179,37 +195,23 @@ fn refuse(
     Err(findings.refuse(check, format!("{kind} {index}: {reason}: {detail}")))
 }
 
-/// By the verifier's word where it has one, and by the certificate of the key that signed, which is a device's own.
-fn identity_of(gpu: &NvidiaGpu, judgement: &Judgement) -> String {
-    match judgement.claims.get("ueid") {
-        Some(Value::Text(ueid)) => ueid.clone(),
-        Some(_) | None => {
-            let chain = x509::certificates(&gpu.certificate_chain).unwrap_or_default();
-            let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
-            hex::encode(sha256(leaf))
-        }
-    }
-}
-
-fn is_switch(gpu: &NvidiaGpu, judgement: &Judgement) -> bool {
-    match judgement.claims.get("device") {
-        Some(Value::Text(device)) => device == "switch",
-        Some(_) | None => gpu.is_switch,
-    }
-}
-
-/// How many GPUs have shown themselves.
-pub(super) fn gpus(devices: &[Device]) -> u32 {
-    let gpus = devices.iter().filter(|device| match &device.proof {
-        Proof::Hardware(found) => found.kind == EvidenceKind::NvidiaGpu && !found.is_switch,
-        Proof::Tpm(_) | Proof::Simulated(_) => false,
-    });
+/// How many GPUs have shown themselves, switches not counted.
+pub(super) fn gpus(devices: &[Device<'_>]) -> u32 {
+    let gpus = members(devices).filter(|(_, member)| !member.identity.architecture.is_switch());
     u32::try_from(gpus.count()).unwrap_or(u32::MAX)
 }
 
-/// What only the set as a whole shows: no device of NVIDIA's twice, and as many GPUs as the profile demands.
+fn members<'d, 'a>(devices: &'d [Device<'a>]) -> impl Iterator<Item = (u32, &'d Member<'a>)> {
+    devices.iter().filter_map(|device| match &device.proof {
+        Proof::Hardware(found) => Some((device.index, found.member.as_ref()?)),
+        Proof::Tpm(_) | Proof::Simulated(_) => None,
+    })
+}
+
+/// What only the set as a whole shows: no device of NVIDIA's twice, as many GPUs as the profile demands, and links that
+/// lead to one another.
 pub(super) fn check_together(
-    devices: &[Device],
+    devices: &[Device<'_>],
     alternative: &Alternative,
     findings: &mut Findings,
 ) -> Result<(), Refusal> {
@@ -217,24 +219,25 @@ pub(super) fn check_together(
         return Ok(());
     };
     let mut seen = BTreeSet::new();
-    for device in devices {
-        let Proof::Hardware(found) = &device.proof else {
-            continue;
-        };
-        if found.kind == EvidenceKind::NvidiaGpu {
-            let is_new = seen.insert(found.identity.as_str());
-            findings.require(Check::DistinctDevices, is_new, found.identity.clone())?;
-        }
+    for (index, member) in members(devices) {
+        let is_new = seen.insert(member.identity.chip_id.as_str());
+        let detail = format!("device {index} is chip {}", member.identity.chip_id);
+        findings.require(Check::DistinctDevices, is_new, detail)?;
     }
     if let Some(demanded) = reference.gpus {
         let found = gpus(devices);
         let detail = format!("demanded {demanded} GPUs, found {found}");
         findings.require(Check::DeviceCount, found == demanded, detail)?;
     }
-    Ok(())
+    let members: Vec<Member<'_>> = members(devices).map(|(_, member)| member.clone()).collect();
+    let mut ledger = Ledger::default();
+    set::check(&members, &reference.rules.nvidia_gpu, &mut ledger);
+    let judgement = ledger.conclude(BindingState::Checked);
+    note(EvidenceKind::NvidiaGpu, 0, &judgement, findings);
+    refuse(EvidenceKind::NvidiaGpu, 0, &judgement, findings)
 }
 
-impl Verified {
+impl Verified<'_> {
     /// The claims of the catalog, once an image matches for kinds that have one.
     pub(super) fn appraise(
         &self,

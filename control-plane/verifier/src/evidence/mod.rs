@@ -84,7 +84,7 @@ impl Evidence {
             Self::Tpm(tpm) => {
                 let mut fields = vec![tpm.quote.clone(), tpm.signature.clone()];
                 fields.extend(pcr_fields(&tpm.pcrs));
-                fields.extend([tpm.event_log.clone(), tpm.activated_credential.clone()]);
+                fields.push(tpm.event_log.clone());
                 frame_all(&fields)
             }
             Self::Simulated(made_up) => framed(&[
@@ -109,6 +109,9 @@ impl Evidence {
                 &gpu.certificate_chain,
                 gpu.architecture.as_bytes(),
                 &[u8::from(gpu.is_switch)],
+                &gpu.driver.map_or_else(Vec::new, |state| {
+                    vec![state.confidential_compute.into(), state.devtools.into()]
+                }),
             ]),
             Self::Nitro(nitro) => framed(&[&nitro.document]),
         }

@@ -10,6 +10,7 @@ use serde_json::json;
 use vouchsafe_attestation::claims::EvidenceKind;
 
 use crate::dossier::{File, Kind};
+use crate::evidence::nvidia_gpu::{Device, DriverState, Stated};
 use crate::evidence::tpm::hash::HashAlgorithm;
 use crate::evidence::tpm::pcr::PcrValues;
 use crate::evidence::x509;
@@ -60,6 +61,8 @@ pub struct NvidiaGpu {
     pub architecture: String,
     /// The attester's word that it is a switch; proves nothing.
     pub is_switch: bool,
+    /// What the driver says of the GPU's mode.
+    pub driver: Option<DriverState>,
 }
 
 /// A document of AWS Nitro Enclaves.
@@ -150,6 +153,20 @@ impl NvidiaGpu {
         files.push("report.bin", self.report.clone());
         files.push("chain.pem", self.certificate_chain.clone());
         files
+    }
+}
+
+impl NvidiaGpu {
+    /// The device as its verifier takes it. What the attester says beside the report must not contradict it.
+    pub(crate) fn device(&self) -> Device<'_> {
+        Device {
+            report: &self.report,
+            chain: x509::certificates(&self.certificate_chain).unwrap_or_default(),
+            stated: Stated {
+                driver: self.driver,
+                ..Stated::default()
+            },
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use vouchsafe_attestation::claims::EvidenceKind;
 
 use super::{
     AzVtpmEvidence, Evidence, EvidenceBody, EvidenceItem, MAX_BANKS, NitroEvidence,
-    NvidiaGpuEvidence, PCRS, PcrBank, PcrHash, SevSnpEvidence, SimulatedEvidence, TdxEvidence,
-    TpmEvidence, ascending, pcr, some_word,
+    NvidiaDriverState, NvidiaGpuEvidence, PCRS, PcrBank, PcrHash, SevSnpEvidence,
+    SimulatedEvidence, TdxEvidence, TpmEvidence, ascending, pcr, some_word,
 };
 use crate::convert::{ConvertError, array, bytes, each, some_bytes};
 use crate::v1;
@@ -29,13 +29,14 @@ impl EvidenceItem {
     /// Canonical bytes: what [`vouchsafe_attestation::binding::EvidenceDigest::after`] covers of this item.
     ///
     /// Every field in the order of the protocol file, framed by its length, whether the device signed it or not: so
-    /// the binding root commits to all that was sent before it. Both ends compute it from the item itself.
+    /// the binding root commits to all that was sent before it. Both ends compute it from the item itself. The activated
+    /// credential alone is left out: both ends know it and compare it, and a record of the rest holds no secret.
     pub fn canonical(&self) -> Vec<u8> {
         match &self.body {
             EvidenceBody::Tpm(tpm) => {
                 let mut fields: Vec<&[u8]> = vec![&tpm.quote, &tpm.signature];
                 fields.extend(pcr_fields(&tpm.pcrs));
-                fields.extend([tpm.event_log.as_slice(), &tpm.activated_credential]);
+                fields.push(&tpm.event_log);
                 framed(&fields)
             }
             EvidenceBody::Simulated(simulated) => framed(&[
@@ -56,10 +57,18 @@ impl EvidenceItem {
                 &gpu.certificate_chain,
                 gpu.architecture.as_bytes(),
                 &[u8::from(gpu.is_switch)],
+                &driver_field(gpu.driver),
             ]),
             EvidenceBody::Nitro(nitro) => framed(&[&nitro.document]),
         }
     }
+}
+
+/// Empty without a statement, else one byte for each.
+fn driver_field(driver: Option<NvidiaDriverState>) -> Vec<u8> {
+    let bytes =
+        |state: NvidiaDriverState| vec![state.confidential_compute.into(), state.devtools.into()];
+    driver.map(bytes).unwrap_or_default()
 }
 
 /// The name of each bank, then its values, each after its number.
@@ -125,6 +134,10 @@ impl TryFrom<v1::EvidenceItem> for EvidenceItem {
                 )?,
                 architecture: some_word("architecture", gpu.architecture)?,
                 is_switch: gpu.is_switch,
+                driver: gpu.driver.map(|state| NvidiaDriverState {
+                    confidential_compute: state.confidential_compute,
+                    devtools: state.devtools,
+                }),
             }),
             Kind::Nitro(nitro) => EvidenceBody::Nitro(NitroEvidence {
                 document: some_bytes("document", MAX_DOCUMENT_BYTES, nitro.document)?,
@@ -167,6 +180,10 @@ impl From<EvidenceItem> for v1::EvidenceItem {
                 certificate_chain: gpu.certificate_chain,
                 architecture: gpu.architecture,
                 is_switch: gpu.is_switch,
+                driver: gpu.driver.map(|state| v1::NvidiaDriverState {
+                    confidential_compute: state.confidential_compute,
+                    devtools: state.devtools,
+                }),
             }),
             EvidenceBody::Nitro(nitro) => Kind::Nitro(v1::NitroEvidence {
                 document: nitro.document,

@@ -76,15 +76,9 @@ impl<'a> Found<'a> {
         for file in dossier.judged() {
             found.add(file, ledger);
         }
-        // Of a cache, what can't be read says nothing about these devices.
-        for file in dossier.endorsements {
-            if Rim::is_likely(file.bytes) {
-                found.endorsements.cached_rims.push(file.bytes);
-            } else if let Some(response) = response(file).filter(|der| Response::parse(der).is_ok())
-            {
-                found.endorsements.cached_responses.push(response);
-            }
-        }
+        let cached = of_cache(dossier.endorsements);
+        found.endorsements.cached_rims = cached.cached_rims;
+        found.endorsements.cached_responses = cached.cached_responses;
         found
     }
 
@@ -133,6 +127,19 @@ impl<'a> Found<'a> {
         }
         devices
     }
+}
+
+/// Of a cache, what can't be read says nothing about these devices.
+pub(crate) fn of_cache<'a>(files: &[File<'a>]) -> Endorsements<'a> {
+    let mut found = Endorsements::default();
+    for file in files {
+        if Rim::is_likely(file.bytes) {
+            found.cached_rims.push(file.bytes);
+        } else if let Some(response) = response(file).filter(|der| Response::parse(der).is_ok()) {
+            found.cached_responses.push(response);
+        }
+    }
+    found
 }
 
 fn single<'a>(

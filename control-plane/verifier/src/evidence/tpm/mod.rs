@@ -167,6 +167,18 @@ impl CheckedOffer {
     }
 }
 
+impl CheckedOffer {
+    /// A challenge whose credential holds zeros, to judge a recorded attestation again: whether the TPM opened its
+    /// credential is in the record and can't be seen again. What this accepts proves nothing new.
+    pub fn danger_recall(self, selection: PcrSelection) -> Challenged {
+        Challenged {
+            offer: self,
+            secret: Zeroizing::new([0; SECRET_BYTES]),
+            selection,
+        }
+    }
+}
+
 /// An offer that was challenged. It lives as long as the challenge and is consumed with it.
 pub struct Challenged {
     offer: CheckedOffer,
@@ -185,7 +197,8 @@ impl Challenged {
         &self.selection
     }
 
-    fn secret_is(&self, found: &[u8]) -> bool {
+    /// Whether this is what the credential held.
+    pub fn is_opened_by(&self, found: &[u8]) -> bool {
         self.secret.as_slice().ct_eq(found).into()
     }
 

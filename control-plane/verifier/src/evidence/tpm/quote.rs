@@ -67,7 +67,7 @@ fn check_credential(
 ) -> Result<(), Refusal> {
     findings.require(
         Check::Credential,
-        challenged.secret_is(&evidence.activated_credential),
+        challenged.is_opened_by(&evidence.activated_credential),
         "the secret that only the TPM with both keys can open",
     )
 }

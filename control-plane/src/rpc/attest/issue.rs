@@ -1,0 +1,256 @@
+//! From fitting evidence to a certificate: who may bear the name, the registration, the record, and the answer last, so
+//! that nothing is handed out unrecorded.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use vouchsafe_api::convert::attest::Issued;
+use vouchsafe_api::convert::record::{Event, Issuance};
+use vouchsafe_attestation::claims::EvidenceKind;
+use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_config::node::NodeHardware;
+
+use super::{Challenged, Conversation, enroll_again};
+use crate::archive::bundle::Outcome;
+use crate::ca::{CertifiedRequest, random};
+use crate::case::Case;
+use crate::ear::CoLocation;
+use crate::issuance::{Decision, Membership, Plan, hardware_name, membership, plan};
+use crate::reference::Fitting;
+use crate::refusal::{Refused, unavailable};
+use crate::registration::Instance;
+use crate::telemetry::Chain;
+
+impl Conversation {
+    /// Membership, certificate, registration, archive, record.
+    pub(super) async fn issue(
+        &self,
+        challenged: Challenged,
+        case: &Arc<Case>,
+        request: &CertifiedRequest,
+        fitting: Fitting,
+    ) -> Result<Issued, Refused> {
+        let control_plane = &self.control_plane;
+        let now = case.time;
+        let mut hardware = NodeHardware::of(fitting.appraised.devices());
+        hardware.simulated_machine = case.simulated_machine().map(str::to_owned);
+        let machine = hardware_name(&hardware);
+        let vtpm_key = case.vtpm_key().map(<[u8]>::to_vec).unwrap_or_default();
+        if let Some(known) = &challenged.known
+            && (known.hardware != machine || known.vtpm_key != vtpm_key)
+        {
+            // What an instance is known by has changed: its history starts anew (DESIGN §5.3).
+            return Err(enroll_again(format!(
+                "enrolled as {}, shown is {machine}",
+                known.hardware
+            )));
+        }
+        // Counting and registering are one step where there is a limit, or two machines at once would both be the last.
+        let _turn = match fitting.max_instances {
+            Some(_) => Some(control_plane.registry.turn().await),
+            None => None,
+        };
+        let member = self.member(&challenged, &hardware, &fitting, now)?;
+        let co_location = self.co_location(&challenged, &member, &fitting);
+        let failed = |error: crate::ca::CaError| unavailable(Chain(&error).to_string());
+        let instance = match &challenged.known {
+            Some(known) => known.id,
+            None => InstanceId(random().map_err(failed)?),
+        };
+        let state_of_tpm = fitting.appraised.tpm().cloned();
+        let kinds = kinds(&fitting);
+        let plan = plan(
+            &Decision {
+                mesh: &challenged.state.policy.mesh,
+                workload: &case.hello.workload,
+                profile: &challenged.profile.name,
+                profile_lifetime: challenged.profile.lifetime,
+                ends: &[
+                    control_plane.ca.issuer_end(now).map_err(failed)?,
+                    challenged.endorsements_end,
+                ],
+                request,
+                instance,
+                revision: case.revision,
+                nonce: case.connection.nonce,
+                co_location,
+                random: random().map_err(failed)?,
+                now,
+            },
+            fitting.appraised,
+        )?;
+        let signed = control_plane
+            .ca
+            .sign_svid(&plan.template, now)
+            .map_err(failed)?;
+        let registered = Instance {
+            id: instance,
+            workload: case.hello.workload.clone(),
+            hardware: machine.clone(),
+            tpm: state_of_tpm,
+            vtpm_key,
+            class: plan.result.class.as_str().to_owned(),
+            kinds: kinds.clone(),
+            image: fitting.image,
+            member: member.describe(),
+            evidence_time: plan.result.evidence_time,
+            not_after: plan.template.not_after,
+            endpoints: case.hello.endpoints.clone(),
+            software_version: case.hello.software_version.clone(),
+            ear: String::from_utf8_lossy(&plan.ear).into_owned(),
+        };
+        self.register(registered, &challenged, &member).await?;
+        let outcome = Outcome::issued(&plan, co_location);
+        let evidence_sha256 = self.keep(case, &challenged, outcome).await?;
+        let record = Event::Issued(Box::new(Issuance {
+            purpose: case.hello.purpose.as_str().to_owned(),
+            spiffe_id: plan.template.id.as_str().to_owned(),
+            instance: plan.result.instance.0,
+            serial: plan.template.serial.to_vec(),
+            spki_sha256: case.hello.spki_sha256,
+            authority_spki_sha256: signed.authority_spki_sha256,
+            not_before: plan.template.not_before,
+            not_after: plan.template.not_after,
+            class: plan.result.class.as_str().to_owned(),
+            kinds,
+            hardware: identities(&hardware, machine),
+            member: member.describe(),
+            policy_revision: case.revision,
+            evidence_sha256,
+            result_sha256: plan.result.ear_sha256,
+        }));
+        if let Err(error) = control_plane.record(record).await {
+            return Err(unavailable(Chain(&error).to_string()));
+        }
+        self.say_issued(&plan);
+        Ok(Issued {
+            certificate_chain: signed.chain,
+            attestation_result: plan.ear,
+            trust_bundle: control_plane.ca.bundle(),
+            renew_at: plan.renew_at,
+            server_time: control_plane.now(),
+            instance,
+        })
+    }
+
+    fn member(
+        &self,
+        challenged: &Challenged,
+        hardware: &NodeHardware,
+        fitting: &Fitting,
+        now: SystemTime,
+    ) -> Result<Membership, Refused> {
+        let registry = &self.control_plane.registry;
+        let set = &challenged.state.policy.set;
+        let member = membership(
+            &challenged.workload,
+            hardware,
+            challenged.token_sha256,
+            |name| set.node(name),
+            |token| registry.pinned(token),
+            now,
+        )?;
+        if let Some(most) = fitting.max_instances {
+            let words = hardware_name(hardware);
+            let others =
+                registry.others_running(&challenged.workload.name, &fitting.image, &words, now);
+            if others >= usize::try_from(most).unwrap_or(usize::MAX) {
+                return Err(Refused::new(
+                    "max_instances",
+                    "wait until another instance of this image has ended, or raise `max_instances`",
+                    format!(
+                        "{others} other machines run image `{}`, at most {most} may",
+                        fitting.image
+                    ),
+                ));
+            }
+        }
+        Ok(member)
+    }
+
+    /// Whether a `Node` names every device of the set.
+    fn co_location(
+        &self,
+        challenged: &Challenged,
+        member: &Membership,
+        fitting: &Fitting,
+    ) -> CoLocation {
+        let devices = fitting.appraised.devices();
+        if devices.len() < 2 {
+            return CoLocation::Single;
+        }
+        let node = match member {
+            Membership::Node(name) => challenged.state.policy.set.node(name),
+            Membership::Pinned(_) | Membership::Spend(_) => None,
+        };
+        let pins = |kind: EvidenceKind| {
+            let Some(hardware) = node.map(|node| &node.hardware) else {
+                return false;
+            };
+            match kind {
+                EvidenceKind::Tpm => hardware.tpm_ek_sha256.is_some(),
+                EvidenceKind::SevSnp | EvidenceKind::AzSnpVtpm => hardware.snp_chip_id.is_some(),
+                EvidenceKind::Tdx | EvidenceKind::AzTdxVtpm => {
+                    hardware.tdx_ppid.is_some() || hardware.tdx_platform_instance_id.is_some()
+                }
+                EvidenceKind::NvidiaGpu => !hardware.gpu_ueids.is_empty(),
+                EvidenceKind::Nitro => hardware.nitro_instance_id.is_some(),
+                EvidenceKind::Simulated => hardware.simulated_machine.is_some(),
+            }
+        };
+        match devices.iter().all(|device| pins(device.kind)) {
+            true => CoLocation::Pinned,
+            false => CoLocation::NotProven,
+        }
+    }
+
+    async fn register(
+        &self,
+        instance: Instance,
+        challenged: &Challenged,
+        member: &Membership,
+    ) -> Result<(), Refused> {
+        let spend = match member {
+            Membership::Spend(token) => Some(*token),
+            Membership::Node(_) | Membership::Pinned(_) => None,
+        };
+        if challenged.known.is_some() && spend.is_none() {
+            self.control_plane.registry.renew(instance);
+            return Ok(());
+        }
+        self.control_plane.registry.enroll(instance, spend).await
+    }
+
+    fn say_issued(&self, plan: &Plan) {
+        let class = plan.result.class.as_str();
+        let issued = &self.control_plane.metrics.issued;
+        issued.with_label_values(&[class]).inc();
+        tracing::info!(
+            peer_id = %plan.template.id,
+            instance = %plan.result.instance,
+            serial = hex::encode(plan.template.serial),
+            class,
+            not_after = vouchsafe_api::convert::unix_ms(plan.template.not_after),
+            "certificate issued"
+        );
+    }
+}
+
+/// Kinds of the set in the order of collection, each once, the binding root last.
+fn kinds(fitting: &Fitting) -> Vec<String> {
+    let mut kinds: Vec<String> = Vec::new();
+    for device in fitting.appraised.devices() {
+        let word = device.kind.as_str().to_owned();
+        if kinds.last() != Some(&word) {
+            kinds.push(word);
+        }
+    }
+    kinds
+}
+
+/// The machine, and the GPUs that its word does not name.
+fn identities(hardware: &NodeHardware, machine: String) -> Vec<String> {
+    let gpus = hardware.gpu_ueids.iter();
+    let gpus = gpus.map(|ueid| format!("gpu_ueid:{ueid}"));
+    std::iter::once(machine).chain(gpus).collect()
+}
