@@ -11,9 +11,11 @@ use vouchsafe_config::profile::{
     Alternative as Configured, AttestationProfile, EventLog, PcrHash, TpmReference as ConfiguredTpm,
 };
 use vouchsafe_verifier::appraise::{Appraised, Expected, appraise};
+use vouchsafe_verifier::dossier::Rules;
 use vouchsafe_verifier::evidence::EvidenceItem;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
 use vouchsafe_verifier::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
+use vouchsafe_verifier::evidence::tpm::rules as tpm_rules;
 use vouchsafe_verifier::reference_value::{
     Alternative, ReferenceValues, SimulatedReference, TpmImage, TpmReference,
 };
@@ -177,6 +179,21 @@ pub fn reference_of(alternative: &Configured) -> Alternative {
         hardware: hardware
             .map(|(kind, reference)| (*kind, hardware::reference(*kind, reference)))
             .collect(),
+    }
+}
+
+/// What a TPM's evidence must prove where it is judged from files.
+pub fn tpm_rules(tpm: &ConfiguredTpm) -> Rules {
+    let reference = tpm_reference(tpm);
+    Rules {
+        tpm: tpm_rules::Rules {
+            images: reference.images,
+            class: reference.class,
+            secure_boot: reference.secure_boot,
+            require_event_log: tpm.event_log == EventLog::Required,
+            ..tpm_rules::Rules::default()
+        },
+        ..Rules::default()
     }
 }
 

@@ -6,10 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use vouchsafe_attestation::claims::EvidenceKind;
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_config::load;
+use vouchsafe_config::profile::{Alternative, AttestationProfile};
+use vouchsafe_config::set::Options;
 use vouchsafe_verifier::dossier::{self, Dossier, Expected, File, Kind, Rules};
 use vouchsafe_verifier::judgement::{Judgement, Outcome as CheckOutcome, Status};
 
 use super::{Format, Outcome, table};
+use crate::reference;
 
 /// What to judge, by what, and what it must be bound to.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +36,15 @@ pub(super) struct Arguments {
     /// What the nonce must be, in hex.
     #[arg(long, group = "binding", value_name = "HEX", value_parser = parse_nonce)]
     expect_nonce: Option<Expected>,
+    /// File of an AttestationProfile, whose alternatives of this kind are tried in order; the first that accepts counts.
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    profile_file: Option<PathBuf>,
+    /// Profile of a policy, as `namespace/name`.
+    #[arg(long, value_name = "NAME", requires = "policy")]
+    profile: Option<WorkloadName>,
+    /// Files and folders of the policy that has the profile.
+    #[arg(long, value_name = "DIR", requires = "profile")]
+    policy: Vec<PathBuf>,
     /// Looks without asking when and for whom the evidence was made; the judgement says so.
     #[arg(long, group = "binding")]
     no_binding: bool,
@@ -51,13 +66,39 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Ok(files) => files,
         Err(error) => return Outcome::misused(format!("error: {error}\n")),
     };
-    let judgement = judge(arguments, &borrowed(&files), &borrowed(&endorsements));
+    let at = arguments.at.map_or_else(now, SystemTime::from);
+    let profile = match read_profile(arguments, at) {
+        Ok(profile) => profile,
+        Err(error) => return Outcome::misused(error),
+    };
+    let (files, endorsements) = (borrowed(&files), borrowed(&endorsements));
+    let dossier = Dossier {
+        files: &files,
+        endorsements: &endorsements,
+    };
+    let (judgement, lines) = match &profile {
+        None => (judge(arguments, dossier, at), Vec::new()),
+        Some(profile) => match judge_by(arguments, profile, dossier, at) {
+            Some((judgement, alternative)) => {
+                let lines = policy_lines(arguments.kind, profile, alternative, &judgement);
+                (judgement, lines)
+            }
+            None => {
+                let kind = arguments.kind.as_str();
+                let message = format!(
+                    "error: profile `{}` has no alternative with `{kind}`\n",
+                    profile.name
+                );
+                return Outcome::misused(message);
+            }
+        },
+    };
     let output = match arguments.output {
-        Format::Json => match serde_json::to_string_pretty(&judgement) {
+        Format::Json => match to_json(&judgement, &lines) {
             Ok(json) => json + "\n",
             Err(error) => return Outcome::misused(format!("error: {error}\n")),
         },
-        Format::Table => show(&judgement),
+        Format::Table => show(&judgement, &lines),
     };
     Outcome {
         status: exit_status(&judgement),
@@ -66,20 +107,146 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn judge(arguments: &Arguments, files: &[File<'_>], endorsements: &[File<'_>]) -> Judgement {
-    let dossier = Dossier {
-        files,
-        endorsements,
-    };
-    let at = arguments.at.map_or_else(now, SystemTime::from);
-    let rules = Rules::default();
-    let expected = arguments.expect_report_data.as_ref();
-    match expected.or(arguments.expect_nonce.as_ref()) {
-        Some(expected) => dossier::verify(arguments.kind, dossier, expected, &rules, at),
-        None => dossier::inspect(arguments.kind, dossier, &rules, at)
+fn judge(arguments: &Arguments, dossier: Dossier<'_>, at: SystemTime) -> Judgement {
+    judge_rules(arguments, dossier, &Rules::default(), at)
+}
+
+fn judge_rules(
+    arguments: &Arguments,
+    dossier: Dossier<'_>,
+    rules: &Rules,
+    at: SystemTime,
+) -> Judgement {
+    match arguments.expected() {
+        Some(expected) => dossier::verify(arguments.kind, dossier, expected, rules, at),
+        None => dossier::inspect(arguments.kind, dossier, rules, at)
             .judgement()
             .clone(),
     }
+}
+
+impl Arguments {
+    fn expected(&self) -> Option<&Expected> {
+        let report_data = self.expect_report_data.as_ref();
+        report_data.or(self.expect_nonce.as_ref())
+    }
+}
+
+/// The profile that is asked for; the message says why there is none.
+fn read_profile(
+    arguments: &Arguments,
+    at: SystemTime,
+) -> Result<Option<AttestationProfile>, String> {
+    let options = Options { now: Some(at) };
+    if let Some(file) = &arguments.profile_file {
+        let set = load::policy(std::slice::from_ref(file), options);
+        let set = set.map_err(|problems| problems.to_string())?;
+        let mut profiles = set.profiles();
+        return match (profiles.next(), profiles.next()) {
+            (Some(profile), None) => Ok(Some(profile.clone())),
+            (found, _) => {
+                let found = if found.is_some() { "several" } else { "none" };
+                let file = file.display();
+                Err(format!(
+                    "error: `{file}` must have one AttestationProfile, found {found}\n"
+                ))
+            }
+        };
+    }
+    let Some(name) = &arguments.profile else {
+        return Ok(None);
+    };
+    let set = load::policy(&arguments.policy, options).map_err(|problems| problems.to_string())?;
+    let found = set.profile(name).cloned();
+    found
+        .map(Some)
+        .ok_or_else(|| format!("error: the policy has no profile `{name}`\n"))
+}
+
+/// Judges by each alternative that asks for the kind; the first that accepts counts, else the last.
+///
+/// Only the kind's own section is judged: what else the alternative demands needs the evidence of the other kinds.
+fn judge_by<'p>(
+    arguments: &Arguments,
+    profile: &'p AttestationProfile,
+    dossier: Dossier<'_>,
+    at: SystemTime,
+) -> Option<(Judgement, &'p Alternative)> {
+    let kind = arguments.kind.evidence_kind()?;
+    let mut last = None;
+    for alternative in &profile.any_of {
+        let wanted = reference::reference_of(alternative);
+        let judgement = match (&alternative.tpm, wanted.hardware.get(&kind)) {
+            (_, Some(wanted)) => match arguments.expected() {
+                Some(expected) => {
+                    dossier::verify_against(arguments.kind, dossier, expected, wanted, at)
+                }
+                None => dossier::inspect_against(arguments.kind, dossier, wanted, at)
+                    .judgement()
+                    .clone(),
+            },
+            (Some(tpm), None) if kind == EvidenceKind::Tpm => {
+                judge_rules(arguments, dossier, &reference::tpm_rules(tpm), at)
+            }
+            (_, None) => continue,
+        };
+        let is_accepted = judgement.status == Status::Affirming;
+        last = Some((judgement, alternative));
+        if is_accepted {
+            break;
+        }
+    }
+    last
+}
+
+/// For each check the place of the profile's key that decides it, as `file:line`; empty where a default does.
+fn policy_lines(
+    kind: Kind,
+    profile: &AttestationProfile,
+    alternative: &Alternative,
+    judgement: &Judgement,
+) -> Vec<String> {
+    let line = |check: &str| {
+        let key = DECIDED_BY.iter().find(|(name, _)| *name == check);
+        let key = key.map_or(check, |(_, key)| key);
+        let line = alternative.lines.get(&format!("{}.{key}", kind.as_str()))?;
+        Some(format!("{}:{line}", profile.file))
+    };
+    let checks = judgement.checks.iter();
+    checks
+        .map(|check| line(check.name).unwrap_or_default())
+        .collect()
+}
+
+/// Keys of profiles that have another name than the check that they decide.
+const DECIDED_BY: [(&str, &str); 13] = [
+    ("image", "images"),
+    ("tcb_reported", "tcb"),
+    ("tcb_committed", "tcb"),
+    ("tcb_current", "tcb"),
+    ("tcb_launch", "tcb"),
+    ("tcb_evaluation", "tcb_evaluation_data_number"),
+    ("advisories", "accepted_advisories"),
+    ("debug", "danger_accept_debug"),
+    ("migration", "danger_accept_migration"),
+    ("sept_ve_disable", "danger_accept_sept_ve"),
+    ("service_td", "danger_accept_service_td"),
+    ("vlek", "signing_key"),
+    ("mitigations", "required_mitigations"),
+];
+
+/// The judgement, with the deciding line beside each check that has one.
+fn to_json(judgement: &Judgement, lines: &[String]) -> serde_json::Result<String> {
+    let mut json = serde_json::to_value(judgement)?;
+    let checks = json
+        .get_mut("checks")
+        .and_then(|checks| checks.as_array_mut());
+    for (check, line) in checks.into_iter().flatten().zip(lines) {
+        if let Some(check) = check.as_object_mut().filter(|_| !line.is_empty()) {
+            check.insert("policy".to_owned(), line.as_str().into());
+        }
+    }
+    serde_json::to_string_pretty(&json)
 }
 
 #[expect(
@@ -98,8 +265,12 @@ fn exit_status(judgement: &Judgement) -> u8 {
     }
 }
 
-fn show(judgement: &Judgement) -> String {
-    let rows = judgement.checks.iter().map(|check| {
+fn show(judgement: &Judgement, lines: &[String]) -> String {
+    let lines = lines
+        .iter()
+        .map(String::as_str)
+        .chain(std::iter::repeat(""));
+    let rows = judgement.checks.iter().zip(lines).map(|(check, line)| {
         let outcome = match check.outcome {
             CheckOutcome::Passed => "passed",
             CheckOutcome::Failed => "FAILED",
@@ -111,6 +282,7 @@ fn show(judgement: &Judgement) -> String {
             check.name.to_owned(),
             outcome.to_owned(),
             check.detail.clone(),
+            line.to_owned(),
         ]
     });
     let status = match judgement.status {
@@ -118,7 +290,7 @@ fn show(judgement: &Judgement) -> String {
         Status::Warning => "warning",
         Status::Contraindicated => "contraindicated",
     };
-    let checks = table(&["CHECK", "OUTCOME", "DETAIL"], rows.collect());
+    let checks = table(&["CHECK", "OUTCOME", "DETAIL", "POLICY"], rows.collect());
     format!("{checks}\n{status}: {}\n", judgement.reason)
 }
 
@@ -242,6 +414,95 @@ mod tests {
         check(&endorsed, 0, "verified");
         let missing = run(&line(&format!("{at} --no-binding {good}/none.bin")).unwrap());
         assert_eq!(missing.status, 2);
+    }
+
+    /// Judges a good report by a profile with this section.
+    #[track_caller]
+    fn check_profile(section: &str, status: u8, reason: &str) -> serde_json::Value {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("profile.yaml");
+        let text = format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\n\
+             metadata: {{name: one, namespace: test}}\nspec:\n  any_of:\n    - sev_snp:\n{section}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let at = "--kind sev_snp --at 2025-06-01T00:00:00Z --no-binding -o json";
+        let (file, good) = (file.display(), case("snp/milan-v2-vcek"));
+        let outcome = run(&line(&format!("{at} --profile-file {file} {good}")).unwrap());
+        let error = &outcome.error;
+        assert!(!outcome.output.is_empty(), "{error}");
+        let found: serde_json::Value = serde_json::from_str(&outcome.output).unwrap();
+        assert_eq!(
+            (outcome.status, found["reason"].as_str()),
+            (status, Some(reason)),
+            "{found:#}"
+        );
+        found
+    }
+
+    #[test]
+    fn a_profile_decides_each_key_by_itself() {
+        let good = run(&line(&format!(
+            "--kind sev_snp --at 2025-06-01T00:00:00Z --no-binding -o json {}",
+            case("snp/milan-v2-vcek")
+        ))
+        .unwrap());
+        let good: serde_json::Value = serde_json::from_str(&good.output).unwrap();
+        let claims = &good["claims"];
+        let measured = claims["measurement"].as_str().unwrap();
+        let images = format!("        images: [{{name: a, sha384: \"{measured}\"}}]");
+        let with = |more: &str| format!("{images}\n        {more}");
+        let found = check_profile(&images, 0, "verified");
+        assert_eq!(found["claims"]["image"], "a");
+
+        let until = "2025-06-01T00:00:00Z";
+        let ended =
+            format!("        images: [{{name: a, sha384: \"{measured}\", until: {until}}}]");
+        check_profile(&ended, 1, "image");
+        let other = format!(
+            "        images: [{{name: a, sha384: \"{}\"}}]",
+            "00".repeat(48)
+        );
+        let found = check_profile(&other, 1, "image");
+        let checks = found["checks"].as_array().unwrap();
+        let image = checks
+            .iter()
+            .find(|check| check["name"] == "image")
+            .unwrap();
+        let place = image["policy"].as_str().unwrap();
+        assert!(place.ends_with("profile.yaml:7"), "{place}");
+
+        let snp = claims["tcb.snp"].as_u64().unwrap();
+        check_profile(&with(&format!("tcb: {{snp: \">={snp}\"}}")), 0, "verified");
+        check_profile(&with("tcb: {snp: \">=255\"}"), 1, "reported_tcb_too_old");
+        check_profile(&with("product: Milan"), 0, "verified");
+        check_profile(&with("product: [Genoa, Turin]"), 1, "claim_not_accepted");
+        check_profile(&with("debug: true"), 1, "claim_not_accepted");
+        check_profile(&with("csp_id: nobody"), 1, "claim_not_accepted");
+    }
+
+    #[test]
+    fn a_profile_must_be_there_and_speak_of_the_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("profile.yaml");
+        let at = "--kind nitro --no-binding";
+        let missing = run(&line(&format!("{at} --profile-file {} x", file.display())).unwrap());
+        assert_eq!(missing.status, 2);
+        std::fs::write(
+            &file,
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\nmetadata: {name: one, namespace: test}\n\
+             spec: {any_of: [{simulated: {images: [{name: a}]}}]}\n",
+        )
+        .unwrap();
+        let good = case("snp/milan-v2-vcek");
+        let other = run(&line(&format!("{at} --profile-file {} {good}", file.display())).unwrap());
+        assert_eq!(other.status, 2);
+        assert!(
+            other.error.contains("no alternative with `nitro`"),
+            "{}",
+            other.error
+        );
+        assert!(line(&format!("{at} --profile test/one {good}")).is_err());
     }
 
     #[test]
