@@ -11,7 +11,7 @@ use crate::scalar;
 use crate::shape::{Field, MapShape, Place, Shape, conform, optional, required};
 use crate::source::Source;
 use crate::yaml::{Node, Tree, Value};
-use crate::{access, control_plane, mesh, node, policy_test, profile, proxy, workload};
+use crate::{access, control_plane, mesh, node, policy_test, profile, proxy, revocation, workload};
 
 /// What a document is about.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -26,6 +26,8 @@ pub enum Kind {
     Workload,
     /// Who may come through one door.
     AccessPolicy,
+    /// Who must stop now.
+    Revocation,
     /// `proxy.yaml`.
     Proxy,
     /// `control-plane.yaml`.
@@ -36,12 +38,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Mesh,
         Self::AttestationProfile,
         Self::Node,
         Self::Workload,
         Self::AccessPolicy,
+        Self::Revocation,
         Self::Proxy,
         Self::ControlPlane,
         Self::PolicyTest,
@@ -55,6 +58,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Workload => "Workload",
             Self::AccessPolicy => "AccessPolicy",
+            Self::Revocation => "Revocation",
             Self::Proxy => "Proxy",
             Self::ControlPlane => "ControlPlane",
             Self::PolicyTest => "PolicyTest",
@@ -73,6 +77,7 @@ impl Kind {
             Self::Node => &NODE,
             Self::Workload => &WORKLOAD,
             Self::AccessPolicy => &ACCESS_POLICY,
+            Self::Revocation => &REVOCATION,
             Self::Proxy => &PROXY,
             Self::ControlPlane => &CONTROL_PLANE,
             Self::PolicyTest => &POLICY_TEST,
@@ -85,7 +90,7 @@ impl Kind {
 }
 
 /// Kinds of the design that this version does not have.
-const NOT_BUILT: [&str; 4] = ["Revocation", "ExternalService", "UserIssuer", "Federation"];
+const NOT_BUILT: [&str; 3] = ["ExternalService", "UserIssuer", "Federation"];
 
 /// The version that all documents name.
 pub const API_VERSION: &str = "vouchsafe.dev/v1alpha1";
@@ -137,6 +142,13 @@ document!(
     "AccessPolicy",
     "Who may come through one door, and for what.",
     &access::SPEC,
+    &NAMESPACED
+);
+document!(
+    REVOCATION,
+    "Revocation",
+    "Who must stop now.",
+    &revocation::SPEC,
     &NAMESPACED
 );
 document!(
@@ -251,6 +263,7 @@ impl Raw {
                 Kind::Node => node::check(spec, &place, reporter),
                 Kind::Workload => workload::check(spec, &place, reporter),
                 Kind::AccessPolicy => access::check(&head, spec, &place, now, reporter),
+                Kind::Revocation => revocation::check(spec, &place, now, reporter),
                 Kind::Proxy => proxy::check(spec, &place, reporter),
                 Kind::ControlPlane => {}
                 Kind::PolicyTest => policy_test::check(spec, &place, reporter),

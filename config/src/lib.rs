@@ -23,6 +23,7 @@ pub mod problem;
 pub mod profile;
 pub mod proxy;
 pub mod reason;
+pub mod revocation;
 pub mod schema;
 pub mod set;
 pub mod source;

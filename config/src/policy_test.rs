@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use vouchsafe_attestation::claims::{
     ClaimType, ClaimValue, Claims, Class, EvidenceKind, definition,
 };
-use vouchsafe_attestation::condition::{Comparison, Operator};
+use vouchsafe_attestation::condition::{Comparison, Condition, Operator};
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
@@ -16,11 +16,12 @@ use crate::claim;
 use crate::document::Kind;
 use crate::policy::{Decision, Direction, Explanation, Policy, Question, Request, normalize_path};
 use crate::problem::{Problem, Problems, Reporter};
+use crate::revocation::Bearer;
 use crate::scalar;
 use crate::set;
 use crate::shape::{Field, MapShape, Place, Shape, optional, required};
 use crate::source::Source;
-use crate::yaml::{Node, Value};
+use crate::yaml::Node;
 
 /// Expectations of one file.
 #[derive(Clone, Debug)]
@@ -143,8 +144,13 @@ impl Expectation {
         let explanation = policy.explain(&Question {
             direction,
             local,
-            peer,
-            result: result.as_ref(),
+            peer: Bearer {
+                id: peer,
+                serial: None,
+                spki_sha256: None,
+                authority_spki_sha256: None,
+                result: result.as_ref(),
+            },
             port: &self.port,
             request: request.as_ref(),
             now,
@@ -291,6 +297,7 @@ static EXPECTATION: MapShape = MapShape {
                 "evidence_too_old",
                 "claims",
                 "request",
+                "revoked",
             ]),
             "",
             "Why it must be denied; by default any reason will do.",
@@ -363,38 +370,29 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
 
 /// A test shows values; a comparison would show none.
 fn check_claims(node: &Node, place: &Place, reporter: &mut Reporter<'_>) {
-    let place = place.key("claims", place.owner);
-    for device in node.get("claims").map_or(&[][..], Node::entries) {
-        let place = place.key(&device.key, device.key_span);
-        let Ok(kind) = device.key.parse::<EvidenceKind>() else {
-            continue;
-        };
-        for entry in device.value.entries() {
-            let is_broken = matches!(entry.value.value, Value::Broken);
-            if definition(kind, &entry.key).is_some()
-                && !is_broken
-                && value_of(node, kind, &entry.key).is_none()
-            {
-                let problem = reporter
-                    .at(entry.value.span, "a test says one value, not a comparison")
-                    .path(place.key(&entry.key, entry.key_span).path);
-                reporter.report(problem);
+    let Some(entry) = node.entry("claims") else {
+        return;
+    };
+    for device in claim::read(Some(&entry.value)) {
+        for condition in &device.conditions {
+            if value_of(device.kind, condition).is_none() {
+                let name = format!("{}.{}", device.kind, condition.claim);
+                let message = format!("a test says one value of `{name}`, not a comparison");
+                let problem = reporter.at(entry.key_span, message);
+                reporter.report(problem.path(place.key("claims", entry.key_span).path));
             }
         }
     }
 }
 
-/// The value that an expectation gives a claim.
-fn value_of(node: &Node, kind: EvidenceKind, name: &str) -> Option<ClaimValue> {
-    let held = claim::read(node.get("claims"));
-    let device = held.iter().find(|one| one.kind == kind)?;
-    let condition = device.conditions.iter().find(|one| one.claim == name)?;
+/// The value that a condition names, where it names one.
+fn value_of(kind: EvidenceKind, condition: &Condition) -> Option<ClaimValue> {
     let is_equal = |one: &Comparison| one.operator == Operator::Equal;
     if !condition.any_of.iter().all(is_equal) {
         return None;
     }
     let values: Vec<&ClaimValue> = condition.any_of.iter().map(|one| &one.value).collect();
-    match (definition(kind, name)?.value, values.as_slice()) {
+    match (definition(kind, condition.claim)?.value, values.as_slice()) {
         (ClaimType::Set, texts) => {
             let texts = texts.iter().map(|value| value.to_string());
             Some(ClaimValue::Set(texts.collect()))
@@ -462,14 +460,13 @@ fn read_shown(node: &Node) -> Option<Shown> {
         Some(word) => Some(word?.parse().ok()?),
     };
     let mut claims = Vec::new();
-    for device in node.get("claims").map_or(&[][..], Node::entries) {
-        let kind: EvidenceKind = device.key.parse().ok()?;
+    for device in claim::read(node.get("claims")) {
         let mut held = Claims::default();
-        for entry in device.value.entries() {
-            let value = value_of(node, kind, &entry.key)?;
-            held.set(kind, &entry.key, value).ok()?;
+        for condition in &device.conditions {
+            let value = value_of(device.kind, condition)?;
+            held.set(device.kind, condition.claim, value).ok()?;
         }
-        claims.push((kind, held));
+        claims.push((device.kind, held));
     }
     Some(Shown {
         class,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
@@ -65,6 +66,36 @@ pub(crate) static SPIFFE_ID: Text = Text {
     allowed: "`spiffe://<trust domain>/<path>`",
     pattern: "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$",
     check: from_str::<SpiffeId>,
+};
+
+pub(crate) static ID_PATTERN: Text = Text {
+    what: "a pattern of SPIFFE IDs",
+    allowed: "`spiffe://<trust domain>/<path>`, where `*` is one segment and `**` at the end the rest",
+    pattern: "^spiffe://[a-z0-9._-]{1,255}(/([A-Za-z0-9._-]+|\\*))*(/\\*\\*)?$",
+    check: |text| match crate::revocation::IdPattern::parse(text) {
+        Some(_) => Ok(()),
+        None => Err("this is no pattern of SPIFFE IDs".to_owned()),
+    },
+};
+
+pub(crate) static SERIAL: Text = Text {
+    what: "a serial number",
+    allowed: "1 to 20 bytes in hexadecimal digits, as `openssl x509 -serial` and the access log show them",
+    pattern: "^[0-9a-fA-F]{2,40}$",
+    check: |text| match serial(text) {
+        Some(_) => Ok(()),
+        None => Err("this is no serial number".to_owned()),
+    },
+};
+
+pub(crate) static REVISION: Text = Text {
+    what: "a revision",
+    allowed: "`<epoch>.<sequence>` in quotes, as `vouchsafe status` shows it",
+    pattern: "^[0-9]+\\.[0-9]+$",
+    check: |text| match revision(text) {
+        Some(_) => Ok(()),
+        None => Err("this is no revision".to_owned()),
+    },
 };
 
 pub(crate) static DURATION: Text = Text {
@@ -401,6 +432,20 @@ pub(crate) fn digest<const N: usize>(text: &str) -> Result<[u8; N], String> {
             N * 2
         )),
     }
+}
+
+pub(crate) fn serial(text: &str) -> Option<Vec<u8>> {
+    let bytes = hex::decode(text).ok()?;
+    let is_number = bytes.iter().any(|byte| *byte != 0);
+    (is_number && bytes.len() <= 20).then_some(bytes)
+}
+
+pub(crate) fn revision(text: &str) -> Option<Revision> {
+    let (epoch, sequence) = text.split_once('.')?;
+    Some(Revision {
+        epoch: crate::shape::parse_number(epoch)?,
+        sequence: crate::shape::parse_number(sequence)?,
+    })
 }
 
 pub(crate) fn pcr(text: &str) -> Option<u8> {

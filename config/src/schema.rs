@@ -42,6 +42,7 @@ pub fn file_name(kind: Kind) -> &'static str {
         Kind::Node => "node.json",
         Kind::Workload => "workload.json",
         Kind::AccessPolicy => "access-policy.json",
+        Kind::Revocation => "revocation.json",
         Kind::Proxy => "proxy.json",
         Kind::ControlPlane => "control-plane.json",
         Kind::PolicyTest => "policy-test.json",

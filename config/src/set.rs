@@ -15,9 +15,10 @@ use crate::policy::{Policy, RuleSource};
 use crate::problem::{Problem, Problems, Reporter};
 use crate::profile::AttestationProfile;
 use crate::proxy::ProxyConfig;
+use crate::revocation::Revocation;
 use crate::source::{ORIGIN_PREFIX, Source, Span};
 use crate::workload::Workload;
-use crate::{access, check, mesh, node, profile, workload, yaml};
+use crate::{access, check, mesh, node, profile, revocation, workload, yaml};
 
 /// Documents that are right, each by itself and all together.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ pub struct PolicySet {
     nodes: BTreeMap<WorkloadName, Node>,
     workloads: BTreeMap<WorkloadName, Workload>,
     access: BTreeMap<WorkloadName, AccessPolicy>,
+    revocations: BTreeMap<WorkloadName, Revocation>,
     documents: Vec<Document>,
     warnings: Vec<Problem>,
 }
@@ -54,6 +56,14 @@ impl Document {
         match &self.namespace {
             Some(namespace) => format!("{} {namespace}/{}", self.kind.as_str(), self.name),
             None => format!("{} {}", self.kind.as_str(), self.name),
+        }
+    }
+
+    fn source(&self) -> RuleSource {
+        RuleSource {
+            document: self.title(),
+            file: self.file.clone(),
+            line: self.line,
         }
     }
 
@@ -135,13 +145,12 @@ impl PolicySet {
                     .insert(head.full_name()?, workload::read(head, spec)?);
             }
             Kind::AccessPolicy => {
-                let source = RuleSource {
-                    document: document.title(),
-                    file: document.file.clone(),
-                    line: document.line,
-                };
-                self.access
-                    .insert(head.full_name()?, access::read(head, spec, source)?);
+                let rule = access::read(head, spec, document.source())?;
+                self.access.insert(head.full_name()?, rule);
+            }
+            Kind::Revocation => {
+                let revocation = revocation::read(head, spec, document.source())?;
+                self.revocations.insert(head.full_name()?, revocation);
             }
             Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => return None,
         }
@@ -194,6 +203,11 @@ impl PolicySet {
         self.access.values()
     }
 
+    /// All revocations, by name; also those that have expired.
+    pub fn revocations(&self) -> impl Iterator<Item = &Revocation> + Clone {
+        self.revocations.values()
+    }
+
     /// All documents, in the order of files and lines.
     pub fn documents(&self) -> &[Document] {
         &self.documents
@@ -206,7 +220,12 @@ impl PolicySet {
 
     /// Compiles for a trust domain: the Mesh's, or the sidecar's where a folder has no Mesh.
     pub fn policy(&self, trust_domain: &TrustDomain) -> Policy {
-        Policy::compile(trust_domain, self.workloads(), self.access_policies())
+        Policy::compile(
+            trust_domain,
+            self.workloads(),
+            self.access_policies(),
+            self.revocations(),
+        )
     }
 
     /// Compiles the documents that a sidecar was sent, which lack most others: only what each says by itself is checked.
@@ -234,7 +253,7 @@ impl PolicySet {
     /// The documents that the sidecar of a workload needs to decide about all its doors and all doors that it may call.
     ///
     /// Its own Workload; the rules of its ports, with the Workloads that their labels may select; the rules that may
-    /// admit it elsewhere, with the Workloads whose doors they open. In the order of [`PolicySet::documents`].
+    /// admit it elsewhere, with the Workloads whose doors they open; all revocations. In the order of [`PolicySet::documents`].
     pub fn slice_for(&self, workload: &WorkloadName) -> Vec<&Document> {
         let Some(own) = self.workloads.get(workload) else {
             return Vec::new();
@@ -262,6 +281,8 @@ impl PolicySet {
             match document.kind {
                 Kind::Workload => workloads.binary_search_by(is_it).is_ok(),
                 Kind::AccessPolicy => rules.binary_search_by(is_it).is_ok(),
+                // Whom a revocation means can't be told from names, so everybody gets all of them.
+                Kind::Revocation => true,
                 Kind::Mesh
                 | Kind::AttestationProfile
                 | Kind::Node
@@ -399,12 +420,13 @@ fn read_all(
 }
 
 /// Kinds that make a policy.
-const POLICY_KINDS: [Kind; 5] = [
+const POLICY_KINDS: [Kind; 6] = [
     Kind::Mesh,
     Kind::AttestationProfile,
     Kind::Node,
     Kind::Workload,
     Kind::AccessPolicy,
+    Kind::Revocation,
 ];
 
 /// Reads a file that is one document of one kind.

@@ -28,7 +28,7 @@ spec:
   allow: [{methods: [post], paths: ["/v1/*x"], models: [a]}]
 ---
 apiVersion: vouchsafe.dev/v1alpha1
-kind: Revocation
+kind: Federation
 metadata: {name: r, namespace: inference}
 "#;
 

@@ -10,8 +10,11 @@ use vouchsafe_attestation::result::{AttestationResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::svid::sha256;
+use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::mesh::Mesh;
 use vouchsafe_config::node::{Node, NodeHardware};
+use vouchsafe_config::revocation::Bearer;
+use vouchsafe_config::set::PolicySet;
 use vouchsafe_config::workload::{Members, Workload};
 use vouchsafe_verifier::appraise::Appraised;
 
@@ -52,6 +55,27 @@ pub fn hardware_name(hardware: &NodeHardware) -> String {
 
 /// Stands for a machine whose host hides who it is. No token can pin it.
 const UNKNOWN_MACHINE: &str = "unknown";
+
+/// No certificate for whom a revocation means.
+///
+/// # Errors
+/// [`Refused`]: `revoked`.
+pub fn refuse_revoked(
+    set: &PolicySet,
+    trust_domain: &TrustDomain,
+    bearer: &Bearer<'_>,
+    now: SystemTime,
+) -> Result<(), Refused> {
+    let mut revocations = set.revocations();
+    match revocations.find(|one| one.means(bearer, trust_domain, now)) {
+        None => Ok(()),
+        Some(revocation) => Err(Refused::new(
+            "revoked",
+            "ask the operator: a revocation ends only by its own expiry or by an act of his",
+            format!("{}: {}", revocation.source, revocation.reason),
+        )),
+    }
+}
 
 /// Decides whether a machine, as evidence proved it, may bear a workload's name.
 ///

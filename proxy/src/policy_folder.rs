@@ -85,11 +85,11 @@ impl PolicyFolder {
     }
 
     fn publish(&self, set: &PolicySet, is_news: bool) {
-        self.state.policy.store(Arc::new(PolicyEpoch {
+        self.state.replace_policy(PolicyEpoch {
             revision: Revision::default(),
             policy: set.policy(&self.trust_domain),
             endpoints: Vec::new(),
-        }));
+        });
         self.readiness.policy_is_there();
         self.count("applied", false);
         if is_news {

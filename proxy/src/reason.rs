@@ -52,6 +52,8 @@ pub(crate) const UPSTREAM_MALFORMED: Reason = Reason("upstream_malformed");
 pub(crate) const DOWNSTREAM_CLOSED: Reason = Reason("downstream_closed");
 /// The earlier end of both ends' certificates was reached.
 pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
+/// A revocation means the peer: the word of a denial for the same cause.
+pub(crate) const REVOKED: Reason = Reason(DenyReason::Revoked.as_str());
 /// The sidecar is leaving and its deadline has passed.
 pub(crate) const DRAIN: Reason = Reason("drain");
 /// Nothing passed for as long as `limits.idle`.

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::sync::Notify;
 use vouchsafe_attestation::name::Name;
-use vouchsafe_config::policy::Direction;
+use vouchsafe_config::policy::{Direction, Policy};
+use vouchsafe_config::revocation::{Action, Bearer};
 
 use crate::drain::{OpenConnection, Phase};
 use crate::reason::{self, Reason};
@@ -314,6 +315,24 @@ impl Registry {
                 Phase::Inbound => {}
                 Phase::Outbound => live.drain(),
                 Phase::Cut => live.end(reason::DRAIN),
+            }
+        }
+    }
+
+    /// Judges again whom the connections are with, after policy changed: ends or drains those that a revocation means.
+    pub(crate) fn judge_peers(&self, policy: &Policy, now: SystemTime) {
+        if policy.revocations().is_empty() {
+            return;
+        }
+        for live in self.live.borrow().values() {
+            let Some(verified) = &live.peer else {
+                continue;
+            };
+            let revoked = policy.revoked(&Bearer::from(&verified.peer), now);
+            match revoked.map(|revocation| revocation.action) {
+                None | Some(Action::DenyNew) => {}
+                Some(Action::Drain) => live.drain(),
+                Some(Action::Cut) => live.end(reason::REVOKED),
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::Notify;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
@@ -60,6 +61,16 @@ pub struct WorkloadEndpoints {
 pub struct State {
     /// `None` until the first SVID, and again when it ended without a successor: everything is denied.
     pub identity: ArcSwapOption<IdentityEpoch>,
-    /// Empty at first: denies everything.
+    /// Empty at first: denies everything. Replaced by [`State::replace_policy`].
     pub policy: ArcSwap<PolicyEpoch>,
+    /// Told of each change of policy: workers then judge again what is live.
+    pub(crate) policy_changed: Notify,
+}
+
+impl State {
+    /// Puts a policy in force, for what is new and for what is live.
+    pub fn replace_policy(&self, policy: PolicyEpoch) {
+        self.policy.store(Arc::new(policy));
+        self.policy_changed.notify_waiters();
+    }
 }

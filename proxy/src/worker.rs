@@ -22,14 +22,16 @@ use tokio::time::MissedTickBehavior;
 use tracing::error;
 use vouchsafe_config::policy::Direction;
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
+use vouchsafe_config::revocation::Bearer;
 
 use crate::clock::MeshClock;
 use crate::drain::{DrainSignal, Phase};
 use crate::inbound::Inbound;
 use crate::listener::{Bound, bind_all};
 use crate::outbound::Outbound;
+use crate::reason;
 use crate::registry::{ConnectionSnapshot, LaneKind, NewConnection, Registration, Registry, TICK};
-use crate::state::{IdentityEpoch, State};
+use crate::state::{IdentityEpoch, PolicyEpoch, State};
 use crate::telemetry::Chain;
 use crate::telemetry::access_log::{AccessLogBuffer, AccessLogWriter};
 use crate::telemetry::metrics::{DataMetrics, OpenGauge};
@@ -191,6 +193,8 @@ pub(crate) struct Worker {
     tls: RefCell<Option<Rc<TlsEpoch>>>,
     /// The epoch whose configuration could not be built: said once.
     broken_epoch: Cell<Option<u64>>,
+    /// The policy by which live connections were judged last.
+    judged: RefCell<Option<Arc<PolicyEpoch>>>,
 }
 
 impl Worker {
@@ -212,6 +216,7 @@ impl Worker {
             open,
             tls: RefCell::default(),
             broken_epoch: Cell::default(),
+            judged: RefCell::default(),
         }
     }
 
@@ -238,6 +243,7 @@ impl Worker {
         loop {
             tokio::select! {
                 _ = tick.tick() => worker.tick(),
+                () = worker.parts.state.policy_changed.notified() => worker.judge_peers(),
                 Some(answer) = questions.recv() => {
                     // Whoever asked may have gone away.
                     let _ = answer.send(worker.registry.snapshot(worker.number));
@@ -256,7 +262,23 @@ impl Worker {
         worker.log.flush();
     }
 
+    /// Ends what a changed policy revokes. A change that comes while the worker is busy is seen with the next tick.
+    fn judge_peers(&self) {
+        let policy = self.parts.state.policy.load();
+        if self
+            .judged
+            .borrow()
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, &policy))
+        {
+            return;
+        }
+        self.registry.judge_peers(&policy.policy, self.now());
+        *self.judged.borrow_mut() = Some(Arc::clone(&policy));
+    }
+
     fn tick(&self) {
+        self.judge_peers();
         let idle = self.parts.config.limits.idle;
         self.registry
             .sweep(self.now(), idle, self.parts.drain.phase());
@@ -319,14 +341,25 @@ impl Worker {
     ) -> Registered {
         // Promise 4: a connection never outlives the earlier end of both ends.
         let lease_end = peer.peer.not_after().min(epoch.identity.svid.not_after);
-        self.register(NewConnection {
+        let now = self.now();
+        let registered = self.register(NewConnection {
             direction,
             lane,
             peer: Some(Arc::clone(peer)),
             port: None,
             lease_end: Some(lease_end),
-            now: self.now(),
-        })
+            now,
+        });
+        let policy = self.parts.state.policy.load();
+        // Whatever becomes of live ones, a new connection of a revoked peer has no future.
+        if policy
+            .policy
+            .revoked(&Bearer::from(&peer.peer), now)
+            .is_some()
+        {
+            registered.registration.live.end(reason::REVOKED);
+        }
+        registered
     }
 
     /// Registers a connection.

@@ -10,4 +10,5 @@ mod peers;
 mod policy;
 mod readme;
 mod record;
+mod revocation;
 mod secrets;

@@ -66,7 +66,12 @@ pub(crate) fn all(raws: &[Raw], lost: &Lost, now: Option<SystemTime>, found: &mu
             Kind::AttestationProfile => index.check_profile(raw, now, found),
             Kind::Workload => index.check_workload(raw, now, found),
             Kind::AccessPolicy => index.check_access(raw, found),
-            Kind::Mesh | Kind::Node | Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => {}
+            Kind::Mesh
+            | Kind::Node
+            | Kind::Revocation
+            | Kind::Proxy
+            | Kind::ControlPlane
+            | Kind::PolicyTest => {}
         }
     }
     check_tokens(raws, found);
@@ -128,6 +133,7 @@ impl<'r> Index<'r> {
                 }
                 Kind::Mesh
                 | Kind::AccessPolicy
+                | Kind::Revocation
                 | Kind::Proxy
                 | Kind::ControlPlane
                 | Kind::PolicyTest => {}

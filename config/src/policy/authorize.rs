@@ -4,15 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::name::{Name, WorkloadName};
-use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 
 use super::compile::{Door, From, Policy, Rule};
 use super::{Context, Decision, DenyReason, Direction, Enforcement, Protocol, Request, RuleId};
 use crate::access::{Allow, RequestMatch};
+use crate::revocation::Bearer;
 
 /// Decides. Pure; does not allocate; costs what the rules of one door cost.
 ///
+/// Revocations come first: no rule admits whom one of them means.
 /// Without a request it decides about the connection: it is allowed where some rule could admit a request of this peer.
 /// On a `tcp` port that is the whole decision.
 pub fn authorize(policy: &Policy, context: &Context<'_>) -> Decision {
@@ -27,10 +28,8 @@ pub struct Question<'a> {
     pub direction: Direction,
     /// The workload that the asking sidecar serves.
     pub local: &'a WorkloadName,
-    /// Who the peer is.
-    pub peer: &'a SpiffeId,
-    /// What it proved.
-    pub result: Option<&'a AttestationResult>,
+    /// Who the peer is, and what it proved.
+    pub peer: Bearer<'a>,
     /// Name of the door's port.
     pub port: &'a Name,
     /// The request; `None` asks about the connection alone.
@@ -44,8 +43,7 @@ impl<'a> std::convert::From<&Context<'a>> for Question<'a> {
         Self {
             direction: context.direction,
             local: context.local,
-            peer: context.peer.id(),
-            result: context.peer.result(),
+            peer: Bearer::from(context.peer),
             port: context.port,
             request: context.request,
             now: context.now,
@@ -107,6 +105,9 @@ impl Failure {
 
 /// The one walk: [`authorize`] makes it unwatched, an explanation watches it.
 pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
+    if policy.revoked(&question.peer, question.now).is_some() {
+        return Decision::Deny(DenyReason::Revoked);
+    }
     let Some((door, client)) = find_door(policy, question) else {
         return Decision::Deny(DenyReason::UnknownDoor);
     };
@@ -133,10 +134,14 @@ pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl W
 fn deny(enforcement: Enforcement, reason: DenyReason, question: &Question<'_>) -> Decision {
     match (enforcement, reason) {
         (Enforcement::Enforce, _)
-        | (_, DenyReason::UnknownDoor | DenyReason::Unattested | DenyReason::Class) => {
-            Decision::Deny(reason)
-        }
-        (Enforcement::Audit, DenyReason::NoRule) if question.result.is_none() => {
+        | (
+            _,
+            DenyReason::UnknownDoor
+            | DenyReason::Unattested
+            | DenyReason::Class
+            | DenyReason::Revoked,
+        ) => Decision::Deny(reason),
+        (Enforcement::Audit, DenyReason::NoRule) if question.peer.result.is_none() => {
             Decision::Deny(DenyReason::Unattested)
         }
         (
@@ -158,7 +163,7 @@ struct Client<'a> {
 }
 
 fn find_door<'p>(policy: &'p Policy, question: &Question<'p>) -> Option<(&'p Door, Client<'p>)> {
-    let id = question.peer;
+    let id = question.peer.id;
     let path = (Some(id.trust_domain()) == policy.trust_domain.as_ref()).then(|| id.path());
     let local = policy.doors(question.local)?;
     match question.direction {
@@ -193,7 +198,7 @@ fn judge_rule(
         Direction::Inbound => &rule.client,
         Direction::Outbound => &rule.server,
     };
-    match question.result {
+    match question.peer.result {
         None if !demands.danger_unattested => return Err(Failure::Unattested),
         None => {}
         Some(result) => {

@@ -8,6 +8,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use super::{Port, Protocol, RuleId, RuleSource};
 use crate::access::{AccessPolicy, Allow, Demands, Selector};
+use crate::revocation::{Bearer, Revocation};
 use crate::workload::Workload;
 
 /// A compiled policy: immutable, shared, replaced as a whole. The default one has no door and denies everything.
@@ -19,6 +20,7 @@ pub struct Policy {
     by_path: HashMap<Box<str>, usize>,
     pub(super) rules: Vec<Rule>,
     sources: Vec<RuleSource>,
+    revocations: Vec<Revocation>,
 }
 
 /// A workload and its doors.
@@ -67,6 +69,7 @@ impl Policy {
         trust_domain: &TrustDomain,
         workloads: impl Iterator<Item = &'d Workload> + Clone,
         access: impl Iterator<Item = &'d AccessPolicy>,
+        revocations: impl Iterator<Item = &'d Revocation>,
     ) -> Self {
         let mut by_door: HashMap<(&WorkloadName, &Name), Vec<&AccessPolicy>> = HashMap::new();
         for policy in access {
@@ -76,8 +79,13 @@ impl Policy {
         let labelled = Labelled::new(workloads.clone());
         let mut policy = Self {
             trust_domain: Some(trust_domain.clone()),
+            revocations: revocations.cloned().collect(),
             ..Self::default()
         };
+        // Of several that mean one bearer the sternest counts.
+        policy
+            .revocations
+            .sort_by_key(|one| std::cmp::Reverse(one.action));
         for workload in workloads {
             policy.add(workload, &by_door, &labelled);
         }
@@ -131,6 +139,19 @@ impl Policy {
     /// Whether the policy knows the workload.
     pub fn knows(&self, workload: &WorkloadName) -> bool {
         self.by_name.contains_key(workload)
+    }
+
+    /// The revocation that means a bearer now; of several the sternest.
+    pub fn revoked(&self, bearer: &Bearer<'_>, now: SystemTime) -> Option<&Revocation> {
+        let trust_domain = self.trust_domain.as_ref()?;
+        self.revocations
+            .iter()
+            .find(|one| one.means(bearer, trust_domain, now))
+    }
+
+    /// All revocations, the sternest first; also those that have expired.
+    pub fn revocations(&self) -> &[Revocation] {
+        &self.revocations
     }
 
     /// How many rules there are.

@@ -10,8 +10,19 @@ use super::{Decision, Policy, RuleId, RuleSource};
 pub struct Explanation {
     /// What [`super::authorize`] decides.
     pub decision: Decision,
+    /// The revocation that means the peer: then no rule is asked.
+    pub revocation: Option<RevokedBy>,
     /// The rules of the door, in the order of their documents.
     pub rules: Vec<ExplainedRule>,
+}
+
+/// A revocation that means the peer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RevokedBy {
+    /// Where it was written.
+    pub source: RuleSource,
+    /// Why, in its author's words.
+    pub reason: String,
 }
 
 /// A rule and what became of it.
@@ -39,8 +50,13 @@ impl Policy {
             let source = self.source(rule)?.clone();
             Some(ExplainedRule { source, verdict })
         });
+        let revoked = self.revoked(&question.peer, question.now);
         Explanation {
             decision,
+            revocation: revoked.map(|one| RevokedBy {
+                source: one.source.clone(),
+                reason: one.reason.clone(),
+            }),
             rules: rules.collect(),
         }
     }
@@ -87,6 +103,9 @@ impl fmt::Display for Explanation {
                 writeln!(f, "ADMIT (audit): would be denied, {}", reason.as_str())?;
             }
             Decision::Deny(reason) => writeln!(f, "DENY: {}", reason.as_str())?,
+        }
+        if let Some(revocation) = &self.revocation {
+            return writeln!(f, "  - {}: {}", revocation.source, revocation.reason);
         }
         if self.rules.is_empty() {
             writeln!(f, "  no rule opens this door")?;

@@ -15,7 +15,7 @@ mod path;
 
 pub use authorize::{Failure, Question, authorize};
 pub use compile::Policy;
-pub use explain::{ExplainedRule, Explanation};
+pub use explain::{ExplainedRule, Explanation, RevokedBy};
 pub use path::{ParsePatternError, PathError, PathPattern, normalize_path};
 
 /// Which way a connection goes, seen from the sidecar that asks.
@@ -108,11 +108,13 @@ pub enum DenyReason {
     Claims,
     /// No rule for this peer allows this request.
     Request,
+    /// A revocation means the peer, whatever rules say.
+    Revoked,
 }
 
 impl DenyReason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UnknownDoor,
         Self::NoRule,
         Self::Unattested,
@@ -120,10 +122,11 @@ impl DenyReason {
         Self::EvidenceTooOld,
         Self::Claims,
         Self::Request,
+        Self::Revoked,
     ];
 
     /// The bounded word.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::UnknownDoor => "unknown_door",
             Self::NoRule => "no_rule",
@@ -132,6 +135,7 @@ impl DenyReason {
             Self::EvidenceTooOld => "evidence_too_old",
             Self::Claims => "claims",
             Self::Request => "request",
+            Self::Revoked => "revoked",
         }
     }
 }

@@ -191,7 +191,9 @@ fn each_reason_is_produced_by_its_condition() {
             "class",
             "evidence_too_old",
             "claims",
-            "request"
+            "request",
+            // `revocation` has the tests of its own condition.
+            "revoked"
         ]
     );
 }

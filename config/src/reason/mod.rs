@@ -3,7 +3,7 @@
 //!
 //! # How
 //! Every rule is taken apart into grants: one sort of request, under the demands of its rule. Grants compare by
-//! inclusion ([`inclusion`]), which is decidable because the vocabulary of rules is small. Inclusion errs on one side
+//! inclusion, which is decidable because the vocabulary of rules is small. Inclusion errs on one side
 //! only: where several grants include another only together, it says no. So a difference may be reported that several
 //! rules cover between them, but none is ever missed.
 

@@ -12,6 +12,7 @@ use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::load;
 use vouchsafe_config::policy::{Decision, Direction, Question, Request, normalize_path};
+use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
@@ -92,8 +93,13 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
     let explanation = policy.explain(&Question {
         direction: Direction::Inbound,
         local: &to,
-        peer: &id,
-        result: result.as_ref(),
+        peer: Bearer {
+            id: &id,
+            serial: None,
+            spki_sha256: None,
+            authority_spki_sha256: None,
+            result: result.as_ref(),
+        },
         port: &port,
         request: request.as_ref(),
         now,

@@ -151,7 +151,7 @@ impl MeshStateClient {
                 let read = read_snapshot(snapshot, &self.trust_domain)?;
                 // The bundle first: a policy never runs with authorities that its own revision dropped.
                 self.identities.replace_bundle(read.bundle);
-                self.state.policy.store(Arc::new(read.policy));
+                self.state.replace_policy(read.policy);
                 self.readiness.policy_is_there();
                 self.count("applied");
                 self.sequence("applied", revision);

@@ -9,13 +9,16 @@ use vouchsafe_api::convert::record::{Event, Issuance};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_config::node::NodeHardware;
+use vouchsafe_config::revocation::Bearer;
 
 use super::{Challenged, Conversation, enroll_again};
 use crate::archive::bundle::Outcome;
 use crate::ca::{CertifiedRequest, random};
 use crate::case::Case;
 use crate::ear::CoLocation;
-use crate::issuance::{Decision, Membership, Plan, hardware_name, membership, plan};
+use crate::issuance::{
+    Decision, Membership, Plan, hardware_name, membership, plan, refuse_revoked,
+};
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
 use crate::registration::Instance;
@@ -79,6 +82,16 @@ impl Conversation {
             },
             fitting.appraised,
         )?;
+        let bearer = Bearer {
+            id: &plan.template.id,
+            serial: None,
+            spki_sha256: Some(&case.hello.spki_sha256),
+            authority_spki_sha256: None,
+            result: Some(&plan.result),
+        };
+        // By the newest policy, not by that of the challenge: a revocation acts at once.
+        let policy = Arc::clone(&control_plane.mesh.borrow().state.policy);
+        refuse_revoked(&policy.set, &policy.mesh.trust_domain, &bearer, now)?;
         let signed = control_plane
             .ca
             .sign_svid(&plan.template, now)

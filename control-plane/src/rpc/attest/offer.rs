@@ -1,14 +1,18 @@
 //! From a hello to a challenge: which alternative of the profile, and the answer to each offer.
 
+use std::sync::Arc;
+
 use vouchsafe_api::convert::attest::{Answer, Hello, Offer, PcrHash, PcrSelection, TpmAnswer};
 use vouchsafe_attestation::binding::Purpose;
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_config::profile::{Alternative, AttestationProfile};
+use vouchsafe_config::revocation::Bearer;
 use vouchsafe_verifier::evidence::tpm;
 
 use super::received::wire_selection;
 use super::{Conversation, enroll_again};
 use crate::case::tpm_offer;
+use crate::issuance::refuse_revoked;
 use crate::mesh::MeshState;
 use crate::reference::{self, pcr_selection};
 use crate::refusal::Refused;
@@ -78,6 +82,9 @@ impl Conversation {
         if peer.not_after() <= self.control_plane.now() {
             return Err(enroll_again("the certificate of the connection has ended"));
         }
+        let policy = Arc::clone(&self.control_plane.mesh.borrow().state.policy);
+        let (domain, now) = (&policy.mesh.trust_domain, self.control_plane.now());
+        refuse_revoked(&policy.set, domain, &Bearer::from(peer), now)?;
         if peer.id().workload().as_ref() != Some(&hello.workload) {
             return Err(enroll_again(format!("the connection is of {}", peer.id())));
         }

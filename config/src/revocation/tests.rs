@@ -1,0 +1,263 @@
+use std::time::Duration;
+
+use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind};
+use vouchsafe_attestation::name::Name;
+
+use super::*;
+use crate::policy::{Context, Decision, DenyReason, Direction, authorize};
+use crate::set::{Options, PolicySet};
+use crate::source::Source;
+use crate::testing;
+
+fn document(found: &str, more: &str) -> String {
+    format!(
+        "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r, namespace: a}}\nspec:\n  match: {found}\n  action: cut\n  reason: they said so\n{more}"
+    )
+}
+
+fn read(text: &str) -> Result<Revocation, String> {
+    let set = PolicySet::slice(vec![Source::new("r.yaml", text)]);
+    let set = set.map_err(|problems| problems.to_string())?;
+    set.revocations().next().cloned().ok_or_else(String::new)
+}
+
+fn peer() -> (SpiffeId, AttestationResult) {
+    let claims = [
+        ("image", ClaimValue::Text("llm-1".to_owned())),
+        ("reset_count", ClaimValue::Number(7)),
+    ];
+    let mut result = testing::result(Class::Software, EvidenceKind::Tpm, &claims, Duration::ZERO);
+    result.policy_revision = Revision {
+        epoch: 1,
+        sequence: 41,
+    };
+    let id = "spiffe://factory.example/ns/a/workload/x".parse().unwrap();
+    (id, result)
+}
+
+#[track_caller]
+fn means(found: &str, expected: bool) {
+    let revocation = read(&document(found, "")).unwrap_or_else(|error| panic!("{error}"));
+    let (id, result) = peer();
+    let bearer = Bearer {
+        id: &id,
+        serial: Some(&[0, 0xab, 1]),
+        spki_sha256: Some(&[2; 32]),
+        authority_spki_sha256: Some(&[3; 32]),
+        result: Some(&result),
+    };
+    let found = revocation.means(&bearer, &testing::trust_domain(), testing::now());
+    assert_eq!(found, expected, "{:?}", revocation.matches);
+}
+
+#[test]
+fn each_predicate_means_what_it_says_and_nothing_else() {
+    let (two, three) = ("02".repeat(32), "03".repeat(32));
+    for (key, yes, no) in [
+        ("serial", "[AB01]".to_owned(), "[ab02]".to_owned()),
+        ("serial", "[\"0000ab01\"]".to_owned(), "[ab0100]".to_owned()),
+        ("spki_sha256", format!("[{two}]"), format!("[{three}]")),
+        ("authority_sha256", format!("[{three}]"), format!("[{two}]")),
+        ("workload", "[b/y, a/x]".to_owned(), "[a/y]".to_owned()),
+        ("workload", "[x]".to_owned(), "[xx]".to_owned()),
+        (
+            "class",
+            "[software]".to_owned(),
+            "[hardware, simulated]".to_owned(),
+        ),
+        (
+            "policy_revision_below",
+            "\"1.42\"".to_owned(),
+            "\"1.41\"".to_owned(),
+        ),
+        (
+            "policy_revision_below",
+            "\"2.0\"".to_owned(),
+            "\"0.99\"".to_owned(),
+        ),
+        (
+            "spiffe_id",
+            "[\"spiffe://factory.example/ns/a/workload/*\"]".to_owned(),
+            "[\"spiffe://factory.example/ns/a/*\"]".to_owned(),
+        ),
+        (
+            "spiffe_id",
+            "[\"spiffe://factory.example/**\"]".to_owned(),
+            "[\"spiffe://partner.example/**\"]".to_owned(),
+        ),
+        (
+            "spiffe_id",
+            "[\"spiffe://factory.example/ns/a/**\"]".to_owned(),
+            "[\"spiffe://factory.example/ns/a/workload/x/**\"]".to_owned(),
+        ),
+        (
+            "device",
+            "{tpm: {image: [llm-1, llm-2], reset_count: \"<8\"}}".to_owned(),
+            "{tpm: {image: llm-1, reset_count: \"<7\"}}".to_owned(),
+        ),
+        // A claim that the device lacks counts as the revoked one; a device that is not there does not.
+        (
+            "device",
+            "{tpm: {firmware: \"<5\"}}".to_owned(),
+            "{nvidia_gpu: {devtools: true}}".to_owned(),
+        ),
+    ] {
+        means(&format!("{{{key}: {yes}}}"), true);
+        means(&format!("{{{key}: {no}}}"), false);
+    }
+}
+
+#[test]
+fn all_that_is_written_must_hold() {
+    means("{workload: [a/x], class: [software]}", true);
+    means("{workload: [a/x], class: [hardware]}", false);
+    means("{workload: [a/y], class: [software]}", false);
+}
+
+#[test]
+fn what_a_bearer_does_not_show_is_not_met() {
+    let (id, _) = peer();
+    let bare = Bearer {
+        id: &id,
+        serial: None,
+        spki_sha256: None,
+        authority_spki_sha256: None,
+        result: None,
+    };
+    let keys = "{serial: [ab]}|{class: [software]}|{policy_revision_below: \"9.9\"}|{device: {tpm: {image: i}}}";
+    for found in keys.split('|') {
+        let revocation = read(&document(found, "")).unwrap();
+        assert!(
+            !revocation.means(&bare, &testing::trust_domain(), testing::now()),
+            "{found}"
+        );
+    }
+    let revocation = read(&document("{workload: [a/x]}", "")).unwrap();
+    assert!(revocation.means(&bare, &testing::trust_domain(), testing::now()));
+}
+
+#[test]
+fn a_revocation_ends_at_its_own_hour() {
+    let text = document("{workload: [a/x]}", "  expires: 2027-01-15T08:00:00Z\n");
+    let revocation = read(&text).unwrap();
+    let (id, result) = peer();
+    let bearer = Bearer {
+        id: &id,
+        serial: None,
+        spki_sha256: None,
+        authority_spki_sha256: None,
+        result: Some(&result),
+    };
+    let expires = revocation.expires.unwrap();
+    let at = |now| revocation.means(&bearer, &testing::trust_domain(), now);
+    assert!(at(expires - Duration::from_secs(1)));
+    assert!(!at(expires));
+}
+
+#[test]
+fn mistakes_have_a_place_and_a_remedy() {
+    for (found, words) in [
+        ("{}", "it means him"),
+        ("{serial: [xyz]}", "20 bytes"),
+        ("{serial: [\"00\"]}", "20 bytes"),
+        ("{serial: []}", "the list is empty"),
+        (
+            "{spiffe_id: [\"spiffe://factory.example/a*\"]}",
+            "`**` at the end",
+        ),
+        (
+            "{spiffe_id: [\"spiffe://factory.example/**/a\"]}",
+            "`**` at the end",
+        ),
+        ("{policy_revision_below: \"7\"}", "<epoch>.<sequence>"),
+        ("{device: {tpm: {imagee: x}}}", "did you mean `image`?"),
+        ("{devices: {tpm: {image: x}}}", "did you mean `device`?"),
+    ] {
+        let error = read(&document(found, "")).unwrap_err();
+        assert!(
+            error.contains(words) && error.contains("r.yaml:"),
+            "{found}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_revocation_warns_a_day_before_its_end() {
+    let warned = |hours: u64| {
+        let expires = scalar::show_time(testing::now() + Duration::from_secs(hours * 3600));
+        let text = document("{workload: [a/x]}", &format!("  expires: {expires}\n"));
+        let mesh = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example}\n---\n";
+        let options = Options {
+            now: Some(testing::now()),
+        };
+        let set = PolicySet::parse(
+            vec![Source::new("r.yaml", format!("{mesh}{text}"))],
+            options,
+        );
+        let set = set.unwrap_or_else(|error| panic!("{error}"));
+        set.warnings()
+            .iter()
+            .map(|one| one.message.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned(25), Vec::<String>::new());
+    assert_eq!(warned(23), ["the revocation ends within a day"]);
+}
+
+/// Two doors that are open to everybody of the namespace, one of which only counts denials.
+fn policy(revocations: &[String]) -> crate::policy::Policy {
+    let mut text = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: x, namespace: a}\nspec:\n  profile: p\n  members: {nodes: [n]}\n  ports: [{name: web, port: 1, protocol: http}, {name: seen, port: 2, protocol: http, enforcement: audit}]\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: r, namespace: a}\nspec:\n  to: {workload: x, port: web}\n  from: [{namespace: a}]\n  allow: any\n".to_owned();
+    for (at, one) in revocations.iter().enumerate() {
+        text.push_str("---\n");
+        text.push_str(&one.replace("name: r,", &format!("name: r{at},")));
+    }
+    let set = PolicySet::slice(vec![Source::new("p.yaml", text)]);
+    set.unwrap_or_else(|error| panic!("{error}"))
+        .policy(&testing::trust_domain())
+}
+
+fn decide(policy: &crate::policy::Policy, port: &str, direction: Direction) -> Decision {
+    let port: Name = port.parse().unwrap();
+    let local = "a/x".parse().unwrap();
+    let peer = testing::workload_peer("a/x", Some(&testing::attested()));
+    let context = Context {
+        direction,
+        local: &local,
+        peer: &peer,
+        port: &port,
+        request: None,
+        user: None,
+        on_behalf_of: None,
+        now: testing::now(),
+    };
+    authorize(policy, &context)
+}
+
+#[test]
+fn no_rule_and_no_audit_admits_whom_a_revocation_means() {
+    let revoked = policy(&[document("{class: [software]}", "")]);
+    let free = policy(&[document("{class: [simulated]}", "")]);
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        assert!(matches!(
+            decide(&free, "web", direction),
+            Decision::Allow(_)
+        ));
+        for port in ["web", "seen"] {
+            let found = decide(&revoked, port, direction);
+            assert_eq!(found, Decision::Deny(DenyReason::Revoked), "{port}");
+        }
+    }
+}
+
+#[test]
+fn of_several_the_sternest_counts() {
+    let mild = document("{workload: [a/x]}", "").replace("action: cut", "action: deny_new");
+    let drain = document("{class: [software]}", "").replace("action: cut", "action: drain");
+    let policy = policy(&[mild, drain]);
+    let peer = testing::workload_peer("a/x", Some(&testing::attested()));
+    let revocation = policy
+        .revoked(&Bearer::from(&peer), testing::now())
+        .unwrap();
+    assert_eq!(revocation.action, Action::Drain);
+    assert_eq!(revocation.source.document, "Revocation a/r1");
+}

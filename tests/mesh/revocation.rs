@@ -1,0 +1,192 @@
+//! Promise 5, for revocations: whom one means is cut off on live connections at once, and kept out, while everybody else
+//! goes on; when it ends, so does its effect.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use vouchsafe_tests::backend::Backend;
+use vouchsafe_tests::documents::{
+    access, simulated_mesh, simulated_node, simulated_profile, workload,
+};
+use vouchsafe_tests::mesh::Mesh;
+use vouchsafe_tests::sidecar::Sidecar;
+use vouchsafe_tests::wait;
+
+/// A server with two clients on machines of their own.
+fn documents(revocation: Option<(&str, &str)>) -> String {
+    let mut documents = vec![
+        simulated_mesh(),
+        simulated_profile("app/any", "any"),
+        simulated_node("app/one"),
+        simulated_node("app/two"),
+        simulated_node("app/three"),
+        workload(
+            "app/server",
+            "any",
+            "one",
+            &["{name: raw, port: 7000, protocol: tcp}"],
+        ),
+        workload("app/client", "any", "two", &[]),
+        workload("app/other", "any", "three", &[]),
+        access("app/server", "raw", "app/client", ""),
+        access("app/server", "raw", "app/other", ""),
+    ];
+    if let Some((found, action)) = revocation {
+        documents.push(format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: incident-7, namespace: app}}\nspec:\n  match: {found}\n  action: {action}\n  reason: incident 7\n"
+        ));
+    }
+    documents.join("---\n")
+}
+
+struct Factory {
+    // Dropped in this order: processes before their folder.
+    client: Sidecar,
+    other: Sidecar,
+    server: Sidecar,
+    mesh: Mesh,
+    _application: Backend,
+}
+
+impl Factory {
+    fn start(lane: &'static str) -> Self {
+        let mesh = Mesh::start(&documents(None));
+        let application = Backend::echo(b"", b"");
+        let server = mesh
+            .simulated("server", "app/server", "one", "any")
+            .inbound("raw", application.address())
+            .lane(lane)
+            .start(mesh.path());
+        let client = |name: &'static str, workload, machine| {
+            mesh.simulated(name, workload, machine, "any")
+                .outbound("app/server", "raw")
+                .lane(lane)
+                .start(mesh.path())
+        };
+        let client_sidecar = client("client", "app/client", "two");
+        let other = client("other", "app/other", "three");
+        let mut factory = Self {
+            client: client_sidecar,
+            other,
+            server,
+            mesh,
+            _application: application,
+        };
+        factory.server.wait_ready();
+        factory.client.wait_ready();
+        factory.other.wait_ready();
+        for sidecar in [&factory.client, &factory.other] {
+            wait::until("a flow to pass", || flow(sidecar).map(drop));
+        }
+        factory
+    }
+
+    fn revoke(&self, found: &str, action: &str) {
+        self.mesh.write_policy(&documents(Some((found, action))));
+    }
+}
+
+/// A flow that has passed bytes both ways.
+fn flow(sidecar: &Sidecar) -> Option<TcpStream> {
+    let address: SocketAddr = sidecar.outbound(0);
+    let mut flow = TcpStream::connect(address).ok()?;
+    flow.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    echoes(&mut flow).then_some(flow)
+}
+
+fn echoes(flow: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    flow.write_all(b"ping").is_ok() && flow.read_exact(&mut back).is_ok() && back == *b"ping"
+}
+
+/// Waits for the end of a flow on which nothing is sent: it must come by itself.
+fn ends(flow: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    match flow.read(&mut byte) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => !matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        ),
+    }
+}
+
+#[track_caller]
+fn check_cut(lane: &'static str, found: &str) {
+    let factory = Factory::start(lane);
+    let mut revoked = flow(&factory.client).expect("the client is let in");
+    let mut kept = flow(&factory.other).expect("the other client is let in");
+    factory.revoke(found, "cut");
+    assert!(
+        ends(&mut revoked),
+        "a live flow of a revoked client goes on"
+    );
+    assert!(echoes(&mut kept), "somebody else was cut");
+    assert!(
+        flow(&factory.client).is_none(),
+        "a revoked client is let in"
+    );
+    assert!(flow(&factory.other).is_some());
+    wait::until("the log to say why", || {
+        let log = factory.server.process.output();
+        log.contains("\"reason\":\"revoked\"").then_some(())
+    });
+    factory.mesh.write_policy(&documents(None));
+    wait::until("the client to be let in again", || {
+        flow(&factory.client).map(drop)
+    });
+    assert!(echoes(&mut kept), "somebody else was cut");
+}
+
+#[test]
+fn a_revoked_workload_is_cut_off_on_the_dedicated_lane() {
+    check_cut("dedicated", "{workload: [client]}");
+}
+
+#[test]
+fn a_revoked_workload_is_cut_off_on_the_shared_lane() {
+    check_cut("shared", "{workload: [client]}");
+}
+
+#[test]
+fn a_revoked_name_is_cut_off_by_its_pattern() {
+    check_cut(
+        "dedicated",
+        "{spiffe_id: [\"spiffe://simulated.example/ns/app/workload/client\"]}",
+    );
+}
+
+#[test]
+fn a_revocation_that_denies_what_is_new_leaves_what_is_live() {
+    let factory = Factory::start("dedicated");
+    let mut live = flow(&factory.client).expect("the client is let in");
+    factory.revoke("{workload: [client]}", "deny_new");
+    wait::until("new flows to be denied", || {
+        flow(&factory.client).is_none().then_some(())
+    });
+    assert!(echoes(&mut live), "a live flow was cut");
+}
+
+#[test]
+fn a_revoked_workload_gets_no_certificate() {
+    let mesh = Mesh::start(&documents(Some(("{workload: [client]}", "cut"))));
+    let sidecar = mesh
+        .simulated("client", "app/client", "two", "any")
+        .outbound("app/server", "raw")
+        .start(mesh.path());
+    sidecar
+        .process
+        .wait_for_output("listening: everything is denied");
+    wait::until("the refusal to be recorded", || {
+        let records = mesh.records();
+        let is_refusal = |record: &serde_json::Value| record.to_string().contains("\"revoked\"");
+        records.iter().any(is_refusal).then_some(())
+    });
+    assert!(!sidecar.is_ready());
+    mesh.write_policy(&documents(None));
+    wait::until("the client to get its identity", || {
+        sidecar.is_ready().then_some(())
+    });
+}
