@@ -502,21 +502,6 @@ const NVIDIA_GPU: &[Row] = &[
         Bool,
         "Whether fresh OCSP answers say that no certificate of device and manifests is revoked.",
     ),
-    (
-        "chip_id",
-        Text,
-        "The chip's own number, in hex, from its certificate.",
-    ),
-    (
-        "hardware_model",
-        Text,
-        "NVIDIA's name of the model, from its certificate.",
-    ),
-    (
-        "mode",
-        Text,
-        "How it serves guests: `single_gpu`, `multi_gpu` or `protected_pcie`.",
-    ),
 ];
 
 /// An enclave of Nitro.
