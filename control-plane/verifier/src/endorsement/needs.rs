@@ -4,6 +4,8 @@
 //! not exist, and pays for it with a refusal. The number of needs is bounded, each has a fixed form, and what the
 //! evidence brought along is not asked for.
 
+use x509_parser::certificate::X509Certificate;
+
 use super::need::{AmdSigner, Need};
 use super::object::Endorsement;
 use crate::dossier::az_vtpm::Parts;
@@ -12,6 +14,7 @@ use crate::evidence::az_vtpm::hcl::HclReport;
 use crate::evidence::dcap::parts::Wanted;
 use crate::evidence::nvidia_gpu::endorsed;
 use crate::evidence::sev_snp::Product;
+use crate::evidence::sev_snp::endorsed::is_vcek_of;
 use crate::evidence::sev_snp::report::{Report, SigningKey};
 use crate::evidence::x509;
 
@@ -94,34 +97,20 @@ fn of_reports(reports: &[Vec<u8>], given: &[Vec<u8>]) -> Vec<Need> {
 }
 
 fn of_report(report: &Report, given: &[Vec<u8>]) -> Vec<Need> {
-    let key = given
-        .iter()
+    let keys: Vec<X509Certificate<'_>> = { given.iter() }
         .filter_map(|der| x509::parse(der).ok())
-        .find(|certificate| {
-            matches!(
-                x509::common_name(certificate.subject()),
-                Some("SEV-VCEK" | "SEV-VLEK")
-            )
-        });
+        .collect();
     let named = report
         .cpuid()
         .and_then(|(family, model, _)| Product::from_cpuid(family, model));
     // Reports of version 2 do not say of which product they are; the certificate's issuer does.
-    let product = named.or_else(|| {
-        let issuer = x509::common_name(key.as_ref()?.issuer())?;
-        let name = issuer.strip_prefix("SEV-")?;
-        let name = name.strip_prefix("VLEK-").unwrap_or(name);
-        Product::ALL
-            .into_iter()
-            .find(|product| product.as_str() == name)
-    });
+    let Some(product) = named.or_else(|| keys.iter().find_map(product_of)) else {
+        return Vec::new();
+    };
     let signer = match report.signing_key() {
         SigningKey::Vcek => AmdSigner::Vcek,
         SigningKey::Vlek => AmdSigner::Vlek,
         SigningKey::None => return Vec::new(),
-    };
-    let Some(product) = product else {
-        return Vec::new();
     };
     let mut needs = vec![
         Need::AmdChain { product, signer },
@@ -133,14 +122,31 @@ fn of_report(report: &Report, given: &[Vec<u8>]) -> Vec<Need> {
         Product::Milan | Product::Genoa => Some(report.chip_id().to_vec()),
     };
     let chip_id = chip_id.filter(|id| id.iter().any(|byte| *byte != 0));
-    if let (None, AmdSigner::Vcek, Some(chip_id)) = (key, signer, chip_id) {
-        needs.push(Need::AmdVcek {
-            product,
-            chip_id,
-            tcb: report.reported_tcb(product),
-        });
+    if let (AmdSigner::Vcek, Some(chip_id)) = (signer, chip_id) {
+        // A host may hold on to the certificate of an older firmware, or of the chip that it had before.
+        let tcb = report.reported_tcb(product);
+        let is_given = keys
+            .iter()
+            .any(|key| is_vcek_of(key, product, &chip_id, tcb));
+        if !is_given {
+            needs.push(Need::AmdVcek {
+                product,
+                chip_id,
+                tcb,
+            });
+        }
     }
     needs
+}
+
+/// The product, by the issuer's name of an endorsement key's certificate.
+fn product_of(key: &X509Certificate<'_>) -> Option<Product> {
+    x509::common_name(key.subject()).filter(|name| matches!(*name, "SEV-VCEK" | "SEV-VLEK"))?;
+    let name = x509::common_name(key.issuer())?.strip_prefix("SEV-")?;
+    let name = name.strip_prefix("VLEK-").unwrap_or(name);
+    Product::ALL
+        .into_iter()
+        .find(|product| product.as_str() == name)
 }
 
 fn of_quote(quote: &[u8]) -> Vec<Need> {

@@ -100,6 +100,40 @@ fn certificates_that_came_along_are_not_asked_for() {
 }
 
 #[test]
+fn a_certificate_of_another_chip_or_firmware_does_not_do() {
+    let asked = |places: &[usize]| {
+        let mut files = case("snp/genoa-v3-azure-aci");
+        let report = files.iter().position(|(name, _)| name == "report.bin");
+        let (_, report) = &mut files[report.unwrap()];
+        for at in places {
+            report[*at] ^= 1;
+        }
+        needs(Kind::SevSnp, &borrowed(&files))
+            .into_iter()
+            .find_map(|need| match need {
+                Need::AmdVcek { chip_id, tcb, .. } => Some((chip_id, tcb)),
+                _ => None,
+            })
+    };
+    assert_eq!(asked(&[]), None);
+    let report = only("snp/genoa-v3-azure-aci", "report.bin").remove(0).1;
+    // Boot loader, operating system, firmware and microcode of the reported versions, then the chip.
+    for at in [0x180, 0x181, 0x186, 0x187] {
+        let (chip, tcb) = asked(&[at]).unwrap();
+        assert_eq!(chip, report[0x1a0..0x1e0]);
+        let parts = [tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode];
+        let place = [0x180, 0x181, 0x186, 0x187]
+            .iter()
+            .position(|held| *held == at);
+        assert_eq!(parts[place.unwrap()], report[at] ^ 1);
+    }
+    let (chip, _) = asked(&[0x1a0]).unwrap();
+    assert_eq!(chip[0], report[0x1a0] ^ 1);
+    // What the firmware runs or has committed is not what the key is of.
+    assert_eq!(asked(&[0x38, 0x1e0, 0x1f0]), None);
+}
+
+#[test]
 fn a_report_that_does_not_say_its_product_needs_nothing_without_a_certificate() {
     check(Kind::SevSnp, "snp/milan-v2-vcek", "report.bin", &[]);
 }

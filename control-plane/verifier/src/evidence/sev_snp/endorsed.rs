@@ -23,10 +23,7 @@ pub(crate) fn verify_vcek(
     now: SystemTime,
 ) -> Result<Validity, EndorsementError> {
     let vcek = x509::parse(der).map_err(|_| EndorsementError::Malformed("a certificate in DER"))?;
-    let same = x509::common_name(vcek.subject()) == Some("SEV-VCEK")
-        && hardware_id(&vcek, product).as_deref() == Some(chip_id)
-        && tcb(&vcek, product) == Some(versions);
-    if !same {
+    if !is_vcek_of(&vcek, product, chip_id, versions) {
         let found = tcb(&vcek, product).map_or_else(String::new, |found| format!(" at {found}"));
         return Err(EndorsementError::Subject(format!(
             "`{}`{found}",
@@ -52,6 +49,18 @@ pub(crate) fn verify_vcek(
         }
     }
     Err(EndorsementError::Signature(vcek.issuer().to_string()))
+}
+
+/// Whether a certificate says that it is of the key that this chip has at these versions.
+pub(crate) fn is_vcek_of(
+    certificate: &X509Certificate<'_>,
+    product: Product,
+    chip_id: &[u8],
+    versions: Tcb,
+) -> bool {
+    x509::common_name(certificate.subject()) == Some("SEV-VCEK")
+        && hardware_id(certificate, product).as_deref() == Some(chip_id)
+        && tcb(certificate, product) == Some(versions)
 }
 
 /// Verifies an authority and the root above it, in AMD's order: the authority first.
