@@ -315,3 +315,5 @@ fn reasons_are_words_that_stand_once() {
     assert_eq!(words.len(), all.len());
     assert!(all.iter().all(|check| !check.remedy().is_empty()));
 }
+
+mod sets;

@@ -27,7 +27,7 @@ pub(crate) mod set;
 mod signature;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod xml;
 
 use std::time::SystemTime;

@@ -13,7 +13,6 @@ pub(super) const NONCE: [u8; 32] = [5; 32];
 pub(super) const FIRMWARE: [u8; 48] = [0xf0; 48];
 pub(super) const DRIVER: &str = "570.1";
 pub(super) const VBIOS: &str = "96.00.9F.00.01";
-/// Numbers of the chip's certificate: a model's byte, then the device's own number.
 const CHIP: [u8; 9] = [0x41, 1, 2, 3, 4, 5, 6, 7, 8];
 pub(super) const PDI: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
@@ -21,7 +20,7 @@ pub(super) const PDI: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 pub(super) type Turn = fn(&mut Answerer);
 
 /// A device, and all that it is judged by.
-pub(super) struct Maker {
+pub(crate) struct Maker {
     pub(super) measurements: Vec<(u8, Vec<u8>)>,
     pub(super) fields: Vec<(u16, Vec<u8>)>,
     pub(super) request: [u8; 4],
@@ -47,6 +46,10 @@ pub(super) struct Maker {
     pub(super) answers: Option<Turn>,
     /// Whether each is given, or of a cache.
     pub(super) chip_answers: Vec<(bool, Turn)>,
+    /// What the device was asked with.
+    pub(crate) asked: [u8; 32],
+    /// Numbers of the chip's certificate: a model's byte, then the device's own number.
+    pub(crate) chip: [u8; 9],
     pub(super) nonce: Vec<u8>,
     pub(super) rules: Rules,
     pub(super) now: u64,
@@ -60,7 +63,7 @@ pub(super) fn tcb_info(digest: &[u8]) -> Vec<u8> {
 }
 
 impl Maker {
-    pub(super) fn gpu() -> Self {
+    pub(crate) fn gpu() -> Self {
         Self {
             measurements: (1..=3).map(|index| (index, vec![index; 48])).collect(),
             fields: vec![
@@ -94,6 +97,8 @@ impl Maker {
             cached_rims: Vec::new(),
             answers: None,
             chip_answers: Vec::new(),
+            asked: NONCE,
+            chip: CHIP,
             nonce: NONCE.to_vec(),
             rules: Rules::default(),
             now: 2000,
@@ -114,13 +119,13 @@ impl Maker {
         switch
     }
 
-    pub(super) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 
     /// Sets a field of the opaque data.
-    pub(super) fn set(&mut self, field: u16, value: &[u8]) {
+    pub(crate) fn set(&mut self, field: u16, value: &[u8]) {
         self.fields.retain(|(held, _)| *held != field);
         self.fields.push((field, value.to_vec()));
     }
@@ -138,10 +143,15 @@ impl Maker {
         made.judge(self, roots)
     }
 
-    pub(super) fn make(&self) -> Made {
-        let (root, other) = (Authority::root("root"), Authority::root("root"));
+    pub(crate) fn make(&self) -> Made {
+        self.make_below(&Authority::root("root"))
+    }
+
+    /// Several devices of one vendor have one root.
+    pub(crate) fn make_below(&self, root: &Authority) -> Made {
+        let other = Authority::root("root");
         let issuer = root.below("issuer", None, self.issuer_depth);
-        let mut chip = issuer.below(self.model, Some(&CHIP), None);
+        let mut chip = issuer.below(self.model, Some(&self.chip), None);
         if self.leaf_by_other {
             chip.key = key();
         }
@@ -175,14 +185,10 @@ impl Maker {
             rims.iter()
                 .map(|rim| {
                     let signer = rim.signer();
-                    let parent = if rim.signer_is_of_other {
-                        &other
-                    } else {
-                        &root
-                    };
+                    let parent = if rim.signer_is_of_other { &other } else { root };
                     let leaf = parent.certify(&signer.0, &signer.1);
                     if let Some(change) = self.answers {
-                        answers.push(answer(change, &leaf, &root));
+                        answers.push(answer(change, &leaf, root));
                     }
                     rim.sign(&signer.1, &[leaf, root.der.clone()])
                 })
@@ -191,7 +197,7 @@ impl Maker {
         let rims = sign_all(&self.rims, &mut answers);
         let cached_rims = sign_all(&self.cached_rims, &mut answers);
         if let Some(change) = self.answers {
-            answers.push(answer(change, &issuer.der, &root));
+            answers.push(answer(change, &issuer.der, root));
             if self.chip_answers.is_empty() {
                 answers.push(answer(change, &chip.der, &issuer));
             }
@@ -215,7 +221,7 @@ impl Maker {
             root: if self.root_is_other {
                 other.der
             } else {
-                root.der
+                root.der.clone()
             },
         }
     }
@@ -237,7 +243,7 @@ impl Maker {
             opaque.extend(value);
         }
         let mut report = self.request.to_vec();
-        report.extend(NONCE);
+        report.extend(self.asked);
         report.push(0);
         report.extend(self.response);
         report.extend([0, 0, self.blocks]);
@@ -260,10 +266,10 @@ fn answer(change: Turn, certificate: &[u8], issuer: &Authority) -> Vec<u8> {
 }
 
 /// What a [`Maker`] made.
-pub(super) struct Made {
-    pub(super) report: Vec<u8>,
-    pub(super) chain: Vec<Vec<u8>>,
-    pub(super) rims: Vec<String>,
+pub(crate) struct Made {
+    pub(crate) report: Vec<u8>,
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) rims: Vec<String>,
     pub(super) cached_rims: Vec<String>,
     pub(super) answers: Vec<Vec<u8>>,
     pub(super) cached_answers: Vec<Vec<u8>>,

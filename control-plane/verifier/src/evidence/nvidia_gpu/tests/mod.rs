@@ -1,7 +1,7 @@
 //! Devices of our own, in which every input of every check is turned by itself.
 
 mod devices;
-mod maker;
+pub(crate) mod maker;
 mod manifests;
 mod revocation;
 mod sets;
