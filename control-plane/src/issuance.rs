@@ -166,7 +166,7 @@ pub struct Decision<'a> {
     pub profile: &'a WorkloadName,
     /// Longest life by the profile.
     pub profile_lifetime: Option<Duration>,
-    /// What else the certificate must not outlive: the issuing authority, endorsements.
+    /// What else the certificate must not outlive: the issuing authority, endorsements, the image.
     pub ends: &'a [SystemTime],
     /// The proven key.
     pub request: &'a CertifiedRequest,
@@ -209,7 +209,7 @@ pub fn plan(decision: &Decision<'_>, appraised: Appraised) -> Result<Plan, Refus
             profile.min(decision.mesh.certificate_lifetime)
         });
     let (not_before, not_after) = validity(now, lifetime, decision.ends).ok_or_else(|| {
-        unavailable("the issuing authority, or what vendors said, is about to end")
+        unavailable("the issuing authority, what vendors said or the image is about to end")
     })?;
     let id = SpiffeId::for_workload(&decision.mesh.trust_domain, decision.workload);
     let profile = decision.profile.to_string();

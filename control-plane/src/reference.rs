@@ -60,6 +60,8 @@ pub struct Fitting {
     pub image: String,
     /// Most instances that may run this image at once.
     pub max_instances: Option<u32>,
+    /// First instant at which the image no longer counts: no certificate outlives it.
+    pub until: Option<SystemTime>,
 }
 
 /// Appraises against each alternative in turn; the first that fits wholly is taken.
@@ -127,11 +129,12 @@ fn fit(
             format!("the profile has no image `{image}`, or it has ended"),
         )
     })?;
-    let max_instances = held.max_instances;
+    let (max_instances, until) = (held.max_instances, held.until);
     Ok(Fitting {
         appraised,
         image,
         max_instances,
+        until,
     })
 }
 

@@ -1,11 +1,13 @@
 //! Live attestation of vendors' hardware over the real connection, below chains that the test made. Numbers are those of
 //! the list of attacks that other systems fell to.
 
+use std::time::Duration;
+
 use vouchsafe_api::convert::attest::{Challenge, EvidenceBody, EvidenceItem, Issued, Offer};
 use vouchsafe_api::convert::mesh_state::read_trust_bundle;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::binding::{Base, EvidenceDigest, Purpose};
-use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind};
+use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind, Time};
 use vouchsafe_attestation::peer::{Peer, PeerRole, verify_peer};
 use vouchsafe_attestation::svid::sha256;
 
@@ -147,6 +149,23 @@ async fn a_confidential_vm_gets_a_certificate_that_carries_what_its_hardware_pro
     let other = vendors.snp(8);
     let refused = factory.attest_set(&renewal(), honest(&other)).await;
     assert_eq!(refused.unwrap_err(), "enroll_again");
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn no_certificate_outlives_its_image() {
+    let vendors = Vendors::new();
+    let until = Time::new(now() + Duration::from_secs(1200)).unwrap();
+    let ending = format!("{{name: llm-11, until: \"{until}\", ");
+    let policy = policy().replace("{name: llm-11, ", &ending);
+    let factory = Factory::start_below(&policy, vendors.roots()).await;
+    let machine = vendors.snp(9);
+    factory.attest_set(&llm(), honest(&machine)).await.unwrap();
+    let Event::Issued(record) = last(&factory).event else {
+        panic!("an issuance is recorded");
+    };
+    assert_eq!(Time::new(record.not_after).unwrap(), until);
+    assert!(again(&factory, &vendors).agrees);
     factory.stop().await;
 }
 

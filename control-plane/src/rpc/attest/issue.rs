@@ -62,16 +62,18 @@ impl Conversation {
         };
         let state_of_tpm = fitting.appraised.tpm().cloned();
         let kinds = kinds(&fitting);
+        let issuer_end = control_plane.ca.issuer_end(now).map_err(failed)?;
+        let ends: Vec<SystemTime> = [issuer_end, challenged.endorsements_end]
+            .into_iter()
+            .chain(fitting.until)
+            .collect();
         let plan = plan(
             &Decision {
                 mesh: &challenged.state.policy.mesh,
                 workload: &case.hello.workload,
                 profile: &challenged.profile.name,
                 profile_lifetime: challenged.profile.lifetime,
-                ends: &[
-                    control_plane.ca.issuer_end(now).map_err(failed)?,
-                    challenged.endorsements_end,
-                ],
+                ends: &ends,
                 request,
                 instance,
                 revision: case.revision,
