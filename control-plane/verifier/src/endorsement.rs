@@ -2,13 +2,14 @@
 //!
 //! What vendors sign is named by [`need::Need`], derived from evidence by [`needs::needs`], read from their services'
 //! answers ([`answer`]) and verified by itself by [`object::Endorsement`] before it may be kept. [`bundle`] carries many of them
-//! into sites that reach no vendor.
+//! into sites that reach no vendor. [`age`] says how old those are that a judgement rests on.
 //!
 //! A TPM's maker signs a certificate for the endorsement key. Which makers count is the operator's decision: roots are
 //! pinned, and each says what it vouches for. A root that signs software TPMs makes nothing `hardware`.
 //!
 //! Source: TCG EK Credential Profile for TPM Family 2.0 §3.
 
+pub mod age;
 pub mod answer;
 pub mod bundle;
 pub mod need;

@@ -17,14 +17,14 @@ mod tpm;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use vouchsafe_attestation::claims::EvidenceKind;
+use vouchsafe_attestation::claims::{EvidenceKind, definition};
 
 use self::content::Contents;
 use crate::evidence;
 use crate::evidence::az_vtpm::hcl::Hardware;
 use crate::evidence::dcap::Tee;
 use crate::fit;
-use crate::judgement::{BindingState, Judgement, Ledger};
+use crate::judgement::{BindingState, Check, Judgement, Ledger};
 use crate::reference_value::HardwareReference;
 use crate::vendor_roots::VendorRoots;
 
@@ -88,6 +88,29 @@ impl Kind {
             Self::Nitro => Some(EvidenceKind::Nitro),
             Self::Tpm => Some(EvidenceKind::Tpm),
         }
+    }
+
+    /// What is compared with what by a check of this kind, for auditors. Empty where no table speaks of the check.
+    pub fn about(self, check: &str) -> &'static str {
+        let (own, below): (&[Check], &[Check]) = match self {
+            Self::SevSnp => (evidence::sev_snp::checks::CHECKS, &[]),
+            Self::Tdx | Self::Sgx => (evidence::dcap::checks::CHECKS, &[]),
+            Self::AzSnpVtpm => (
+                evidence::az_vtpm::checks::CHECKS,
+                evidence::sev_snp::checks::CHECKS,
+            ),
+            Self::AzTdxVtpm => (
+                evidence::az_vtpm::checks::CHECKS,
+                evidence::dcap::checks::CHECKS,
+            ),
+            Self::NvidiaGpu => (evidence::nvidia_gpu::checks::CHECKS, &[]),
+            Self::Nitro => (evidence::nitro::CHECKS, &[]),
+            Self::Tpm => (&[], &[]),
+        };
+        let row = own.iter().chain(below).find(|row| row.name == check);
+        // What profiles demand of a claim is a check with the claim's name.
+        let claim = || definition(self.evidence_kind()?, check).map(|claim| claim.doc);
+        row.map(|row| row.about).or_else(claim).unwrap_or_default()
     }
 }
 

@@ -195,7 +195,8 @@ fn verify_ocsp(
     }
 }
 
-fn time(seconds: i64) -> SystemTime {
+/// Unix time as a time; before 1970 and after 9999 the nearest of both.
+pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(MAX_TIME))
 }
 

@@ -119,6 +119,11 @@ pub enum DocumentError {
 }
 
 impl<'a> Document<'a> {
+    /// Certificates in DER, root first.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.chain.iter().copied().chain([self.certificate])
+    }
+
     /// Reads a document.
     ///
     /// # Errors

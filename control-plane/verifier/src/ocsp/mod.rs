@@ -160,6 +160,13 @@ struct Single<'a> {
 }
 
 impl Response<'_> {
+    /// About which serial numbers it speaks, since when and until when. Nothing is verified.
+    pub(crate) fn stated(&self) -> impl Iterator<Item = (&[u8], SystemTime, SystemTime)> {
+        self.answers
+            .iter()
+            .map(|single| (single.serial, single.this_update, single.next_update))
+    }
+
     /// Whether it is about this certificate. Nothing is verified.
     ///
     /// # Errors

@@ -205,7 +205,7 @@ fn report(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// A response of OCSP, in DER or as text: what says so by its name, or can be read as one.
-fn response(file: &File<'_>) -> Option<Vec<u8>> {
+pub(crate) fn response(file: &File<'_>) -> Option<Vec<u8>> {
     let is_named = file.name.to_ascii_lowercase().starts_with("ocsp");
     if file.bytes.len() > MAX_RESPONSE_BYTES {
         return is_named.then(Vec::new);
