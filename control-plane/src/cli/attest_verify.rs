@@ -12,8 +12,10 @@ use vouchsafe_config::load;
 use vouchsafe_config::profile::{Alternative, AttestationProfile};
 use vouchsafe_config::set::Options;
 use vouchsafe_verifier::dossier::{self, Dossier, Expected, File, Kind, Rules};
-use vouchsafe_verifier::judgement::{Judgement, Outcome as CheckOutcome, Status};
+use vouchsafe_verifier::endorsement::age::{self, Dated};
+use vouchsafe_verifier::judgement::{Finding, Judgement, Outcome as CheckOutcome, Status};
 
+use super::attest_explain::endorsements_json;
 use super::{Format, Outcome, table};
 use crate::reference;
 
@@ -50,61 +52,86 @@ pub(super) struct Arguments {
     no_binding: bool,
     /// For people or for programs.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    pub(super) output: Format,
     /// Evidence, and endorsements that came with it; a folder stands for its files.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
+/// A judgement with what explains it.
+pub(super) struct Judged {
+    pub(super) kind: Kind,
+    pub(super) at: SystemTime,
+    /// By which profile, if any.
+    pub(super) profile: Option<String>,
+    pub(super) judgement: Judgement,
+    /// For each check the profile's line that decides it, or nothing.
+    lines: Vec<String>,
+    /// What the judgement rests on.
+    pub(super) used: Vec<Dated>,
+}
+
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let files = match read_all(&arguments.files) {
-        Ok(files) => files,
-        Err(error) => return Outcome::misused(format!("error: {error}\n")),
+    let is_json = arguments.output == Format::Json;
+    let judged = match judged(arguments, is_json) {
+        Ok(judged) => judged,
+        Err(outcome) => return outcome,
     };
-    let endorsements = match read_all(arguments.endorsements.as_slice()) {
-        Ok(files) => files,
-        Err(error) => return Outcome::misused(format!("error: {error}\n")),
+    let output = match is_json {
+        true => match to_json(&judged) {
+            Ok(json) => super::json(&json),
+            Err(error) => return Outcome::misused(format!("error: {error}\n")),
+        },
+        false => show(&judged),
     };
+    Outcome {
+        status: exit_status(&judged.judgement),
+        output,
+        error: String::new(),
+    }
+}
+
+/// Reads what is asked about and judges it; the outcome says what was wrong with the question.
+pub(super) fn judged(arguments: &Arguments, wants_used: bool) -> Result<Judged, Outcome> {
+    let misused = |error: String| Outcome::misused(format!("error: {error}\n"));
+    let files = read_all(&arguments.files).map_err(misused)?;
+    let endorsements = read_all(arguments.endorsements.as_slice()).map_err(misused)?;
     let at = arguments.at.map_or_else(now, SystemTime::from);
-    let profile = match read_profile(arguments, at) {
-        Ok(profile) => profile,
-        Err(error) => return Outcome::misused(error),
-    };
+    let profile = read_profile(arguments, at).map_err(Outcome::misused)?;
     let (files, endorsements) = (borrowed(&files), borrowed(&endorsements));
     let dossier = Dossier {
         files: &files,
         endorsements: &endorsements,
     };
-    let (judgement, lines) = match &profile {
-        None => (judge(arguments, dossier, at), Vec::new()),
-        Some(profile) => match judge_by(arguments, profile, dossier, at) {
-            Some((judgement, alternative)) => {
-                let lines = policy_lines(arguments.kind, profile, alternative, &judgement);
-                (judgement, lines)
-            }
-            None => {
-                let kind = arguments.kind.as_str();
-                let message = format!(
-                    "error: profile `{}` has no alternative with `{kind}`\n",
-                    profile.name
-                );
-                return Outcome::misused(message);
-            }
-        },
+    let judge_all = |dossier: Dossier<'_>| match &profile {
+        None => Some((judge(arguments, dossier, at), None)),
+        Some(profile) => { judge_by(arguments, profile, dossier, at) }
+            .map(|(judgement, alternative)| (judgement, Some((profile, alternative)))),
     };
-    let output = match arguments.output {
-        Format::Json => match to_json(&judgement, &lines) {
-            Ok(json) => json + "\n",
-            Err(error) => return Outcome::misused(format!("error: {error}\n")),
-        },
-        Format::Table => show(&judgement, &lines),
+    let name = profile.as_ref().map(|profile| profile.name.to_string());
+    let Some((judgement, by)) = judge_all(dossier) else {
+        let (name, kind) = (name.unwrap_or_default(), arguments.kind.as_str());
+        let error = format!("profile `{name}` has no alternative with `{kind}`");
+        return Err(misused(error));
     };
-    Outcome {
-        status: exit_status(&judgement),
-        output,
-        error: String::new(),
-    }
+    let lines = by.map(|(profile, alternative)| {
+        policy_lines(arguments.kind, profile, alternative, &judgement)
+    });
+    let used = match wants_used {
+        true => age::used(dossier, |dossier| {
+            judge_all(dossier).map(|(judgement, _)| judgement)
+        }),
+        false => Vec::new(),
+    };
+    Ok(Judged {
+        kind: arguments.kind,
+        at,
+        profile: name,
+        judgement,
+        lines: lines.unwrap_or_default(),
+        used,
+    })
 }
 
 fn judge(arguments: &Arguments, dossier: Dossier<'_>, at: SystemTime) -> Judgement {
@@ -235,18 +262,22 @@ const DECIDED_BY: [(&str, &str); 13] = [
     ("mitigations", "required_mitigations"),
 ];
 
-/// The judgement, with the deciding line beside each check that has one.
-fn to_json(judgement: &Judgement, lines: &[String]) -> serde_json::Result<String> {
-    let mut json = serde_json::to_value(judgement)?;
+/// The judgement, with the deciding line beside each check that has one, and with what it rests on.
+pub(super) fn to_json(judged: &Judged) -> serde_json::Result<serde_json::Value> {
+    let mut json = serde_json::to_value(&judged.judgement)?;
     let checks = json
         .get_mut("checks")
         .and_then(|checks| checks.as_array_mut());
-    for (check, line) in checks.into_iter().flatten().zip(lines) {
+    for (check, line) in checks.into_iter().flatten().zip(&judged.lines) {
         if let Some(check) = check.as_object_mut().filter(|_| !line.is_empty()) {
             check.insert("policy".to_owned(), line.as_str().into());
         }
     }
-    serde_json::to_string_pretty(&json)
+    if let Some(object) = json.as_object_mut() {
+        let used = endorsements_json(&judged.used, judged.at);
+        object.insert("endorsements".to_owned(), used);
+    }
+    Ok(json)
 }
 
 #[expect(
@@ -257,7 +288,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn exit_status(judgement: &Judgement) -> u8 {
+pub(super) fn exit_status(judgement: &Judgement) -> u8 {
     match judgement.status {
         Status::Affirming => 0,
         _ if judgement.is_incomplete => 2,
@@ -265,19 +296,8 @@ fn exit_status(judgement: &Judgement) -> u8 {
     }
 }
 
-fn show(judgement: &Judgement, lines: &[String]) -> String {
-    let lines = lines
-        .iter()
-        .map(String::as_str)
-        .chain(std::iter::repeat(""));
-    let rows = judgement.checks.iter().zip(lines).map(|(check, line)| {
-        let outcome = match check.outcome {
-            CheckOutcome::Passed => "passed",
-            CheckOutcome::Failed => "FAILED",
-            CheckOutcome::Warning => "warning",
-            CheckOutcome::Missing => "missing",
-            CheckOutcome::NotChecked => "not checked",
-        };
+fn show(judged: &Judged) -> String {
+    let rows = checks(judged).map(|(check, outcome, line)| {
         vec![
             check.name.to_owned(),
             outcome.to_owned(),
@@ -285,13 +305,38 @@ fn show(judgement: &Judgement, lines: &[String]) -> String {
             line.to_owned(),
         ]
     });
-    let status = match judgement.status {
+    let checks = table(&["CHECK", "OUTCOME", "DETAIL", "POLICY"], rows.collect());
+    let status = status(&judged.judgement);
+    format!("{checks}\n{status}: {}\n", judged.judgement.reason)
+}
+
+/// Each check with its outcome and the line that decides it, as people read them.
+pub(super) fn checks(judged: &Judged) -> impl Iterator<Item = (&Finding, &'static str, &str)> {
+    let lines = judged.lines.iter().map(String::as_str);
+    let lines = lines.chain(std::iter::repeat(""));
+    judged
+        .judgement
+        .checks
+        .iter()
+        .zip(lines)
+        .map(|(check, line)| {
+            let outcome = match check.outcome {
+                CheckOutcome::Passed => "passed",
+                CheckOutcome::Failed => "FAILED",
+                CheckOutcome::Warning => "warning",
+                CheckOutcome::Missing => "missing",
+                CheckOutcome::NotChecked => "not checked",
+            };
+            (check, outcome, line)
+        })
+}
+
+pub(super) fn status(judgement: &Judgement) -> &'static str {
+    match judgement.status {
         Status::Affirming => "affirming",
         Status::Warning => "warning",
         Status::Contraindicated => "contraindicated",
-    };
-    let checks = table(&["CHECK", "OUTCOME", "DETAIL", "POLICY"], rows.collect());
-    format!("{checks}\n{status}: {}\n", judgement.reason)
+    }
 }
 
 fn parse_report_data(text: &str) -> Result<Expected, String> {
@@ -358,172 +403,4 @@ pub(super) fn borrowed(held: &[Held]) -> Vec<File<'_>> {
 const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
-
-    fn line(rest: &str) -> Result<Arguments, clap::Error> {
-        let words = format!("verify {rest}");
-        Line::try_parse_from(words.split_whitespace()).map(|line| line.arguments)
-    }
-
-    fn case(name: &str) -> String {
-        format!("{}/verifier/testdata/{name}", env!("CARGO_MANIFEST_DIR"))
-    }
-
-    #[track_caller]
-    fn check(rest: &str, status: u8, reason: &str) {
-        let outcome = run(&line(&format!("{rest} -o json")).unwrap());
-        let found: serde_json::Value = serde_json::from_str(&outcome.output).unwrap();
-        assert_eq!(
-            (outcome.status, found["reason"].as_str()),
-            (status, Some(reason)),
-            "{found:#}"
-        );
-    }
-
-    #[test]
-    fn exit_status_says_yes_no_or_cannot_be_judged() {
-        let good = case("snp/milan-v2-vcek");
-        let at = "--kind sev_snp --at 2025-06-01T00:00:00Z";
-        check(&format!("{at} --no-binding {good}"), 0, "verified");
-        check(
-            &format!("{at} --no-binding {}", case("snp/milan-v2-debug")),
-            1,
-            "debug_enabled",
-        );
-        check(
-            &format!("{at} --no-binding {good}/report.bin"),
-            2,
-            "endorsement_missing",
-        );
-        let other = "00".repeat(64);
-        check(
-            &format!("{at} --expect-report-data {other} {good}"),
-            1,
-            "report_data_mismatch",
-        );
-        let endorsed = format!("{at} --no-binding --endorsements {good} {good}/report.bin");
-        check(&endorsed, 0, "verified");
-        let missing = run(&line(&format!("{at} --no-binding {good}/none.bin")).unwrap());
-        assert_eq!(missing.status, 2);
-    }
-
-    /// Judges a good report by a profile with this section.
-    #[track_caller]
-    fn check_profile(section: &str, status: u8, reason: &str) -> serde_json::Value {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("profile.yaml");
-        let text = format!(
-            "apiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\n\
-             metadata: {{name: one, namespace: test}}\nspec:\n  any_of:\n    - sev_snp:\n{section}\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        let at = "--kind sev_snp --at 2025-06-01T00:00:00Z --no-binding -o json";
-        let (file, good) = (file.display(), case("snp/milan-v2-vcek"));
-        let outcome = run(&line(&format!("{at} --profile-file {file} {good}")).unwrap());
-        let error = &outcome.error;
-        assert!(!outcome.output.is_empty(), "{error}");
-        let found: serde_json::Value = serde_json::from_str(&outcome.output).unwrap();
-        assert_eq!(
-            (outcome.status, found["reason"].as_str()),
-            (status, Some(reason)),
-            "{found:#}"
-        );
-        found
-    }
-
-    #[test]
-    fn a_profile_decides_each_key_by_itself() {
-        let good = run(&line(&format!(
-            "--kind sev_snp --at 2025-06-01T00:00:00Z --no-binding -o json {}",
-            case("snp/milan-v2-vcek")
-        ))
-        .unwrap());
-        let good: serde_json::Value = serde_json::from_str(&good.output).unwrap();
-        let claims = &good["claims"];
-        let measured = claims["measurement"].as_str().unwrap();
-        let images = format!("        images: [{{name: a, sha384: \"{measured}\"}}]");
-        let with = |more: &str| format!("{images}\n        {more}");
-        let found = check_profile(&images, 0, "verified");
-        assert_eq!(found["claims"]["image"], "a");
-
-        let until = "2025-06-01T00:00:00Z";
-        let ended =
-            format!("        images: [{{name: a, sha384: \"{measured}\", until: {until}}}]");
-        check_profile(&ended, 1, "image");
-        let other = format!(
-            "        images: [{{name: a, sha384: \"{}\"}}]",
-            "00".repeat(48)
-        );
-        let found = check_profile(&other, 1, "image");
-        let checks = found["checks"].as_array().unwrap();
-        let image = checks
-            .iter()
-            .find(|check| check["name"] == "image")
-            .unwrap();
-        let place = image["policy"].as_str().unwrap();
-        assert!(place.ends_with("profile.yaml:7"), "{place}");
-
-        let snp = claims["tcb.snp"].as_u64().unwrap();
-        check_profile(&with(&format!("tcb: {{snp: \">={snp}\"}}")), 0, "verified");
-        check_profile(&with("tcb: {snp: \">=255\"}"), 1, "reported_tcb_too_old");
-        check_profile(&with("product: Milan"), 0, "verified");
-        check_profile(&with("product: [Genoa, Turin]"), 1, "claim_not_accepted");
-        check_profile(&with("debug: true"), 1, "claim_not_accepted");
-        check_profile(&with("csp_id: nobody"), 1, "claim_not_accepted");
-    }
-
-    #[test]
-    fn a_profile_must_be_there_and_speak_of_the_kind() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("profile.yaml");
-        let at = "--kind nitro --no-binding";
-        let missing = run(&line(&format!("{at} --profile-file {} x", file.display())).unwrap());
-        assert_eq!(missing.status, 2);
-        std::fs::write(
-            &file,
-            "apiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\nmetadata: {name: one, namespace: test}\n\
-             spec: {any_of: [{simulated: {images: [{name: a}]}}]}\n",
-        )
-        .unwrap();
-        let good = case("snp/milan-v2-vcek");
-        let other = run(&line(&format!("{at} --profile-file {} {good}", file.display())).unwrap());
-        assert_eq!(other.status, 2);
-        assert!(
-            other.error.contains("no alternative with `nitro`"),
-            "{}",
-            other.error
-        );
-        assert!(line(&format!("{at} --profile test/one {good}")).is_err());
-    }
-
-    #[test]
-    fn judgement_without_binding_says_so() {
-        let good = case("snp/milan-v2-vcek");
-        let outcome = run(&line(&format!(
-            "--kind sev_snp --at 2025-06-01T00:00:00Z --no-binding -o json {good}"
-        ))
-        .unwrap());
-        let found: serde_json::Value = serde_json::from_str(&outcome.output).unwrap();
-        assert_eq!(found["binding"], "not_checked");
-        assert_eq!(found["status"], "affirming");
-    }
-
-    #[test]
-    fn exactly_one_binding_must_be_said() {
-        assert!(line("--kind sev_snp file").is_err());
-        assert!(line("--kind sev_snp --no-binding --expect-nonce 00 file").is_err());
-        assert!(line("--kind sev_snp --expect-report-data 00 file").is_err());
-        assert!(line("--kind sev_snp --expect-nonce= file").is_err());
-        assert!(line("--kind unheard_of --no-binding file").is_err());
-        assert!(line("--kind nitro --expect-nonce 00 file").is_ok());
-    }
-}
+pub(super) mod tests;

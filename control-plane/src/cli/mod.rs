@@ -8,6 +8,7 @@ pub mod explain;
 pub mod schema;
 pub mod workload_init;
 
+mod attest_explain;
 mod attest_verify;
 mod client;
 mod documents;
@@ -125,6 +126,8 @@ enum Command {
 enum AttestCommand {
     /// Judges evidence from files, offline: exit code 0 only if it affirms, 2 if it can't be judged.
     Verify(attest_verify::Arguments),
+    /// Judges as `verify` does and says why: what each check compares, what it found, and how old each endorsement is.
+    Explain(attest_verify::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -221,6 +224,7 @@ async fn run(command: Command) -> Outcome {
         Command::Log(LogCommand::Verify(ask)) => log::verify(&ask),
         Command::Log(LogCommand::Rerun { number, ask }) => log::rerun(number, &ask),
         Command::Attest(AttestCommand::Verify(arguments)) => attest_verify::run(&arguments),
+        Command::Attest(AttestCommand::Explain(arguments)) => attest_explain::run(&arguments),
         Command::Endorsements(command) => endorsements::run(command).await,
     }
 }
