@@ -4,7 +4,9 @@
 //! Source: JSON Schema draft 2020-12.
 
 use serde_json::{Map, Value, json};
-use vouchsafe_attestation::claims::{ClaimDefinition, ClaimType, EvidenceKind, definition};
+use vouchsafe_attestation::claims::{
+    ClaimDefinition, ClaimType, EvidenceKind, claims_of, definition,
+};
 
 use crate::claim;
 use crate::document::Kind;
@@ -48,6 +50,45 @@ pub fn file_name(kind: Kind) -> &'static str {
         Kind::PolicyTest => "policy-test.json",
     }
 }
+
+/// The name of the file that holds the page of claims.
+pub const CLAIMS_FILE: &str = "claims.md";
+
+/// The page of claims for people, as Markdown: what each kind of evidence says, and how it compares.
+pub fn claims_page() -> String {
+    let mut page = CLAIMS_HEAD.to_owned();
+    page.push_str("\n| Type | Is compared with |\n|---|---|\n");
+    for value in ClaimType::ALL {
+        page.push_str(&format!(
+            "| {} | {} |\n",
+            value.as_str(),
+            claim::allowed(value)
+        ));
+    }
+    for kind in EvidenceKind::ALL {
+        page.push_str(&format!("\n## {}\n\n", kind.as_str()));
+        page.push_str(&format!("{}.\n\n", kind.title()));
+        page.push_str("| Claim | Type | Says |\n|---|---|---|\n");
+        for claim in claims_of(kind) {
+            let (name, value) = (claim.name, claim.value.as_str());
+            let doc = claim.doc.replace('|', "\\|");
+            page.push_str(&format!("| `{name}` | {value} | {doc} |\n"));
+        }
+    }
+    page
+}
+
+/// What stands above the tables.
+const CLAIMS_HEAD: &str = "\
+# Claims
+
+What an attestation result can say of a machine, by kind of evidence.
+These names are stable: they stand in certificates, in an `AttestationProfile`, in `require` of an `AccessPolicy` and in a `Revocation`.
+A name that is not here is an error of policy, with the nearest names that exist.
+`vouchsafe schema --write config/schema` writes this page from the catalog that verifiers and policy share.
+Lists are alternatives: one of them must hold.
+A name with dots is written as a map in a map: `tcb.snp` as `tcb: {snp: \">=22\"}`.
+";
 
 fn map(shape: &MapShape) -> Value {
     let built = || {

@@ -122,6 +122,14 @@ fn committed_schemas_are_those_of_the_reader() {
     }
 }
 
+/// The same command writes it.
+#[test]
+fn the_committed_page_of_claims_is_that_of_the_catalog() {
+    let file = here("schema").join(schema::CLAIMS_FILE);
+    let committed = std::fs::read_to_string(file).unwrap_or_default();
+    assert_eq!(committed, schema::claims_page(), "claims.md is out of date");
+}
+
 #[test]
 fn bootstrap_files_among_policy_are_left_out_unless_they_hold_policy_too() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ impl Check {
 pub(super) struct Schema {
     /// A kind, such as `Workload`; without it the kinds are listed.
     kind: Option<String>,
-    /// Writes the schemas of all kinds into this folder.
+    /// Writes the schemas of all kinds, and the page of claims, into this folder.
     #[arg(long, value_name = "FOLDER", conflicts_with = "kind")]
     write: Option<PathBuf>,
 }

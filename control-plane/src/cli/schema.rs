@@ -23,15 +23,17 @@ pub fn show(kind: Option<&str>) -> Outcome {
     }
 }
 
-/// Writes the schemas of all kinds into a folder.
+/// Writes the schemas of all kinds, and the page of claims, into a folder.
 pub fn write(folder: &Path) -> Outcome {
     let written = Kind::ALL.into_iter().try_for_each(|kind| {
         fs::create_dir_all(folder)?;
         fs::write(folder.join(schema::file_name(kind)), schema::of(kind))
     });
+    let written =
+        written.and_then(|()| fs::write(folder.join(schema::CLAIMS_FILE), schema::claims_page()));
     match written {
         Ok(()) => Outcome::good(format!(
-            "wrote {} schemas to {}\n",
+            "wrote {} schemas and the page of claims to {}\n",
             Kind::ALL.len(),
             folder.display()
         )),
@@ -51,6 +53,8 @@ mod tests {
             let text = fs::read_to_string(folder.path().join(schema::file_name(kind))).unwrap();
             assert_eq!(show(Some(kind.as_str())).output, text);
         }
+        let page = fs::read_to_string(folder.path().join(schema::CLAIMS_FILE)).unwrap();
+        assert_eq!(page, schema::claims_page());
         assert_eq!(show(None).output.lines().count(), Kind::ALL.len());
         assert_eq!(show(Some("Pod")).status, 2);
     }

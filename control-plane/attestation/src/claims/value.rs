@@ -24,6 +24,17 @@ pub enum ClaimType {
 }
 
 impl ClaimType {
+    /// All types.
+    pub const ALL: [Self; 7] = [
+        Self::Bool,
+        Self::Number,
+        Self::Text,
+        Self::Version,
+        Self::HexVersion,
+        Self::Time,
+        Self::Set,
+    ];
+
     /// The word in documentation.
     pub fn as_str(self) -> &'static str {
         match self {
