@@ -61,6 +61,8 @@ pub struct Tpm {
     pub ek_chain: Option<PathBuf>,
     /// Boot event log, where the machine has one; default `/sys/kernel/security/tpm0/binary_bios_measurements`.
     pub event_log: Option<PathBuf>,
+    /// The kernel's measurement list, read where a profile asks for it; default [`DEFAULT_IMA_LOG`] where it exists.
+    pub ima_log: Option<PathBuf>,
 }
 
 /// How a TPM is reached.
@@ -112,6 +114,8 @@ pub struct Nitro {
 pub const DEFAULT_TPM_DEVICE: &str = "/dev/tpmrm0";
 /// Default of `tpm.event_log`, where the device is a real one.
 pub const DEFAULT_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// Default of `tpm.ima_log`, where the device is a real one.
+pub const DEFAULT_IMA_LOG: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
 /// Default of `sev_snp.path` and `tdx.path`.
 pub const DEFAULT_TSM: &str = "/sys/kernel/config/tsm/report";
 /// Default of `tdx.event_log`.
@@ -188,6 +192,12 @@ static TPM: MapShape = MapShape {
             Shape::Text(&scalar::FILE),
             DEFAULT_EVENT_LOG,
             "Boot event log; none by default where the TPM is a program.",
+        ),
+        optional(
+            "ima_log",
+            Shape::Text(&scalar::FILE),
+            DEFAULT_IMA_LOG,
+            "The kernel's list of measured files, read where a profile has rules for it; none by default where the TPM is a program.",
         ),
     ],
     exactly_one: &[],
@@ -412,6 +422,7 @@ fn read_tpm(node: &Node, folder: &Path) -> Option<Tpm> {
     Some(Tpm {
         ek_chain: path(node, "ek_chain", folder)?,
         event_log: path(node, "event_log", folder)?.or(default_log),
+        ima_log: path(node, "ima_log", folder)?,
         transport,
     })
 }

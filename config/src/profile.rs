@@ -1,6 +1,7 @@
 //! `AttestationProfile`: what must be proven before a name is given.
 
 pub mod hardware;
+pub mod ima;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -127,6 +128,8 @@ pub struct TpmReference {
     pub secure_boot: Option<bool>,
     /// Whether a boot event log must be there and replay to the quoted values.
     pub event_log: EventLog,
+    /// What the kernel's list of measured files may hold; without it the list is not asked for.
+    pub ima: Option<ima::Ima>,
 }
 
 impl TpmReference {
@@ -306,6 +309,12 @@ static TPM: MapShape = MapShape {
             "if_present",
             "Whether a boot event log must be there; where it is, it must replay.",
         ),
+        optional(
+            "ima",
+            Shape::Map(&ima::SPEC),
+            "",
+            "What the kernel's list of measured files may hold; with it a list must be there.",
+        ),
     ],
     exactly_one: &[],
 };
@@ -379,6 +388,10 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     for (index, node) in alternatives.iter().enumerate() {
         let place = any_of.index(index, node);
         check_roots(node, &place, reporter);
+        if let Some(node) = node.find(&["tpm", "ima"]) {
+            let place = place.key("tpm", place.owner).key("ima", place.owner);
+            ima::check(node, &place, reporter);
+        }
         for kind in EvidenceKind::ALL {
             let Some(section) = node.get(kind.as_str()) else {
                 continue;
@@ -578,6 +591,10 @@ fn read_tpm(node: &Node) -> Option<TpmReference> {
             None | Some(Some("if_present")) => EventLog::IfPresent,
             Some(Some("required")) => EventLog::Required,
             Some(_) => return None,
+        },
+        ima: match node.get("ima") {
+            Some(node) => Some(ima::read(node)?),
+            None => None,
         },
     })
 }

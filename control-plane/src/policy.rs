@@ -17,6 +17,8 @@ use vouchsafe_config::mesh::{EkRootCertificates, Mesh};
 use vouchsafe_config::set::{Options, PolicySet};
 use vouchsafe_verifier::endorsement::{EkRoot, EkRoots};
 
+use crate::reference::unusable_signer;
+
 /// A policy that is right as a whole and fits this trust domain.
 #[derive(Debug)]
 pub struct LoadedPolicy {
@@ -69,6 +71,16 @@ pub enum LoadPolicyError {
     /// A manufacturer's root can't be read.
     #[error("`ek_roots` of the Mesh document has a certificate that is no authority's")]
     EkRoot,
+    /// A signer of measured files can't be used.
+    #[error(
+        "the signer `{signer}` of profile {profile} is no certificate with an RSA or NIST key and a key identifier"
+    )]
+    ImaSigner {
+        /// The profile.
+        profile: String,
+        /// The signer.
+        signer: String,
+    },
 }
 
 impl LoadedPolicy {
@@ -94,6 +106,14 @@ impl LoadedPolicy {
             for part in [document.resource_name(), document.distributable()] {
                 context.update(&(part.len() as u64).to_be_bytes());
                 context.update(part.as_bytes());
+            }
+        }
+        for profile in set.profiles() {
+            if let Some(signer) = unusable_signer(profile) {
+                return Err(LoadPolicyError::ImaSigner {
+                    profile: profile.name.to_string(),
+                    signer: signer.to_owned(),
+                });
             }
         }
         let mut digest = [0; 32];

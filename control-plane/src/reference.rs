@@ -2,6 +2,7 @@
 //! Pure.
 
 pub mod hardware;
+mod ima;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -14,6 +15,7 @@ use vouchsafe_verifier::appraise::{Appraised, Expected, appraise};
 use vouchsafe_verifier::dossier::Rules;
 use vouchsafe_verifier::evidence::EvidenceItem;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
+use vouchsafe_verifier::evidence::tpm::ima::policy::Policy;
 use vouchsafe_verifier::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
 use vouchsafe_verifier::evidence::tpm::rules as tpm_rules;
 use vouchsafe_verifier::reference_value::{
@@ -49,6 +51,19 @@ pub fn pcr_selection(profile: &AttestationProfile) -> PcrSelection {
         }
     }
     selection
+}
+
+/// Name of a signer of measured files whose certificate can't be used, if the profile has one.
+pub fn unusable_signer(profile: &AttestationProfile) -> Option<&str> {
+    let mut alternatives = profile.any_of.iter();
+    alternatives.find_map(|one| ima::unusable(one.tpm.as_ref()?.ima.as_ref()?))
+}
+
+/// What each TPM alternative demands of the kernel's measurement list, where it demands something.
+pub fn ima_rules(profile: &AttestationProfile) -> Vec<Policy> {
+    let tpms = { profile.any_of.iter() }.filter_map(|one| one.tpm.as_ref());
+    tpms.filter_map(|tpm| tpm.ima.as_ref().map(ima::policy))
+        .collect()
 }
 
 /// Evidence that fits an alternative, with the name of the image that it matched.
@@ -223,6 +238,7 @@ fn tpm_reference(tpm: &ConfiguredTpm) -> TpmReference {
         class: tpm.classes.iter().copied().min().unwrap_or(Class::Hardware),
         ek_certified: None,
         secure_boot: tpm.secure_boot,
+        ima: tpm.ima.as_ref().map(ima::policy),
     }
 }
 

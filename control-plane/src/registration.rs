@@ -16,8 +16,9 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_verifier::evidence::tpm::TpmState;
 use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
+use vouchsafe_verifier::evidence::tpm::ima::Checkpoint;
+use vouchsafe_verifier::evidence::tpm::{JudgedList, TpmState};
 
 use crate::issuance::token_spent;
 use crate::refusal::{Refused, unavailable};
@@ -357,6 +358,43 @@ pub(crate) struct StoredTpm {
     reset_count: u32,
     restart_count: u32,
     safe: bool,
+    #[serde(default)]
+    ima: Option<StoredList>,
+}
+
+/// How far a measurement list was judged.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct StoredList {
+    bank: String,
+    count: u64,
+    aggregate: String,
+    policy_sha256: String,
+}
+
+impl From<&JudgedList> for StoredList {
+    fn from(judged: &JudgedList) -> Self {
+        Self {
+            bank: judged.checkpoint.bank.as_str().to_owned(),
+            count: judged.checkpoint.count,
+            aggregate: hex::encode(&judged.checkpoint.aggregate),
+            policy_sha256: hex::encode(judged.policy_sha256),
+        }
+    }
+}
+
+impl StoredList {
+    fn into_judged(self) -> Option<JudgedList> {
+        let mut policy_sha256 = [0; 32];
+        hex::decode_to_slice(&self.policy_sha256, &mut policy_sha256).ok()?;
+        Some(JudgedList {
+            checkpoint: Checkpoint {
+                bank: self.bank.parse().ok()?,
+                count: self.count,
+                aggregate: hex::decode(&self.aggregate).ok()?,
+            },
+            policy_sha256,
+        })
+    }
 }
 
 impl From<&Instance> for StoredInstance {
@@ -422,6 +460,7 @@ impl From<&TpmState> for StoredTpm {
             reset_count: tpm.clock.reset_count,
             restart_count: tpm.clock.restart_count,
             safe: tpm.clock.safe,
+            ima: tpm.ima.as_ref().map(StoredList::from),
         }
     }
 }
@@ -439,6 +478,10 @@ impl StoredTpm {
                 restart_count: self.restart_count,
                 safe: self.safe,
             },
+            ima: match self.ima {
+                Some(list) => Some(list.into_judged()?),
+                None => None,
+            },
         })
     }
 }
@@ -451,6 +494,8 @@ const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
 
     use super::*;
 
@@ -472,6 +517,14 @@ mod tests {
                     restart_count: 3,
                     safe: true,
                 },
+                ima: Some(JudgedList {
+                    checkpoint: Checkpoint {
+                        bank: HashAlgorithm::Sha256,
+                        count: 826,
+                        aggregate: vec![4; 32],
+                    },
+                    policy_sha256: [5; 32],
+                }),
             }),
             vtpm_key: vec![number],
             class: "software".into(),

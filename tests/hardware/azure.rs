@@ -55,6 +55,7 @@ fn config(paravisor: &Paravisor, imds: String) -> AzVtpm {
             transport: TpmTransport::SwtpmUnix(paravisor.socket()),
             ek_chain: None,
             event_log: None,
+            ima_log: None,
         },
         imds,
     }
@@ -182,6 +183,7 @@ async fn a_tpm_of_another_machine_is_not_taken_for_azures() {
             transport: TpmTransport::SwtpmUnix(tpm.socket()),
             ek_chain: None,
             event_log: None,
+            ima_log: None,
         },
         imds: "127.0.0.1:1".to_owned(),
     };

@@ -83,7 +83,7 @@ async fn a_credential_opens_only_for_the_keys_that_were_offered() {
     let (one, other) = (Swtpm::start().unwrap(), Swtpm::start().unwrap());
     let mut attester = open(config(&one)).await;
     let mut theirs = open(config(&other)).await;
-    let names = attester.names();
+    let names = attester.names(TPM);
     let base = View::honest().base(&names.ek, &names.ak);
     let honest = offer(&mut attester).await;
     let foreign = offer(&mut theirs).await;
@@ -190,7 +190,7 @@ async fn a_narrowed_or_widened_selection_is_refused() {
         let mut attester = open(config(&swtpm)).await;
         let offer = offer(&mut attester).await;
         let (credential, challenged) = challenge(&offer, asked.clone());
-        let names = attester.names();
+        let names = attester.names(TPM);
         let base = View::honest().base(&names.ek, &names.ak);
         // The sidecar's host lies to its TPM about what was asked.
         let evidence = collect(&mut attester, &base, &message(&credential, &quoted)).await;
@@ -332,10 +332,10 @@ async fn another_key_or_another_tpm_is_not_the_enrolled_one() {
 #[tokio::test]
 async fn the_attestation_key_is_the_same_after_a_restart_of_sidecar_and_machine() {
     let mut swtpm = Swtpm::start().unwrap();
-    let before = open(config(&swtpm)).await.names();
-    assert_eq!(open(config(&swtpm)).await.names(), before);
+    let before = open(config(&swtpm)).await.names(TPM);
+    assert_eq!(open(config(&swtpm)).await.names(TPM), before);
     swtpm.reboot().unwrap();
-    assert_eq!(open(config(&swtpm)).await.names(), before);
+    assert_eq!(open(config(&swtpm)).await.names(TPM), before);
 }
 
 #[tokio::test]
@@ -351,7 +351,7 @@ async fn many_attestations_leave_no_object_behind() {
     let (mut credential, _challenged) = challenge(&offer, selection());
     let last = credential.blob.len() - 1;
     credential.blob[last] ^= 1;
-    let names = attester.names();
+    let names = attester.names(TPM);
     let base = View::honest().base(&names.ek, &names.ak);
     for _ in 0..4 {
         let refused = attester
@@ -378,7 +378,7 @@ async fn a_missing_tpm_is_named() {
     let mut attester = open(config.clone()).await;
     let (credential, _challenged) = challenge(&offer(&mut attester).await, selection());
     drop(swtpm);
-    let names = attester.names();
+    let names = attester.names(TPM);
     let base = View::honest().base(&names.ek, &names.ak);
     let gone = attester
         .collect(&base, &message(&credential, &selection()))

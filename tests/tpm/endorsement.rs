@@ -75,7 +75,7 @@ async fn evidence_of_a_certified_rsa_endorsement_key_is_accepted() {
         .unwrap()
         .challenge(selection())
         .unwrap();
-    let names = attester.names();
+    let names = attester.names(TPM);
     let base = View::honest().base(&names.ek, &names.ak);
     let evidence = collect(&mut attester, &base, &message(&credential, &selection())).await;
     let mut reference = image(&evidence.pcrs);

@@ -16,6 +16,7 @@ fn transport(transport: proxy::TpmTransport) -> proxy::Tpm {
         transport,
         ek_chain: None,
         event_log: None,
+        ima_log: None,
     }
 }
 
@@ -97,7 +98,7 @@ async fn answers_that_no_tpm_gives_are_errors() {
 #[tokio::test]
 async fn a_tpm_behind_tcp_is_the_same_tpm() {
     let swtpm = Swtpm::start().unwrap();
-    let direct = open(config(&swtpm)).await.names();
+    let direct = open(config(&swtpm)).await.names(TPM);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let socket = swtpm.socket();
@@ -109,7 +110,7 @@ async fn a_tpm_behind_tcp_is_the_same_tpm() {
         }
     });
     let mut attester = open(transport(proxy::TpmTransport::SwtpmTcp(address))).await;
-    assert_eq!(attester.names(), direct);
+    assert_eq!(attester.names(TPM), direct);
     Attempt::with(&mut attester).await.judge().unwrap();
     forwarder.join().unwrap();
 }
@@ -146,7 +147,7 @@ async fn a_file_that_is_not_there_is_named() {
     };
     let mut attester = open(log).await;
     let (credential, _challenged) = challenge(&offer(&mut attester).await, selection());
-    let names = attester.names();
+    let names = attester.names(TPM);
     let base = View::honest().base(&names.ek, &names.ak);
     let error = attester
         .collect(&base, &message(&credential, &selection()))

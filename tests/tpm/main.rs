@@ -6,4 +6,5 @@ mod attestation;
 mod endorsement;
 mod event_log;
 mod hostile;
+mod ima;
 mod support;

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use vouchsafe_api::convert::attest as api;
 use vouchsafe_attestation::binding::{Base, Nonce, Purpose, Role, Transcript};
-use vouchsafe_attestation::claims::Class;
+use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::proxy;
-use vouchsafe_proxy::attester::Attester;
+use vouchsafe_proxy::attester::Attesters;
 use vouchsafe_tests::swtpm::Swtpm;
 use vouchsafe_verifier::appraise::{Appraised, Expected, appraise};
 use vouchsafe_verifier::endorsement::EkRoots;
@@ -18,6 +18,7 @@ use vouchsafe_verifier::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
 use vouchsafe_verifier::evidence::tpm::{self, Challenged, CheckedOffer, TpmState};
 use vouchsafe_verifier::evidence::{Evidence, EvidenceItem};
 use vouchsafe_verifier::reference_value::{Alternative, ReferenceValues, TpmImage, TpmReference};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 use vouchsafe_verifier::verdict::Refusal;
 
 /// What enters the transcript, each field changeable.
@@ -79,14 +80,20 @@ pub fn config(swtpm: &Swtpm) -> proxy::Tpm {
         transport: proxy::TpmTransport::SwtpmUnix(swtpm.socket()),
         ek_chain: None,
         event_log: None,
+        ima_log: None,
     }
 }
 
-pub async fn open(config: proxy::Tpm) -> Attester {
-    Attester::open(&proxy::Attester::Tpm(config)).await.unwrap()
+pub async fn open(config: proxy::Tpm) -> Attesters {
+    Attesters::open(&[proxy::Attester::Tpm(config)])
+        .await
+        .unwrap()
 }
 
-pub async fn offer(attester: &mut Attester) -> tpm::Offer {
+/// What these attestations ask for.
+pub const TPM: &[EvidenceKind] = &[EvidenceKind::Tpm];
+
+pub async fn offer(attester: &mut Attesters) -> tpm::Offer {
     let mut offers = attester.offers().await.unwrap();
     match (offers.pop(), offers.pop()) {
         (Some(api::Offer::Tpm(offer)), None) => tpm::Offer {
@@ -118,19 +125,20 @@ pub fn message(credential: &Credential, selection: &PcrSelection) -> api::Challe
     api::Challenge {
         nonce: Nonce([2; 32]),
         server_time: SystemTime::now(),
-        required: vec![vouchsafe_attestation::claims::EvidenceKind::Tpm],
+        required: TPM.to_vec(),
         policy_revision: View::honest().revision,
         answers: vec![api::Answer::Tpm(api::TpmAnswer {
             credential_blob: credential.blob.clone(),
             encrypted_secret: credential.encrypted_secret.clone(),
             selection: banks.collect(),
+            ima: None,
         })],
     }
 }
 
 /// What the sidecar sends, as the verifier takes it.
 pub async fn collect(
-    attester: &mut Attester,
+    attester: &mut Attesters,
     base: &Base,
     challenge: &api::Challenge,
 ) -> tpm::Evidence {
@@ -148,6 +156,8 @@ pub async fn collect(
             pcrs: values(&evidence.pcrs),
             event_log: evidence.event_log,
             activated_credential: evidence.activated_credential,
+            ima_log: evidence.ima_log,
+            ima_offset: evidence.ima_offset,
         },
         other => panic!("expected one piece of a TPM's evidence, found {other:?}"),
     }
@@ -177,8 +187,9 @@ pub fn image(pcrs: &PcrValues) -> ReferenceValues {
                 class: Class::Software,
                 ek_certified: None,
                 secure_boot: None,
+                ima: None,
             }),
-            simulated: None,
+            ..Alternative::default()
         }],
     }
 }
@@ -207,12 +218,22 @@ impl Attempt {
         Self::with(&mut attester).await
     }
 
-    pub async fn with(attester: &mut Attester) -> Self {
+    pub async fn with(attester: &mut Attesters) -> Self {
+        Self::asking(attester, None).await
+    }
+
+    /// Asks for the kernel's measurement list too.
+    pub async fn asking(attester: &mut Attesters, ima: Option<api::ImaFrom>) -> Self {
         let offer = offer(attester).await;
         let (credential, challenged) = challenge(&offer, selection());
-        let names = attester.names();
+        let names = attester.names(TPM);
         let base = View::honest().base(&names.ek, &names.ak);
-        let evidence = collect(attester, &base, &message(&credential, &selection())).await;
+        let mut message = message(&credential, &selection());
+        let [api::Answer::Tpm(answer)] = message.answers.as_mut_slice() else {
+            panic!("one answer, to the TPM");
+        };
+        answer.ima = ima;
+        let evidence = collect(attester, &base, &message).await;
         Self {
             view: View::honest(),
             reference: image(&evidence.pcrs),
@@ -227,10 +248,15 @@ impl Attempt {
         let base = self.view.base(&offer.ek_name(), &offer.ak_name());
         let expected = Expected {
             base: &base,
+            required: TPM,
             tpm: Some(&self.challenged),
             previous_tpm: self.previous.as_ref(),
+            vtpm_key: None,
+            nvidia_devices: 0,
             simulated_machine: None,
             danger_accept_simulated: false,
+            endorsements: &[],
+            roots: &VendorRoots::PINNED,
         };
         let items = [EvidenceItem {
             index: 0,

@@ -160,7 +160,7 @@ fn run(
         .collect();
     let class = details.iter().map(|(class, _)| *class).min();
     let tpm = verified.into_iter().find_map(|device| match device.proof {
-        Proof::Tpm(tpm) => Some(tpm.state),
+        Proof::Tpm(tpm) => Some(tpm.judged_by(fitting.tpm.as_ref()?.ima.as_ref())),
         Proof::Simulated(_) | Proof::Hardware(_) => None,
     });
     Ok(Appraised {

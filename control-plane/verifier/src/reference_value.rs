@@ -10,6 +10,7 @@ use vouchsafe_attestation::condition::Condition;
 
 use crate::dossier::Rules;
 use crate::evidence::tpm::hash::HashAlgorithm;
+use crate::evidence::tpm::ima::{self, policy::Policy};
 use crate::evidence::tpm::pcr::{PcrSelection, PcrSet, PcrValues};
 
 /// A profile: evidence must fit one alternative wholly. Without alternatives nothing fits.
@@ -66,6 +67,8 @@ pub struct TpmReference {
     pub ek_certified: Option<bool>,
     /// What the replayed event log must say of Secure Boot; `None` leaves it open.
     pub secure_boot: Option<bool>,
+    /// What the kernel's measurement list may hold; `None` does not ask for it.
+    pub ima: Option<Policy>,
 }
 
 /// An image by the PCR values that booting it leaves.
@@ -120,8 +123,11 @@ impl ReferenceValues {
         if banks.is_empty() {
             banks.push(HashAlgorithm::Sha256);
         }
+        let lists = { self.any_of.iter() }.filter_map(|one| one.tpm.as_ref()?.ima.as_ref());
+        let measured = PcrSet::new(lists.map(|_| ima::PCR)).unwrap_or_default();
         for hash in banks {
             selection.add(hash, PcrSet::FIRMWARE);
+            selection.add(hash, measured);
         }
         selection
     }

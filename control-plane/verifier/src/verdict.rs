@@ -63,6 +63,14 @@ pub enum Check {
     EventLog,
     /// The event log replays to the quoted values.
     EventLogReplay,
+    /// The measurement list is there and can be read.
+    ImaLog,
+    /// What is left out of the measurement list was judged before, in this boot and by these rules.
+    ImaCheckpoint,
+    /// The measurement list replays to the quoted PCR 10.
+    ImaReplay,
+    /// The profile allows every file that was measured.
+    ImaFile,
     /// The quoted values are those of a reference image.
     Image,
     /// Secure Boot is as the profile demands.
@@ -131,6 +139,10 @@ impl Check {
             Self::Clock => "clock",
             Self::EventLog => "event_log",
             Self::EventLogReplay => "event_log_replay",
+            Self::ImaLog => "ima_log",
+            Self::ImaCheckpoint => "ima_checkpoint",
+            Self::ImaReplay => "ima_replay",
+            Self::ImaFile => "ima_file",
             Self::Image => "image",
             Self::SecureBoot => "secure_boot",
             Self::Class => "class",
@@ -176,6 +188,12 @@ impl Check {
             Self::SameEk | Self::SameAk => "enrol again: the TPM or its key has changed",
             Self::ClockSafe | Self::ResetCount | Self::RestartCount | Self::Clock => {
                 "the TPM's counters went backwards: have the machine examined"
+            }
+            Self::ImaLog | Self::ImaCheckpoint | Self::ImaReplay => {
+                "attest again with the whole measurement list; the kernel must measure files"
+            }
+            Self::ImaFile => {
+                "stop running files that the workload's profile does not allow, and reboot"
             }
             Self::EventLog | Self::EventLogReplay | Self::Image | Self::SecureBoot => {
                 "boot an image that the workload's profile names"

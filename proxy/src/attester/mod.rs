@@ -431,6 +431,23 @@ pub enum CollectError {
         #[source]
         source: io::Error,
     },
+    /// The control plane asks for the kernel's measurement list, and there is none.
+    #[error(
+        "the control plane asks for the kernel's measurement list: boot with IMA, or name the list by `ima_log`"
+    )]
+    NoList,
+    /// The part of the measurement list that was not judged yet is longer than an attestation carries.
+    #[error(
+        "the measurement list `{path}` has {bytes} bytes that were not judged yet; {most} are carried"
+    )]
+    TooLong {
+        /// Where.
+        path: String,
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes that fit.
+        most: u64,
+    },
     /// The challenge has no answer to the TPM's offer.
     #[error("the control plane's challenge has no answer for the TPM")]
     NoAnswer,

@@ -177,6 +177,17 @@ pub struct TpmAnswer {
     pub encrypted_secret: Vec<u8>,
     /// What the quote must cover.
     pub selection: Vec<PcrSelection>,
+    /// From where on the kernel's measurement list is wanted; `None` where it is not.
+    pub ima: Option<ImaFrom>,
+}
+
+/// From where on a measurement list is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ImaFrom {
+    /// Entries that were judged before.
+    pub entries: u64,
+    /// The TPM's reset count when they were: in another boot the whole list is wanted.
+    pub reset_count: u32,
 }
 
 /// A hash algorithm of PCR banks.
@@ -277,6 +288,15 @@ pub struct TpmEvidence {
     pub event_log: Vec<u8>,
     /// What the credential blob held.
     pub activated_credential: Vec<u8>,
+    /// The kernel's measurement list from entry `ima_offset` on, at most [`TpmEvidence::MAX_IMA_LOG_BYTES`].
+    pub ima_log: Vec<u8>,
+    /// Entries that were judged before and are left out.
+    pub ima_offset: u64,
+}
+
+impl TpmEvidence {
+    /// Longest part of a measurement list that one attestation carries.
+    pub const MAX_IMA_LOG_BYTES: usize = evidence::MAX_IMA_LOG_BYTES;
 }
 
 /// PCR values of one bank.

@@ -55,8 +55,8 @@ impl ConvertError {
     }
 }
 
-/// Largest message of an attestation, either way: one evidence set with its event log.
-pub const MAX_ATTEST_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Largest message of an attestation, either way: one evidence set with its event log and measurement list.
+pub const MAX_ATTEST_MESSAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Largest message of a mesh-state stream: a snapshot of ten thousand documents that all concern one sidecar.
 pub const MAX_WATCH_RESPONSE_BYTES: usize = 64 * 1024 * 1024;

@@ -493,6 +493,8 @@ fn other_bodies() -> impl Iterator<Item = EvidenceBody> {
             pcrs: banks(),
             event_log: vec![3],
             activated_credential: vec![4],
+            ima_log: vec![5],
+            ima_offset: 6,
         }),
         EvidenceBody::Simulated(SimulatedEvidence {
             machine: "a".into(),

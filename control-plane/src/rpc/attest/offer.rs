@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use vouchsafe_api::convert::attest::{Answer, Hello, Offer, PcrHash, PcrSelection, TpmAnswer};
+use vouchsafe_api::convert::attest::{
+    Answer, Hello, ImaFrom, Offer, PcrHash, PcrSelection, TpmAnswer,
+};
 use vouchsafe_attestation::binding::Purpose;
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_config::profile::{Alternative, AttestationProfile};
@@ -14,7 +16,7 @@ use super::{Conversation, enroll_again};
 use crate::case::tpm_offer;
 use crate::issuance::refuse_revoked;
 use crate::mesh::MeshState;
-use crate::reference::{self, pcr_selection};
+use crate::reference::{self, ima_rules, pcr_selection};
 use crate::refusal::Refused;
 use crate::registration::Instance;
 
@@ -144,6 +146,7 @@ impl Conversation {
             credential_blob: credential.blob,
             encrypted_secret: credential.encrypted_secret,
             selection: wire_selection(challenged.selection()),
+            ima: ima_from(profile, known),
         }));
         Ok((Some(challenged), answers))
     }
@@ -159,6 +162,27 @@ fn has_gpus(alternative: &Alternative, hello: &Hello) -> bool {
     hello.offers.iter().any(|offer| match offer {
         Offer::NvidiaGpu(offered) => offered.gpus == demanded,
         _ => false,
+    })
+}
+
+/// From where on the measurement list is wanted: where some alternative has rules for it, after what was judged by the
+/// same rules.
+fn ima_from(profile: &AttestationProfile, known: Option<&Instance>) -> Option<ImaFrom> {
+    let rules = ima_rules(profile);
+    let first = rules.first()?.sha256();
+    let same = rules.iter().all(|other| other.sha256() == first);
+    let known = known.and_then(|known| known.tpm.as_ref());
+    let judged = known.and_then(|tpm| Some((tpm.clock.reset_count, tpm.ima.as_ref()?)));
+    let judged = judged.filter(|(_, judged)| same && judged.policy_sha256 == first);
+    Some(match judged {
+        Some((reset_count, judged)) => ImaFrom {
+            entries: judged.checkpoint.count,
+            reset_count,
+        },
+        None => ImaFrom {
+            entries: 0,
+            reset_count: 0,
+        },
     })
 }
 

@@ -24,6 +24,8 @@ fn item(item: &WireItem) -> Result<EvidenceItem, Refused> {
             pcrs: pcr_values(tpm.pcrs)?,
             event_log: tpm.event_log,
             activated_credential: tpm.activated_credential,
+            ima_log: tpm.ima_log,
+            ima_offset: tpm.ima_offset,
         }),
         EvidenceBody::Simulated(made_up) => Evidence::Simulated(simulated::Evidence {
             machine: made_up.machine,

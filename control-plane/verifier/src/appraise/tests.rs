@@ -178,6 +178,7 @@ fn evidence_has_exactly_the_kinds_that_an_alternative_names() {
         class: Class::Software,
         ek_certified: None,
         secure_boot: None,
+        ima: None,
     });
     check(&honest(), &both, |_| (), "required_evidence");
     // The second alternative fits.
@@ -248,6 +249,7 @@ fn a_profile_selects_its_images_pcrs_and_the_firmwares() {
             class: Class::Software,
             ek_certified: None,
             secure_boot: None,
+            ima: None,
         });
         profile.pcr_selection().to_string()
     };
@@ -296,6 +298,10 @@ fn reasons_are_words_that_stand_once() {
         Check::Clock,
         Check::EventLog,
         Check::EventLogReplay,
+        Check::ImaLog,
+        Check::ImaCheckpoint,
+        Check::ImaReplay,
+        Check::ImaFile,
         Check::Image,
         Check::SecureBoot,
         Check::Class,

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use vouchsafe_attestation::result::DeviceResult;
 
+use crate::evidence::tpm::ima::policy::Policy;
 use crate::evidence::{simulated, tpm};
 use crate::reference_value::{SimulatedReference, TpmReference};
 use crate::verdict::{Check, Findings, Refusal};
@@ -41,8 +42,33 @@ pub(super) fn appraise_tpm(
             format!("found {:?}, demanded {wanted:?}", tpm.secure_boot),
         )?;
     }
+    if let Some(policy) = &reference.ima {
+        appraise_list(tpm, policy, findings)?;
+    }
     tpm.device(index, image)
         .map_err(|error| findings.refuse(Check::Image, error.to_string()))
+}
+
+/// Every file that the kernel measured since it was judged last is allowed; the first that is not is named.
+fn appraise_list(
+    tpm: &tpm::Verified,
+    policy: &Policy,
+    findings: &mut Findings,
+) -> Result<(), Refusal> {
+    let Some(list) = &tpm.ima else {
+        return Err(findings.refuse(Check::ImaLog, "no measurement list was sent"));
+    };
+    findings.require(
+        Check::ImaCheckpoint,
+        list.before.is_none_or(|before| before == policy.sha256()),
+        "what came before was judged by these rules",
+    )?;
+    findings.require(
+        Check::ImaLog,
+        list.checkpoint.count > 0,
+        format!("{} entries since the boot", list.checkpoint.count),
+    )?;
+    findings.succeed(Check::ImaFile, policy.check(list.first, &list.entries))
 }
 
 /// The first image, in the operator's order, whose every value was quoted.

@@ -84,7 +84,8 @@ impl Evidence {
             Self::Tpm(tpm) => {
                 let mut fields = vec![tpm.quote.clone(), tpm.signature.clone()];
                 fields.extend(pcr_fields(&tpm.pcrs));
-                fields.push(tpm.event_log.clone());
+                fields.extend([tpm.event_log.clone(), tpm.ima_log.clone()]);
+                fields.push(tpm.ima_offset.to_be_bytes().to_vec());
                 frame_all(&fields)
             }
             Self::Simulated(made_up) => framed(&[

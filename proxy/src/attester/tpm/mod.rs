@@ -8,11 +8,12 @@
 //! Source: TCG EK Credential Profile for TPM Family 2.0 §2.2.1 and Annex B.
 
 pub(super) mod command;
+mod ima;
 mod transport;
 mod wire;
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
@@ -21,6 +22,7 @@ use vouchsafe_api::convert::attest::{
     Offer, PcrBank, PcrHash, PcrSelection, TpmAnswer, TpmEvidence, TpmOffer,
 };
 use vouchsafe_attestation::binding::DeviceBinding;
+use vouchsafe_config::attester::DEFAULT_IMA_LOG;
 use vouchsafe_config::proxy::{self, TpmTransport};
 
 use super::{CollectError, KeyNames};
@@ -36,6 +38,27 @@ pub struct TpmAttester {
     ek_public: Vec<u8>,
     ek_chain: Vec<Vec<u8>>,
     ak_public: Vec<u8>,
+}
+
+/// A machine's TPM at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// `TPMS_ATTEST`.
+    pub quote: Vec<u8>,
+    /// `TPMT_SIGNATURE`.
+    pub signature: Vec<u8>,
+    /// All values that were quoted, in the order of the quote.
+    pub pcrs: Vec<PcrBank>,
+    /// `TPMT_PUBLIC` of the attestation key.
+    pub ak_public: Vec<u8>,
+    /// `TPMT_PUBLIC` of the endorsement key.
+    pub ek_public: Vec<u8>,
+    /// Certificates of the endorsement key, leaf first; empty where there is none.
+    pub ek_chain: Vec<Vec<u8>>,
+    /// Boot event log; empty where there is none.
+    pub event_log: Vec<u8>,
+    /// The kernel's measurement list; empty where there is none.
+    pub ima_log: Vec<u8>,
 }
 
 /// Where the endorsement key is found again.
@@ -56,7 +79,10 @@ impl TpmAttester {
     ///
     /// The attestation key is the same after a restart of sidecar and machine, without any file; it changes only when
     /// the TPM is cleared or replaced.
-    pub(super) fn open(config: &proxy::Tpm) -> Result<Self, CollectError> {
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub fn open(config: &proxy::Tpm) -> Result<Self, CollectError> {
         let given = given_chain(config)?;
         let mut tpm = connect(config)?;
         let ChosenEk {
@@ -102,13 +128,62 @@ impl TpmAttester {
             }
             let activated_credential = self.activate(tpm, ak, answer)?;
             let (quote, pcrs) = stable_quote(tpm, ak, binding.as_bytes(), &answer.selection)?;
+            let ima = match (answer.ima, ima_log(&self.config)) {
+                (None, _) => ima::Part::default(),
+                (Some(from), Some(path)) => ima::collect(&path, from, &quote.attest)?,
+                (Some(_), None) => return Err(CollectError::NoList),
+            };
             Ok(TpmEvidence {
+                ima_log: ima.log,
+                ima_offset: ima.offset,
                 quote: quote.attest,
                 signature: quote.signature,
                 pcrs,
                 event_log: event_log(&self.config)?,
                 activated_credential,
             })
+        })
+    }
+
+    /// Quotes all PCRs of the banks that the TPM keeps, over `nonce`, with the logs: what there is to know of this machine
+    /// at this moment, for people. Blocks.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub fn snapshot(&self, nonce: &[u8; 32], ima: Option<&Path>) -> Result<Snapshot, CollectError> {
+        let mut tpm = connect(&self.config)?;
+        let (quote, pcrs) = tpm.with_primary(&ak_template(), |tpm, ak, _| {
+            let mut kept = Vec::new();
+            for hash in [PcrHash::Sha256, PcrHash::Sha384] {
+                let bank = PcrSelection {
+                    hash,
+                    pcrs: (0..PCR_COUNT).collect(),
+                };
+                match read_pcrs(tpm, std::slice::from_ref(&bank)) {
+                    Ok(_) => kept.push(bank),
+                    Err(CollectError::NoBank(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if kept.is_empty() {
+                return Err(CollectError::NoBank(PcrHash::Sha256.as_str()));
+            }
+            stable_quote(tpm, ak, nonce, &kept)
+        })?;
+        let ima_log = match ima {
+            // After the quote: what the kernel measured since is beyond it, and nothing of it is missing.
+            Some(path) => read_file(path, "the measurement list", MAX_IMA_LOG)?,
+            None => Vec::new(),
+        };
+        Ok(Snapshot {
+            quote: quote.attest,
+            signature: quote.signature,
+            pcrs,
+            ak_public: self.ak_public.clone(),
+            ek_public: self.ek_public.clone(),
+            ek_chain: self.ek_chain.clone(),
+            event_log: event_log(&self.config)?,
+            ima_log,
         })
     }
 
@@ -282,20 +357,34 @@ pub(super) fn event_log(config: &proxy::Tpm) -> Result<Vec<u8>, CollectError> {
         (None, TpmTransport::Device(_)) if default.exists() => default,
         (None, _) => return Ok(Vec::new()),
     };
-    read_bounded(path).map_err(|source| CollectError::File {
-        what: "the boot event log",
+    read_file(path, "the boot event log", MAX_EVENT_LOG)
+}
+
+/// The kernel's measurement list: the one that is configured, or a device's where the kernel shows it.
+fn ima_log(config: &proxy::Tpm) -> Option<PathBuf> {
+    let default = Path::new(DEFAULT_IMA_LOG);
+    match (&config.ima_log, &config.transport) {
+        (Some(path), _) => Some(path.clone()),
+        (None, TpmTransport::Device(_)) => default.exists().then(|| default.to_owned()),
+        (None, TpmTransport::SwtpmUnix(_) | TpmTransport::SwtpmTcp(_)) => None,
+    }
+}
+
+fn read_file(path: &Path, what: &'static str, most: u64) -> Result<Vec<u8>, CollectError> {
+    read_bounded(path, most).map_err(|source| CollectError::File {
+        what,
         path: path.display().to_string(),
         source,
     })
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     std::fs::File::open(path)?
-        .take(MAX_EVENT_LOG + 1)
+        .take(most + 1)
         .read_to_end(&mut content)?;
     match u64::try_from(content.len()) {
-        Ok(length) if length <= MAX_EVENT_LOG => Ok(content),
+        Ok(length) if length <= most => Ok(content),
         _ => Err(io::ErrorKind::FileTooLarge.into()),
     }
 }
@@ -309,7 +398,7 @@ fn given_chain(config: &proxy::Tpm) -> Result<Vec<Vec<u8>>, CollectError> {
         path: path.display().to_string(),
         source,
     };
-    let content = read_bounded(path).map_err(error)?;
+    let content = read_bounded(path, MAX_EVENT_LOG).map_err(error)?;
     CertificateDer::pem_slice_iter(&content)
         .map(|one| one.map(|certificate| certificate.to_vec()))
         .collect::<Result<_, _>>()
@@ -413,4 +502,6 @@ const PCR_COUNT: u8 = 24;
 const MAX_QUOTES: u32 = 5;
 /// What the verifier reads at most.
 const MAX_EVENT_LOG: u64 = 1024 * 1024;
+/// What the verifier reads at most.
+const MAX_IMA_LOG: u64 = 16 * 1024 * 1024;
 const KERNEL_EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";

@@ -3,8 +3,8 @@
 use vouchsafe_attestation::binding::Nonce;
 
 use super::{
-    Answer, Challenge, MAX_BANKS, MAX_OFFERS, PCRS, PcrHash, PcrSelection, TpmAnswer, ascending,
-    pcr,
+    Answer, Challenge, ImaFrom, MAX_BANKS, MAX_OFFERS, PCRS, PcrHash, PcrSelection, TpmAnswer,
+    ascending, pcr,
 };
 use crate::convert::{ConvertError, array, each, some_bytes, time, unix_ms};
 use crate::v1;
@@ -63,6 +63,10 @@ impl TryFrom<v1::Answer> for Answer {
                     tpm.encrypted_secret,
                 )?,
                 selection: selections(tpm.selection)?,
+                ima: tpm.ima.map(|from| ImaFrom {
+                    entries: from.entries,
+                    reset_count: from.reset_count,
+                }),
             })),
             Kind::AzSnpVtpm(vtpm) => selections(vtpm.selection).map(Self::AzSnpVtpm),
             Kind::AzTdxVtpm(vtpm) => selections(vtpm.selection).map(Self::AzTdxVtpm),
@@ -81,6 +85,10 @@ impl From<Answer> for v1::Answer {
                 credential_blob: tpm.credential_blob,
                 encrypted_secret: tpm.encrypted_secret,
                 selection: tpm.selection.into_iter().map(Into::into).collect(),
+                ima: tpm.ima.map(|from| v1::ImaFrom {
+                    entries: from.entries,
+                    reset_count: from.reset_count,
+                }),
             }),
             Answer::AzSnpVtpm(selection) => Kind::AzSnpVtpm(vtpm(selection)),
             Answer::AzTdxVtpm(selection) => Kind::AzTdxVtpm(vtpm(selection)),

@@ -36,7 +36,8 @@ impl EvidenceItem {
             EvidenceBody::Tpm(tpm) => {
                 let mut fields: Vec<&[u8]> = vec![&tpm.quote, &tpm.signature];
                 fields.extend(pcr_fields(&tpm.pcrs));
-                fields.push(&tpm.event_log);
+                let offset = tpm.ima_offset.to_be_bytes();
+                fields.extend([tpm.event_log.as_slice(), &tpm.ima_log, &offset]);
                 framed(&fields)
             }
             EvidenceBody::Simulated(simulated) => framed(&[
@@ -210,6 +211,8 @@ impl TryFrom<v1::TpmEvidence> for TpmEvidence {
                 MAX_CREDENTIAL_BYTES,
                 wire.activated_credential,
             )?,
+            ima_log: bytes("ima_log", MAX_IMA_LOG_BYTES, wire.ima_log)?,
+            ima_offset: wire.ima_offset,
         })
     }
 }
@@ -222,6 +225,8 @@ impl From<TpmEvidence> for v1::TpmEvidence {
             pcrs: tpm.pcrs.into_iter().map(Into::into).collect(),
             event_log: tpm.event_log,
             activated_credential: tpm.activated_credential,
+            ima_log: tpm.ima_log,
+            ima_offset: tpm.ima_offset,
         }
     }
 }
@@ -302,6 +307,8 @@ const MAX_ITEMS: usize = 32;
 const MAX_QUOTE_BYTES: usize = 4 * 1024;
 /// Firmware logs have 20 to 100 KiB; the rest is room for shim and boot loaders that log a lot.
 const MAX_EVENT_LOG_BYTES: usize = 768 * 1024;
+/// About 15,000 files: what a system measures until its first attestation, which has them all.
+pub(super) const MAX_IMA_LOG_BYTES: usize = 2 * 1024 * 1024;
 const MAX_CREDENTIAL_BYTES: usize = 128;
 /// 1184 bytes in every version so far.
 const MAX_SNP_REPORT_BYTES: usize = 4 * 1024;

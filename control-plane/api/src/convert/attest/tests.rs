@@ -60,6 +60,10 @@ fn challenge() -> Challenge {
                     hash: PcrHash::Sha256,
                     pcrs: vec![0, 7, 23],
                 }],
+                ima: Some(ImaFrom {
+                    entries: 826,
+                    reset_count: 7,
+                }),
             }),
             Answer::AzSnpVtpm(selection()),
             Answer::AzTdxVtpm(selection()),
@@ -112,6 +116,8 @@ fn evidence() -> Evidence {
             pcrs: banks(),
             event_log: vec![8; 400],
             activated_credential: vec![9; 32],
+            ima_log: vec![3; 300],
+            ima_offset: 826,
         }),
         EvidenceBody::NvidiaGpu(NvidiaGpuEvidence {
             report: vec![1; 600],

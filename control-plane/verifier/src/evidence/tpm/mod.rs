@@ -33,6 +33,7 @@ use crate::verdict::{Check, Findings, Refusal, chain};
 use attest::{ClockInfo, ParseQuoteError, Quote};
 use credential::{Credential, MakeCredentialError, SECRET_BYTES, make_credential};
 use event_log::EventLog;
+use ima::Checkpoint;
 use pcr::{PcrSelection, PcrValues};
 use public::{Attributes, Key, PublicArea};
 
@@ -62,6 +63,10 @@ pub struct Evidence {
     pub event_log: Vec<u8>,
     /// What the credential blob held.
     pub activated_credential: Vec<u8>,
+    /// The kernel's measurement list from entry `ima_offset` on; empty where none was asked for.
+    pub ima_log: Vec<u8>,
+    /// Entries of this boot that were judged before and left out.
+    pub ima_offset: u64,
 }
 
 /// What is kept of a TPM between attestations, to see that it is the same one and did not go back in time.
@@ -73,6 +78,17 @@ pub struct TpmState {
     pub ak_name: Vec<u8>,
     /// Time and counters of the newest quote.
     pub clock: ClockInfo,
+    /// How far the measurement list was judged; `None` where no profile asked for it.
+    pub ima: Option<JudgedList>,
+}
+
+/// How far a measurement list was judged, and by which rules: others have to see it from its beginning.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JudgedList {
+    /// Up to here.
+    pub checkpoint: Checkpoint,
+    /// Digest of the rules.
+    pub policy_sha256: [u8; 32],
 }
 
 /// An offer whose keys may be used: the only thing that a credential is made for.

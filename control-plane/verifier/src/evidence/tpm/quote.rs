@@ -6,10 +6,12 @@ use vouchsafe_attestation::result::DeviceResult;
 
 use super::attest::{ClockInfo, Quote};
 use super::event_log::{EventLog, SecureBoot};
+use super::ima::policy::Policy;
+use super::ima::{self, Checkpoint};
 use super::pcr::{PcrSet, PcrValues};
 use super::public::PublicArea;
 use super::signature::Signature;
-use super::{Challenged, Evidence, TpmState};
+use super::{Challenged, Evidence, JudgedList, TpmState};
 use crate::verdict::{Check, Findings, Refusal};
 
 /// A quote that passed all checks but appraisal: its values are true, not yet good.
@@ -20,7 +22,19 @@ pub(crate) struct Verified {
     pub(crate) state: TpmState,
     pub(crate) certified: bool,
     pub(crate) class: Class,
+    pub(crate) ima: Option<List>,
     firmware: u64,
+}
+
+/// What a quote covers of a measurement list and was not judged before.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    /// The rules by which what came before was judged; `None` where this is the beginning.
+    pub(crate) before: Option<[u8; 32]>,
+    /// Number of the first entry in its boot.
+    pub(crate) first: u64,
+    pub(crate) entries: Vec<ima::Entry>,
+    pub(crate) checkpoint: Checkpoint,
 }
 
 /// Verifies a quote against what was challenged.
@@ -44,18 +58,21 @@ pub(crate) fn verify(
         ek_sha256: challenged.offer.ek_sha256(),
         ak_name: ak.name(),
         clock: quote.clock,
+        ima: None,
     };
     if let Some(previous) = previous {
         check_same_keys(&state, previous, findings)?;
         check_counters(&state.clock, &previous.clock, findings)?;
     }
     let secure_boot = check_event_log(&quote, evidence, findings)?;
+    let ima = check_list(&quote, evidence, previous, findings)?;
     Ok(Verified {
         pcrs: evidence.pcrs.clone(),
         secure_boot,
         state,
         certified: challenged.offer.is_certified(),
         class: challenged.offer.class(),
+        ima,
         firmware: quote.firmware,
     })
 }
@@ -262,7 +279,60 @@ fn check_event_log(
     Ok(Some(secure_boot))
 }
 
+/// Replays the measurement list from where it was judged to, in the same boot, to the quoted PCR 10. `None` without one.
+fn check_list(
+    quote: &Quote,
+    evidence: &Evidence,
+    previous: Option<&TpmState>,
+    findings: &mut Findings,
+) -> Result<Option<List>, Refusal> {
+    if evidence.ima_log.is_empty() && evidence.ima_offset == 0 {
+        return Ok(None);
+    }
+    let banks = quote.selection.banks();
+    let quoted = { banks }
+        .find_map(|(bank, _)| Some((bank, evidence.pcrs.get(bank, ima::PCR)?)))
+        .filter(|(bank, _)| quote.selection.bank(*bank).contains(ima::PCR));
+    let Some((bank, value)) = quoted else {
+        return Err(findings.refuse(Check::ImaReplay, "PCR 10 is not quoted"));
+    };
+    let judged = previous
+        .filter(|previous| previous.clock.reset_count == quote.clock.reset_count)
+        .and_then(|previous| previous.ima.as_ref())
+        .filter(|judged| judged.checkpoint.bank == bank);
+    let (from, before) = match (evidence.ima_offset, judged) {
+        (0, _) => (Checkpoint::start(bank), None),
+        (offset, Some(judged)) if judged.checkpoint.count == offset => {
+            (judged.checkpoint.clone(), Some(judged.policy_sha256))
+        }
+        (offset, _) => {
+            let detail = format!("nothing is known of the {offset} entries before");
+            return Err(findings.refuse(Check::ImaCheckpoint, detail));
+        }
+    };
+    let entries = findings.succeed(Check::ImaLog, ima::parse(&evidence.ima_log))?;
+    let (checkpoint, entries) = findings.succeed(Check::ImaReplay, from.advance(entries, value))?;
+    Ok(Some(List {
+        before,
+        first: from.count,
+        entries,
+        checkpoint,
+    }))
+}
+
 impl Verified {
+    /// What to keep for the next attestation, once the list was judged by these rules.
+    pub(crate) fn judged_by(self, policy: Option<&Policy>) -> TpmState {
+        let judged = self.ima.zip(policy).map(|(list, policy)| JudgedList {
+            checkpoint: list.checkpoint,
+            policy_sha256: policy.sha256(),
+        });
+        TpmState {
+            ima: judged,
+            ..self.state
+        }
+    }
+
     /// The claims, once an image matched.
     pub(crate) fn device(&self, index: u32, image: &str) -> Result<DeviceResult, SetClaimError> {
         let mut claims = Claims::default();

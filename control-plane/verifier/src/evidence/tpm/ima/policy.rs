@@ -13,6 +13,7 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
     VerificationAlgorithm,
 };
+use vouchsafe_attestation::svid::sha256;
 use x509_parser::public_key::PublicKey;
 
 use super::{Entry, FileHash};
@@ -202,6 +203,12 @@ pub enum FileProblem {
 }
 
 impl Policy {
+    /// A digest of the rules, to see whether a list was judged by them before.
+    pub fn sha256(&self) -> [u8; 32] {
+        // Rules hold no addresses and no order that varies, so they always write themselves alike.
+        sha256(format!("{self:?}").as_bytes())
+    }
+
     /// Judges all entries, of which the first is number `first` of its boot; names the first file that is not allowed.
     ///
     /// # Errors
