@@ -45,6 +45,7 @@ pub mod log;
 pub mod mesh;
 pub mod operator;
 pub mod policy;
+pub mod profile_draft;
 pub mod reference;
 pub mod refusal;
 pub mod registration;

@@ -26,6 +26,7 @@ pub mod admin;
 pub mod app;
 pub mod attester;
 pub mod clock;
+pub mod collect;
 pub mod config_dump;
 pub mod drain;
 pub mod health;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use vouchsafe_config::load;
 use vouchsafe_config::problem::Problem;
-use vouchsafe_proxy::{app, telemetry};
+use vouchsafe_proxy::{app, collect, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Reports every mistake of a configuration and starts nothing.
     Check(Configuration),
+    /// Writes what this machine can prove into a folder, and prints a `Node` for it.
+    Collect(Box<collect::Arguments>),
 }
 
 #[derive(Args)]
@@ -41,6 +43,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (configuration, only_check) = match (arguments.command, arguments.run) {
         (Some(Command::Check(configuration)), _) => (configuration, true),
+        (Some(Command::Collect(wanted)), _) => {
+            let collected = collect::run(&wanted);
+            return collected.map_or_else(
+                |error| say(format_args!("error: {}", telemetry::Chain(&error)), 1),
+                |()| ExitCode::SUCCESS,
+            );
+        }
         (None, Some(configuration)) => (configuration, false),
         (None, None) => return say("nothing to do: give `--config proxy.yaml`", CONFIGURATION),
     };

@@ -3,6 +3,7 @@
 //! Each check has a test that changes just its input and demands exactly its reason.
 
 mod attestation;
+mod collect;
 mod endorsement;
 mod event_log;
 mod hostile;

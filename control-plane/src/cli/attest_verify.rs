@@ -284,7 +284,7 @@ pub(super) fn to_json(judged: &Judged) -> serde_json::Result<serde_json::Value> 
     clippy::disallowed_methods,
     reason = "without `--at`, evidence is judged by this machine's clock"
 )]
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }
 

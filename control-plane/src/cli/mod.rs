@@ -8,7 +8,9 @@ pub mod explain;
 pub mod schema;
 pub mod workload_init;
 
+mod attest_collect;
 mod attest_explain;
+mod attest_reference;
 mod attest_verify;
 mod client;
 mod documents;
@@ -128,6 +130,10 @@ enum AttestCommand {
     Verify(attest_verify::Arguments),
     /// Judges as `verify` does and says why: what each check compares, what it found, and how old each endorsement is.
     Explain(attest_verify::Arguments),
+    /// Drafts an `AttestationProfile` from a machine's evidence, an event log, a GPU's manifest or a CoRIM manifest.
+    Reference(attest_reference::Arguments),
+    /// Collects what this machine can prove into a folder, by the sidecar, which must be installed.
+    Collect(attest_collect::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -226,6 +232,8 @@ async fn run(command: Command) -> Outcome {
         Command::Attest(AttestCommand::Verify(arguments)) => attest_verify::run(&arguments),
         Command::Attest(AttestCommand::Explain(arguments)) => attest_explain::run(&arguments),
         Command::Endorsements(command) => endorsements::run(command).await,
+        Command::Attest(AttestCommand::Reference(arguments)) => attest_reference::run(&arguments),
+        Command::Attest(AttestCommand::Collect(arguments)) => attest_collect::run(&arguments),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::evidence::tpm::attest::Quote;
 use crate::evidence::tpm::hash::HashAlgorithm;
 use crate::evidence::tpm::ima;
 use crate::evidence::tpm::pcr::PCR_COUNT;
+use crate::evidence::tpm::public::PublicArea;
 use crate::evidence::x509;
 use crate::judgement::Ledger;
 
@@ -95,6 +96,9 @@ impl Parts {
                 parts.is_broken = true;
             } else if let Some(message) = unsized_message(bytes) {
                 messages.push(message.to_vec());
+            } else if unsized_area(bytes).is_some_and(is_storage_key) {
+                // An endorsement key beside its attestation key: only an attestation shows that they live together.
+                continue;
             } else if let Some(area) = unsized_area(bytes) {
                 loose.ak = Some(Ak::Area(area.to_vec()));
             } else if is_signature(file.name, bytes) {
@@ -307,6 +311,10 @@ fn unsized_message(bytes: &[u8]) -> Option<&[u8]> {
 pub(super) fn unsized_area(bytes: &[u8]) -> Option<&[u8]> {
     let area = without_size(bytes).unwrap_or(bytes);
     matches!(area, [0, 0x01 | 0x23, 0, 0x0b | 0x0c, ..]).then_some(area)
+}
+
+fn is_storage_key(area: &[u8]) -> bool {
+    PublicArea::parse(area).is_ok_and(|area| area.protects_with_aes_bits.is_some())
 }
 
 fn without_size(bytes: &[u8]) -> Option<&[u8]> {
