@@ -23,6 +23,7 @@ use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
 use crate::keeper::{self, Keeper, PublishError, RoleKeys};
 use crate::log::{Log, LogError};
+use crate::mesh::probes::Probes;
 use crate::mesh::{Inputs, Published};
 use crate::operator::OperatorSocket;
 use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
@@ -122,6 +123,7 @@ impl App {
             policy: Arc::clone(&core.policy),
             endpoints: registry.endpoints(now),
             bundle: ca.bundle(),
+            trust: Vec::new(),
         };
         let (state, policy_changed) = keeper::first_state(&registry, &inputs).await?;
         let keys = RoleKeys::new(&ca, now)?;
@@ -153,6 +155,7 @@ impl App {
             roots,
             registry,
             mesh,
+            probes: Probes::default(),
             policy_error: policy_error_receiver,
             shutdown,
             metrics,

@@ -312,6 +312,7 @@ pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) ->
         policy,
         endpoints: control_plane.registry.endpoints(control_plane.now()),
         bundle: control_plane.ca.bundle(),
+        trust: Vec::new(),
     }
 }
 

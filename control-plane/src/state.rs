@@ -14,6 +14,7 @@ use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
 use crate::log::{Head, Log, LogError};
 use crate::mesh::Published;
+use crate::mesh::probes::Probes;
 use crate::policy::Fixed;
 use crate::registration::Registry;
 use crate::telemetry::Metrics;
@@ -37,6 +38,8 @@ pub struct ControlPlane {
     pub registry: Registry,
     /// Mesh state with its newest signature.
     pub mesh: watch::Receiver<Published>,
+    /// Connected sidecars that can be asked what a change would do.
+    pub probes: Probes,
     /// Why the policy folder's present content is not in force; `None` while it is.
     pub policy_error: watch::Receiver<Option<String>>,
     /// Ends streams.

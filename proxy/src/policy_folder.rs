@@ -88,7 +88,7 @@ impl PolicyFolder {
         self.state.replace_policy(PolicyEpoch {
             revision: Revision::default(),
             policy: set.policy(&self.trust_domain),
-            endpoints: Vec::new(),
+            ..PolicyEpoch::default()
         });
         self.readiness.policy_is_there();
         self.count("applied", false);

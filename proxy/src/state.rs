@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Notify;
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
@@ -45,6 +46,8 @@ pub struct PolicyEpoch {
     pub policy: Policy,
     /// Where the workloads that we may call are reached: `host:port` of listeners, and the ports behind each.
     pub endpoints: Vec<WorkloadEndpoints>,
+    /// Instances that must not be believed although their certificates have not ended.
+    pub trust: Vec<InstanceTrust>,
 }
 
 /// Where one workload is reached.

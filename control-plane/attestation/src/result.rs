@@ -43,6 +43,20 @@ use crate::revision::Revision;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct InstanceId(pub [u8; 16]);
 
+impl InstanceId {
+    /// Its length.
+    pub const BYTES: usize = 16;
+
+    /// Reads what [`fmt::Display`] writes: 32 hex digits in lower case. Everything else is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; Self::BYTES];
+        hex::decode_to_slice(text, &mut id).ok()?;
+        let id = Self(id);
+        // One instance has one text, so that it has one resource.
+        (id.to_string() == text).then_some(id)
+    }
+}
+
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))

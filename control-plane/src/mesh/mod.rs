@@ -6,6 +6,7 @@
 //!
 //! Source: DESIGN §7.
 
+pub mod probes;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use prost::Message;
 use vouchsafe_api::convert::attest::{AuthorityCertificate, Endpoint};
-use vouchsafe_api::convert::mesh_state::{resource_leaf, revision_tbs, trust_bundle};
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
+use vouchsafe_api::convert::mesh_state::{ResourceName, resource_leaf, revision_tbs, trust_bundle};
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::merkle::{Hash, leaf_hash};
@@ -36,6 +38,8 @@ pub struct Inputs {
     pub endpoints: BTreeMap<WorkloadName, Vec<Endpoint>>,
     /// Whom to believe.
     pub bundle: Vec<AuthorityCertificate>,
+    /// Instances that must not be believed, each once.
+    pub trust: Vec<InstanceTrust>,
 }
 
 /// One state of the mesh. Immutable: a change makes a new one.
@@ -79,6 +83,10 @@ impl MeshState {
         }
         let bundle = trust_bundle(inputs.bundle.clone()).encode_to_vec();
         contents.insert(TRUST_BUNDLE.to_owned(), bundle.into());
+        for trust in &inputs.trust {
+            let name = ResourceName::Trust(trust.instance).to_string();
+            contents.insert(name, trust.encode().into());
+        }
         let leaves = contents
             .iter()
             .map(|(name, content)| leaf_hash(&resource_leaf(name, content)))
@@ -122,7 +130,7 @@ impl MeshState {
     }
 
     /// All that concerns a workload: its own documents and rules, the doors that it may call and where they are, the
-    /// settings of the mesh, the trust bundle.
+    /// settings of the mesh, the trust bundle, the instances that must not be believed.
     pub fn slice_for(&self, workload: &WorkloadName) -> Slice {
         let mut slices = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slice) = slices.get(workload) {
@@ -136,6 +144,10 @@ impl MeshState {
     fn cut(&self, workload: &WorkloadName) -> Vec<v1::Resource> {
         let set = &self.policy.set;
         let mut names = vec![TRUST_BUNDLE.to_owned()];
+        // Everybody, as with revocations: who may talk to whom can't be told on a port that only audits.
+        let distrusted = self.resources.range(TRUST_PREFIX.to_owned()..);
+        let distrusted = distrusted.take_while(|(name, _)| name.starts_with(TRUST_PREFIX));
+        names.extend(distrusted.map(|(name, _)| name.clone()));
         let mesh = set.documents().iter().filter(|one| one.kind == Kind::Mesh);
         for document in mesh.chain(set.slice_for(workload)) {
             names.push(document.resource_name());
@@ -172,3 +184,4 @@ fn endpoints_name(workload: &WorkloadName) -> String {
 }
 
 const TRUST_BUNDLE: &str = "trust-bundle";
+const TRUST_PREFIX: &str = "trust/";

@@ -18,6 +18,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
 use crate::mesh::Published;
+use crate::mesh::probes::Line;
 use crate::state::{ControlPlane, stopped};
 use crate::tls::Connection;
 
@@ -56,6 +57,7 @@ impl MeshState for MeshStateApi {
         let watching = Watching {
             published: self.control_plane.mesh.clone(),
             shutdown: self.control_plane.shutdown.clone(),
+            line: self.control_plane.probes.attach(workload.clone(), instance),
             open: Open::new(Arc::clone(&self.control_plane), instance),
             workload,
             incoming: request.into_inner(),
@@ -84,6 +86,7 @@ struct Watching {
     published: watch::Receiver<Published>,
     shutdown: watch::Receiver<bool>,
     open: Open,
+    line: Line,
     workload: WorkloadName,
     incoming: Streaming<v1::WatchRequest>,
     /// Revision of the newest snapshot that was sent; `None` before the subscription.
@@ -95,6 +98,7 @@ struct Watching {
 enum Heard {
     Said(Result<Option<v1::WatchRequest>, Status>),
     Published,
+    Asked(v1::Probe),
     Over,
 }
 
@@ -114,11 +118,17 @@ impl Watching {
                     Ok(()) => Heard::Published,
                     Err(_) => Heard::Over,
                 },
+                probe = self.line.question() => Heard::Asked(probe),
                 () = stopped(&mut self.shutdown) => Heard::Over,
                 () = tokio::time::sleep_until(self.ends) => Heard::Over,
             };
             match heard {
                 Heard::Published => return Some(Ok(self.answer())),
+                Heard::Asked(probe) => {
+                    return Some(Ok(v1::WatchResponse {
+                        message: Some(v1::watch_response::Message::Probe(probe)),
+                    }));
+                }
                 Heard::Said(Ok(Some(message))) => {
                     if let Err(status) = self.heed(message) {
                         return Some(Err(status));
@@ -136,7 +146,7 @@ impl Watching {
             Ok(Ok(Some(message))) => match WatchRequest::try_from(message) {
                 // What the sidecar holds already is sent all the same: it is small, and the sidecar repairs itself by it.
                 Ok(WatchRequest::Subscribe(_)) => Some(Ok(())),
-                Ok(WatchRequest::Acknowledgement { .. }) => {
+                Ok(WatchRequest::Acknowledgement { .. } | WatchRequest::ProbeReport(_)) => {
                     Some(Err(Status::failed_precondition("subscribe first")))
                 }
                 Err(error) => Some(Err(Status::invalid_argument(error.to_string()))),
@@ -147,7 +157,7 @@ impl Watching {
         }
     }
 
-    fn heed(&self, message: v1::WatchRequest) -> Result<(), Status> {
+    fn heed(&mut self, message: v1::WatchRequest) -> Result<(), Status> {
         match WatchRequest::try_from(message) {
             Ok(WatchRequest::Acknowledgement { revision, error }) => {
                 if let Some(error) = &error {
@@ -160,6 +170,10 @@ impl Watching {
                 }
                 let registry = &self.open.control_plane.registry;
                 registry.acknowledged(&self.open.instance, revision, error);
+                Ok(())
+            }
+            Ok(WatchRequest::ProbeReport(report)) => {
+                self.line.answered(report);
                 Ok(())
             }
             Ok(WatchRequest::Subscribe(_)) => {

@@ -12,6 +12,7 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use vouchsafe_api::convert::ConvertError;
 use vouchsafe_api::convert::attest::Endpoint;
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{
     ResourceName, SignedRevision, Snapshot, authorities, read_trust_bundle, workload_endpoints,
 };
@@ -99,7 +100,8 @@ pub fn read_snapshot(
         revision: signed,
         resources,
     } = snapshot;
-    let (mut texts, mut endpoints, mut bundle) = (Vec::new(), Vec::new(), None);
+    let (mut texts, mut endpoints, mut trust, mut bundle) =
+        (Vec::new(), Vec::new(), Vec::new(), None);
     let mut before: Option<u64> = None;
     for resource in resources {
         if !resource.belongs_to(&signed) {
@@ -135,6 +137,11 @@ pub fn read_snapshot(
                     .map_err(|error| RevisionError::Resource(name, error))?;
                 bundle = Some(read);
             }
+            ResourceName::Trust(instance) => {
+                let read = InstanceTrust::decode(instance, &resource.content)
+                    .map_err(|error| RevisionError::Resource(name, error))?;
+                trust.push(read);
+            }
         }
     }
     let documents = texts
@@ -146,6 +153,7 @@ pub fn read_snapshot(
             policy: PolicySet::compile_slice(trust_domain, documents)
                 .map_err(RevisionError::Policy)?,
             endpoints,
+            trust,
         },
         bundle: bundle.ok_or(RevisionError::NoBundle)?,
     })

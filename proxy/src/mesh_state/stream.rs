@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
-use vouchsafe_api::convert::mesh_state::{SignedRevision, WatchRequest, WatchResponse};
+use vouchsafe_api::convert::mesh_state::probe::{Probe, ProbeReport};
+use vouchsafe_api::convert::mesh_state::{SignedRevision, WatchRequest, WatchResponse, one_line};
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::revision::Revision;
@@ -77,6 +78,7 @@ impl MeshStateClient {
                     broken.recovered();
                 }
                 Ok(Applied::Heartbeat) => {}
+                Ok(Applied::Asked(probe)) => stream.report(self.judge_probe(&probe)).await?,
                 Ok(Applied::WantsSnapshot) => return Err(StreamError::Delta),
                 Err(error) => {
                     self.count(error.reason());
@@ -145,6 +147,7 @@ impl MeshStateClient {
                 Ok(Applied::Heartbeat)
             }
             WatchResponse::Delta(_) => Ok(Applied::WantsSnapshot),
+            WatchResponse::Probe(probe) => Ok(Applied::Asked(probe)),
             WatchResponse::Snapshot(snapshot) => {
                 self.accept(judge, &snapshot.revision)?;
                 let revision = snapshot.revision.revision;
@@ -158,6 +161,11 @@ impl MeshStateClient {
                 Ok(Applied::Revision(revision))
             }
         }
+    }
+
+    /// What would fall if the probe's resources were in force.
+    fn judge_probe(&self, probe: &Probe) -> ProbeReport {
+        ProbeReport::failed(probe.id, "this sidecar does not judge probes")
     }
 
     fn accept(&self, judge: &mut Judge, signed: &SignedRevision) -> Result<(), RevisionError> {
@@ -204,6 +212,7 @@ impl MeshStateClient {
 enum Applied {
     Revision(Revision),
     Heartbeat,
+    Asked(Probe),
     WantsSnapshot,
 }
 
@@ -236,8 +245,16 @@ impl Watch {
         revision: Revision,
         error: Option<String>,
     ) -> Result<(), StreamError> {
-        let error = error.map(|error| bounded(&error));
-        let message = WatchRequest::Acknowledgement { revision, error };
+        let error = error.map(|error| one_line(&error));
+        self.say(WatchRequest::Acknowledgement { revision, error })
+            .await
+    }
+
+    async fn report(&self, report: ProbeReport) -> Result<(), StreamError> {
+        self.say(WatchRequest::ProbeReport(report)).await
+    }
+
+    async fn say(&self, message: WatchRequest) -> Result<(), StreamError> {
         tokio::time::timeout(OPEN_DEADLINE, self.requests.send(message.into()))
             .await
             .map_err(|_| StreamError::Silent)?
@@ -252,25 +269,12 @@ fn revision_of(message: &v1::WatchResponse) -> Revision {
         Some(Message::Snapshot(snapshot)) => snapshot.revision.as_ref(),
         Some(Message::Heartbeat(heartbeat)) => heartbeat.revision.as_ref(),
         Some(Message::Delta(delta)) => delta.revision.as_ref(),
-        None => None,
+        Some(Message::Probe(_)) | None => None,
     };
     signed
         .and_then(|signed| signed.revision)
         .map(Into::into)
         .unwrap_or_default()
-}
-
-/// A text that fits the acknowledgement: one line, bounded.
-fn bounded(error: &str) -> String {
-    let line = error.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut text = String::new();
-    for c in line {
-        if text.len() + c.len_utf8() > MAX_ERROR_BYTES {
-            break;
-        }
-        text.push(c);
-    }
-    text
 }
 
 /// Why a stream ended.
@@ -317,5 +321,3 @@ impl StreamError {
 const SILENCE: Duration = Duration::from_secs(60);
 /// For the call to open and for an acknowledgement to be taken.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
-/// What the control plane accepts of an acknowledgement's error.
-const MAX_ERROR_BYTES: usize = 4096;

@@ -3,9 +3,12 @@
 
 use prost::Message;
 use vouchsafe_api::convert::attest::{AttestRequest, AttestResponse};
+use vouchsafe_api::convert::mesh_state::probe::Probe;
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{WatchRequest, WatchResponse};
 use vouchsafe_api::convert::record::RecordEntry;
 use vouchsafe_api::v1;
+use vouchsafe_attestation::result::InstanceId;
 
 /// One message of an attestation, in either direction: what converts, converts back to what converts alike.
 pub fn attest(data: &[u8]) {
@@ -23,13 +26,23 @@ pub fn attest(data: &[u8]) {
     }
 }
 
-/// One message of the mesh state, in either direction.
+/// One message of the mesh state, in either direction: what a sidecar says and what is asked of it converts back.
 pub fn mesh_state(data: &[u8]) {
-    if let Ok(message) = v1::WatchResponse::decode(data) {
-        let _ = WatchResponse::try_from(message);
+    if let Ok(message) = v1::WatchResponse::decode(data)
+        && let Ok(WatchResponse::Probe(probe)) = WatchResponse::try_from(message)
+    {
+        let again = v1::Probe::from(probe.clone());
+        assert_eq!(Probe::try_from(again).ok(), Some(probe));
     }
-    if let Ok(message) = v1::WatchRequest::decode(data) {
-        let _ = WatchRequest::try_from(message);
+    if let Ok(message) = v1::WatchRequest::decode(data)
+        && let Ok(request) = WatchRequest::try_from(message)
+    {
+        let again = v1::WatchRequest::from(request.clone());
+        assert_eq!(WatchRequest::try_from(again).ok(), Some(request));
+    }
+    if let Ok(trust) = InstanceTrust::decode(InstanceId([0; 16]), data) {
+        let again = InstanceTrust::decode(trust.instance, &trust.encode());
+        assert_eq!(again.ok(), Some(trust));
     }
 }
 

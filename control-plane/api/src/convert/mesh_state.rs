@@ -1,17 +1,30 @@
 //! Mesh state: signed revisions and the resources that belong to them.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`probe`] | what would fall if a change were made |
+//! | [`trust`] | instances that must not be believed |
 
 use std::time::SystemTime;
 
 use vouchsafe_attestation::merkle::Hash;
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::Leaf;
 use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
+use self::probe::{Probe, ProbeReport};
 use super::attest::{AuthorityCertificate, Endpoint};
 use super::{ConvertError, array, bounded, bytes, each, frame, some_bytes, text, time, unix_ms};
 use crate::v1;
+
+pub mod probe;
+pub mod trust;
+
+#[cfg(test)]
+mod tests;
 
 /// A revision with the signature of the mesh-state key. Nothing here says that the signature holds.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -105,6 +118,8 @@ pub enum ResourceName {
     Endpoints(WorkloadName),
     /// Whom to believe, content is [`v1::TrustBundle`].
     TrustBundle,
+    /// Why an instance must not be believed, content is [`v1::InstanceTrust`]; of those that may be, there is none.
+    Trust(InstanceId),
 }
 
 impl std::fmt::Display for ResourceName {
@@ -117,6 +132,7 @@ impl std::fmt::Display for ResourceName {
             } => write!(f, "policy/{kind}/{namespace}/{name}"),
             Self::Endpoints(workload) => write!(f, "endpoints/{workload}"),
             Self::TrustBundle => f.write_str("trust-bundle"),
+            Self::Trust(instance) => write!(f, "trust/{instance}"),
         }
     }
 }
@@ -137,6 +153,9 @@ impl std::str::FromStr for ResourceName {
         };
         match parts.as_slice() {
             ["trust-bundle"] => Ok(Self::TrustBundle),
+            ["trust", instance] => InstanceId::parse(instance)
+                .map(Self::Trust)
+                .ok_or(malformed),
             ["endpoints", namespace, workload] => {
                 let workload = format!("{namespace}/{workload}")
                     .parse()
@@ -164,6 +183,8 @@ pub enum WatchResponse {
     Heartbeat(SignedRevision),
     /// A change. The control plane sends none yet; a receiver that gets one asks for a snapshot.
     Delta(SignedRevision),
+    /// A question about a change that is not made.
+    Probe(Probe),
 }
 
 /// All resources that concern one sidecar.
@@ -187,6 +208,8 @@ pub enum WatchRequest {
         /// `None`: applied.
         error: Option<String>,
     },
+    /// The answer to a probe.
+    ProbeReport(ProbeReport),
 }
 
 impl TryFrom<v1::SignedRevision> for SignedRevision {
@@ -265,6 +288,7 @@ impl TryFrom<v1::WatchResponse> for WatchResponse {
             })),
             Message::Heartbeat(heartbeat) => Ok(Self::Heartbeat(revision(heartbeat.revision)?)),
             Message::Delta(delta) => Ok(Self::Delta(revision(delta.revision)?)),
+            Message::Probe(probe) => Ok(Self::Probe(probe.try_into()?)),
         }
     }
 }
@@ -288,6 +312,7 @@ impl TryFrom<v1::WatchRequest> for WatchRequest {
                     error: Some(error).filter(|error| !error.is_empty()),
                 })
             }
+            Message::ProbeReport(report) => Ok(Self::ProbeReport(report.try_into()?)),
         }
     }
 }
@@ -305,6 +330,7 @@ impl From<WatchRequest> for v1::WatchRequest {
                     error: error.unwrap_or_default(),
                 })
             }
+            WatchRequest::ProbeReport(report) => Message::ProbeReport(report.into()),
         };
         Self {
             message: Some(message),
@@ -386,6 +412,19 @@ pub fn workload_endpoints(wire: v1::Endpoints) -> Result<Vec<Endpoint>, ConvertE
     )
 }
 
+/// A text that fits an error on the wire: one line, bounded.
+pub fn one_line(error: &str) -> String {
+    let line = error.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut text = String::new();
+    for c in line {
+        if text.len() + c.len_utf8() > MAX_ERROR_BYTES {
+            break;
+        }
+        text.push(c);
+    }
+    text
+}
+
 /// Versioned, NUL-terminated, so that no label is a prefix of another.
 const REVISION_LABEL: &[u8] = b"vouchsafe/v1/revision\0";
 const RESOURCE_LABEL: &[u8] = b"vouchsafe/v1/resource\0";
@@ -402,142 +441,3 @@ const MAX_RESOURCES: usize = 200_000;
 const MAX_ERROR_BYTES: usize = 4096;
 /// Instances of one workload times their listeners.
 const MAX_WORKLOAD_ENDPOINTS: usize = 16_384;
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use proptest::prelude::*;
-    use prost::Message;
-    use vouchsafe_attestation::merkle;
-
-    use super::*;
-
-    fn resource(name: &str, leaves: &[(&str, &[u8])]) -> Resource {
-        let at = leaves.iter().position(|(held, _)| *held == name).unwrap();
-        let hashes: Vec<Hash> = leaves
-            .iter()
-            .map(|(name, content)| merkle::leaf_hash(&resource_leaf(name, content)))
-            .collect();
-        Resource {
-            name: name.parse().unwrap(),
-            content: leaves[at].1.to_vec(),
-            index: at as u64,
-            proof: merkle::prove(&hashes, at).unwrap(),
-        }
-    }
-
-    fn signed(leaves: &[(&str, &[u8])]) -> SignedRevision {
-        let hashes: Vec<Hash> = leaves
-            .iter()
-            .map(|(name, content)| merkle::leaf_hash(&resource_leaf(name, content)))
-            .collect();
-        SignedRevision {
-            revision: Revision {
-                epoch: 1,
-                sequence: 2,
-            },
-            root: merkle::root(&hashes),
-            resources: leaves.len() as u64,
-            time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_000),
-            signature: vec![1; 70],
-            signer_chain: vec![vec![2; 400], vec![3; 400]],
-        }
-    }
-
-    const LEAVES: [(&str, &[u8]); 3] = [
-        ("endpoints/inference/llm", b"e"),
-        ("policy/Mesh/-/factory", b"m"),
-        ("trust-bundle", b"t"),
-    ];
-
-    #[test]
-    fn a_resource_belongs_to_its_revision_under_its_own_name_only() {
-        let revision = signed(&LEAVES);
-        for (name, _) in LEAVES {
-            let mut resource = resource(name, &LEAVES);
-            assert!(resource.belongs_to(&revision), "{name}");
-            resource.content.push(0);
-            assert!(!resource.belongs_to(&revision), "{name}");
-        }
-        let mut renamed = resource("policy/Mesh/-/factory", &LEAVES);
-        renamed.name = "policy/Mesh/-/other".parse().unwrap();
-        assert!(!renamed.belongs_to(&revision));
-    }
-
-    #[test]
-    fn a_snapshot_survives_the_wire() {
-        let (revision, resources) = (
-            signed(&LEAVES),
-            LEAVES.map(|(name, _)| resource(name, &LEAVES)).to_vec(),
-        );
-        let wire = v1::WatchResponse {
-            message: Some(v1::watch_response::Message::Snapshot(v1::Snapshot {
-                revision: Some(revision.clone().into()),
-                resources: resources.iter().cloned().map(Into::into).collect(),
-            })),
-        };
-        let wire = v1::WatchResponse::decode(wire.encode_to_vec().as_slice()).unwrap();
-        assert_eq!(
-            WatchResponse::try_from(wire),
-            Ok(WatchResponse::Snapshot(Snapshot {
-                revision,
-                resources
-            }))
-        );
-    }
-
-    #[test]
-    fn the_signed_bytes_change_with_every_field() {
-        let whole = signed(&LEAVES);
-        let tbs = whole.tbs();
-        let changes: [fn(&mut SignedRevision); 5] = [
-            |signed| signed.revision.epoch += 1,
-            |signed| signed.revision.sequence += 1,
-            |signed| signed.root[31] ^= 1,
-            |signed| signed.resources += 1,
-            |signed| signed.time += Duration::from_millis(1),
-        ];
-        for change in changes {
-            let mut other = whole.clone();
-            change(&mut other);
-            assert_ne!(other.tbs(), tbs);
-        }
-    }
-
-    #[test]
-    fn names_of_resources_are_read_strictly() {
-        for name in [
-            "trust-bundle",
-            "endpoints/a/b",
-            "policy/Workload/a/b",
-            "policy/Mesh/-/factory",
-        ] {
-            assert_eq!(name.parse::<ResourceName>().unwrap().to_string(), name);
-        }
-        for name in [
-            "",
-            "trust-bundle/",
-            "endpoints/a",
-            "endpoints/A/b",
-            "policy/Workload/a",
-            "policy//a/b",
-            "policy/Workload/a/b/c",
-            "policy/Workload/../b",
-        ] {
-            assert!(name.parse::<ResourceName>().is_err(), "{name}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            if let Ok(wire) = v1::WatchResponse::decode(bytes.as_slice()) {
-                let _ = WatchResponse::try_from(wire);
-            }
-            if let Ok(wire) = v1::WatchRequest::decode(bytes.as_slice()) {
-                let _ = WatchRequest::try_from(wire);
-            }
-        }
-    }
-}

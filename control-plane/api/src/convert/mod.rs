@@ -61,8 +61,8 @@ pub const MAX_ATTEST_MESSAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Largest message of a mesh-state stream: a snapshot of ten thousand documents that all concern one sidecar.
 pub const MAX_WATCH_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Largest message that a sidecar sends on a mesh-state stream.
-pub const MAX_WATCH_REQUEST_BYTES: usize = 16 * 1024;
+/// Largest message that a sidecar sends on a mesh-state stream: the answer to a probe.
+pub const MAX_WATCH_REQUEST_BYTES: usize = 64 * 1024;
 
 /// Unix milliseconds of a time; before 1970 counts as 0 and far futures are capped: both are refused by every check.
 pub fn unix_ms(time: SystemTime) -> u64 {
