@@ -115,6 +115,15 @@ impl Revocation {
     }
 }
 
+impl Revocation {
+    /// Whether another one means the same bearers, with the same consequence, for the same time.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.matches == other.matches
+            && self.action == other.action
+            && self.expires == other.expires
+    }
+}
+
 impl Match {
     fn holds(&self, bearer: &Bearer<'_>, trust_domain: &TrustDomain) -> bool {
         let listed = |list: &[[u8; 32]], found: Option<&[u8; 32]>| {

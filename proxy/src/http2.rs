@@ -16,7 +16,7 @@ use crate::lane::budget::Budgeted;
 use crate::lane::cork::Corked;
 use crate::lane::{CONNECTION_WINDOW, FRAME_BYTES, SEND_BUFFER, STREAM_WINDOW};
 use crate::reason;
-use crate::registry::Live;
+use crate::registry::live::Live;
 use crate::telemetry::metrics::DataMetrics;
 
 /// The connection's own task, to be polled as long as streams live.

@@ -1,7 +1,10 @@
 //! The bounded words that say why something was refused or ended: the same in log, metric, header and documentation.
 
+use std::rc::Rc;
+
 use vouchsafe_attestation::peer::VerifyPeerError;
 use vouchsafe_config::policy::DenyReason;
+use vouchsafe_config::revocation::Revocation;
 
 /// A word from a closed set. Only this module and the closed sets that it converts from can make one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -30,6 +33,34 @@ impl From<&VerifyPeerError> for Reason {
     }
 }
 
+/// Why something live ends: the word, and the document that decided it where one did.
+#[derive(Clone, Debug)]
+pub(crate) struct Why {
+    pub(crate) reason: Reason,
+    /// `Revocation platform/amd-sb-1234:3`.
+    pub(crate) document: Option<Rc<str>>,
+}
+
+impl From<Reason> for Why {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            document: None,
+        }
+    }
+}
+
+impl Why {
+    /// A revocation.
+    pub(crate) fn revoked(revocation: &Revocation) -> Self {
+        let source = &revocation.source;
+        Self {
+            reason: REVOKED,
+            document: Some(format!("{}:{}", source.document, source.line).into()),
+        }
+    }
+}
+
 /// The sidecar has no identity yet, or its last one has ended: everything is denied.
 pub(crate) const NO_IDENTITY: Reason = Reason("no_identity");
 /// The listener has no such port, or several and the peer said none.
@@ -54,6 +85,12 @@ pub(crate) const DOWNSTREAM_CLOSED: Reason = Reason("downstream_closed");
 pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
 /// A revocation means the peer: the word of a denial for the same cause.
 pub(crate) const REVOKED: Reason = Reason(DenyReason::Revoked.as_str());
+/// The rule that admitted a live stream was removed or changed, and no other names the peer.
+pub(crate) const RULE_REMOVED: Reason = Reason("rule_removed");
+/// The rule that admitted a live stream has expired, and no other names the peer.
+pub(crate) const RULE_EXPIRED: Reason = Reason("rule_expired");
+/// The authority that vouches for the peer has left the trust bundle, or changed its meaning there.
+pub(crate) const AUTHORITY_REMOVED: Reason = Reason("authority_removed");
 /// The sidecar is leaving and its deadline has passed.
 pub(crate) const DRAIN: Reason = Reason("drain");
 /// Nothing passed for as long as `limits.idle`.

@@ -3,42 +3,38 @@
 //! A connection that is cut drops what runs on it; a record that is written by a drop can't be forgotten.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use arc_swap::Guard;
 use vouchsafe_attestation::name::Name;
-use vouchsafe_config::policy::Decision;
+use vouchsafe_config::policy::{Decision, DenyReason, Request};
 
 use crate::http::head::Asked;
-use crate::reason::{self, Reason};
-use crate::registry::{Live, StreamGuard};
+use crate::reason::{self, Reason, Why};
+use crate::registry::live::{Live, StreamGuard};
+use crate::registry::stream::{Closed, Cut, Facts, Ticket};
 use crate::relay::{Count, RelayBytes};
-use crate::state::PolicyEpoch;
 use crate::telemetry::access_log::{Entry, RequestEntry, Verdict};
-use crate::tls::peer_verifier::Verified;
 use crate::worker::Worker;
-
-/// What policy said, and the policy that said it.
-#[derive(Debug)]
-pub(crate) struct Judged {
-    pub(crate) decision: Decision,
-    pub(crate) policy: Guard<Arc<PolicyEpoch>>,
-}
 
 /// One request or flow.
 #[derive(Debug)]
 pub(crate) struct Record {
     worker: Rc<Worker>,
+    /// The connection that it came by.
     live: Rc<Live>,
+    /// The connection with the peer, where that is another one.
+    on: Option<Rc<Live>>,
     _stream: StreamGuard,
-    pub(crate) peer: Option<Arc<Verified>>,
-    port: Option<Name>,
-    /// For a request, what it asks for.
-    request: Option<Asked>,
+    /// What it asks for, as long as the registry does not hold it.
+    facts: Facts,
+    /// Its place in the registry, once policy has admitted it.
+    ticket: Option<Ticket>,
     pub(crate) status: u16,
-    judged: Option<Judged>,
+    is_judged: bool,
+    denied: Option<DenyReason>,
     reason: Option<Reason>,
+    /// Why the sidecar ended it while it was live.
+    cut: Option<Why>,
     /// Bytes of bodies or of the flow.
     pub(crate) bytes: RelayBytes,
     finished: bool,
@@ -49,30 +45,35 @@ pub(crate) struct Record {
 impl Record {
     /// A record of a flow that begins now.
     pub(crate) fn flow(worker: &Rc<Worker>, live: &Rc<Live>, port: &Name) -> Self {
-        Self::begin(worker, live, Some(port.clone()), None)
+        let facts = Facts {
+            port: Some(port.clone()),
+            ..Facts::default()
+        };
+        Self::begin(worker, live, facts)
     }
 
     /// A record of a request that begins now, of which nothing is known yet.
     pub(crate) fn unread(worker: &Rc<Worker>, live: &Rc<Live>) -> Self {
-        Self::begin(worker, live, None, Some(Asked::Nothing))
+        let facts = Facts {
+            asked: Some(Asked::Nothing),
+            ..Facts::default()
+        };
+        Self::begin(worker, live, facts)
     }
 
-    fn begin(
-        worker: &Rc<Worker>,
-        live: &Rc<Live>,
-        port: Option<Name>,
-        request: Option<Asked>,
-    ) -> Self {
+    fn begin(worker: &Rc<Worker>, live: &Rc<Live>, facts: Facts) -> Self {
         Self {
             worker: Rc::clone(worker),
             live: Rc::clone(live),
+            on: None,
             _stream: live.stream(),
-            peer: live.peer.clone(),
-            port,
-            request,
+            facts,
+            ticket: None,
             status: 0,
-            judged: None,
+            is_judged: false,
+            denied: None,
             reason: None,
+            cut: None,
             bytes: RelayBytes {
                 sent: Count::of(&live.received),
                 received: Count::of(&live.sent),
@@ -85,59 +86,95 @@ impl Record {
 
     /// Notes the port that a request is for.
     pub(crate) fn port(&mut self, port: &Name) {
-        self.port = Some(port.clone());
+        self.take_back();
+        self.facts.port = Some(port.clone());
     }
 
     /// Notes what a request asks for. The query stays out of the log: it is where secrets travel.
     pub(crate) fn request(&mut self, asked: Asked) {
-        self.request = Some(asked);
+        self.facts.asked = Some(asked);
     }
 
-    /// Takes in what policy said. `Err` with the reason where it denied.
-    pub(crate) fn judged(&mut self, judged: Judged) -> Result<(), Reason> {
+    /// Asks policy about the peer of a connection, and registers what it admits. `Err` with the reason where it denies.
+    pub(crate) fn judge(
+        &mut self,
+        on: &Rc<Live>,
+        request: Option<&Request<'_>>,
+    ) -> Result<(), Reason> {
+        self.take_back();
+        if !Rc::ptr_eq(on, &self.live) {
+            self.on = Some(Rc::clone(on));
+        }
+        self.facts.is_grpc = request.is_some_and(|request| request.grpc);
+        let decision = match &self.facts.port {
+            Some(port) => self.worker.judge(on, port, request),
+            // Of what is for no port nothing is judged.
+            None => Decision::Deny(DenyReason::UnknownDoor),
+        };
+        // A second try is judged again, for policy may have changed, and counted once.
+        let again = std::mem::replace(&mut self.is_judged, true);
         let metrics = &self.worker.parts.metrics;
         let direction = self.live.direction;
-        // A second try is judged again, for policy may have changed, and counted once.
-        let again = self.judged.is_some();
-        let outcome = match judged.decision {
-            Decision::Allow(_) => {
-                if !again {
-                    metrics.of(direction).allowed();
-                }
-                Ok(())
-            }
-            Decision::Audit(_) if again => Ok(()),
-            Decision::Audit(reason) => {
+        match decision {
+            Decision::Allow(_) if !again => metrics.of(direction).allowed(),
+            Decision::Audit(reason) if !again => {
                 metrics.decided(direction, "audit", reason.into());
-                Ok(())
             }
+            Decision::Allow(_) | Decision::Audit(_) => {}
             Decision::Deny(reason) => {
                 metrics.decided(direction, "deny", reason.into());
-                Err(reason.into())
+                self.denied = Some(reason);
+                self.reason = Some(reason.into());
+                return Err(reason.into());
             }
-        };
-        if let Err(reason) = outcome {
-            self.reason = Some(reason);
         }
-        self.judged = Some(judged);
-        outcome
+        let registry = &self.worker.registry;
+        self.ticket = registry.admit(on, &mut self.facts, decision);
+        Ok(())
+    }
+
+    /// Before another try: what it asks for is told again.
+    fn take_back(&mut self) {
+        if let Some(closed) = self.ticket.take().and_then(Ticket::close) {
+            self.facts = closed.facts;
+        }
     }
 
     /// Whether policy denied it.
     pub(crate) fn is_denied(&self) -> bool {
-        let decision = self.judged.as_ref().map(|judged| judged.decision);
-        matches!(decision, Some(Decision::Deny(_)))
+        self.denied.is_some()
     }
 
-    /// Notes why it failed, for another reason than policy.
+    /// Waits until the sidecar must end it.
+    pub(crate) fn cut(&self) -> Cut {
+        self.ticket.as_ref().map_or_else(Cut::never, Ticket::cut)
+    }
+
+    /// Whether the sidecar ended it, or must.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.is_some() || (self.ticket.as_ref()).is_some_and(|held| held.why_cut().is_some())
+    }
+
+    /// Notes why it failed, for another reason than policy. Where the sidecar had to end it, that is why.
     pub(crate) fn failed(&mut self, reason: Reason) {
-        if self.reason.is_none() {
-            self.worker
-                .parts
-                .metrics
-                .failed(self.live.direction, reason);
-            self.reason = Some(reason);
+        if self.reason.is_some() {
+            return;
         }
+        match self.ticket.as_ref().and_then(Ticket::why_cut) {
+            Some(why) => self.ended(why),
+            None => {
+                let metrics = &self.worker.parts.metrics;
+                metrics.failed(self.live.direction, reason);
+                self.reason = Some(reason);
+            }
+        }
+    }
+
+    fn ended(&mut self, why: Why) {
+        let metrics = &self.worker.parts.metrics;
+        metrics.stream_cut(self.live.direction, why.reason);
+        self.reason = Some(why.reason);
+        self.cut = Some(why);
     }
 
     /// Notes that it ended by itself.
@@ -148,42 +185,54 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let closed = self.ticket.take().and_then(Ticket::close);
         if !self.finished && self.reason.is_none() {
-            let reason = self.live.cut_reason().unwrap_or(reason::DOWNSTREAM_CLOSED);
-            self.failed(reason);
+            let cut = closed.as_ref().and_then(|closed| closed.cut.clone());
+            match cut.or_else(|| self.live.why_cut()) {
+                Some(why) => self.ended(why),
+                None => self.failed(reason::DOWNSTREAM_CLOSED),
+            }
         }
         let elapsed = self.started.elapsed();
         let (received, sent) = (self.bytes.sent.get(), self.bytes.received.get());
         let metrics = self.worker.parts.metrics.of(self.live.direction);
         metrics.received.inc_by(received);
         metrics.sent.inc_by(sent);
-        if self.request.is_some() {
+        let facts = closed.as_ref().map_or(&self.facts, |closed| &closed.facts);
+        if facts.asked.is_some() {
             metrics.request(self.status);
             metrics.duration.observe(elapsed.as_secs_f64());
         }
-        let verdict = match &self.judged {
-            None => Verdict::Unjudged,
-            Some(judged) => match judged.decision {
-                Decision::Allow(rule) => Verdict::Allow(judged.policy.policy.source(rule)),
-                Decision::Audit(reason) => Verdict::Audit(reason.into()),
-                Decision::Deny(reason) => Verdict::Deny(reason.into()),
-            },
+        let source = closed.as_ref().map(|closed| closed.admission.source());
+        let verdict = match (&closed, self.denied) {
+            (_, Some(reason)) => Verdict::Deny(reason.into()),
+            (
+                Some(Closed {
+                    audited: Some(reason),
+                    ..
+                }),
+                None,
+            ) => Verdict::Audit((*reason).into()),
+            (Some(_), None) => Verdict::Allow(source.as_deref().and_then(Option::as_ref)),
+            (None, None) => Verdict::Unjudged,
         };
+        let peer = self.on.as_ref().unwrap_or(&self.live).peer();
         self.worker.log.write(&Entry {
             time: self.time,
             direction: self.live.direction,
             lane: self.live.lane,
             connection: self.live.id,
-            peer: self.peer.as_deref(),
+            peer: peer.as_deref(),
             local: &self.worker.local,
-            port: self.port.as_ref().map_or("", Name::as_str),
-            request: self.request.as_ref().map(|asked| RequestEntry {
+            port: facts.port.as_ref().map_or("", Name::as_str),
+            request: facts.asked.as_ref().map(|asked| RequestEntry {
                 method: asked.method(),
                 path: asked.path(),
                 status: self.status,
             }),
             verdict,
             reason: self.reason,
+            cut: self.cut.as_ref(),
             received_bytes: received,
             sent_bytes: sent,
             elapsed,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::revision::Revision;
@@ -62,18 +62,25 @@ pub struct WorkloadEndpoints {
 /// Shared by all threads.
 #[derive(Debug, Default)]
 pub struct State {
-    /// `None` until the first SVID, and again when it ended without a successor: everything is denied.
+    /// `None` until the first SVID, and again when it ended without a successor: everything is denied. Replaced by
+    /// [`State::replace_identity`].
     pub identity: ArcSwapOption<IdentityEpoch>,
     /// Empty at first: denies everything. Replaced by [`State::replace_policy`].
     pub policy: ArcSwap<PolicyEpoch>,
-    /// Told of each change of policy: workers then judge again what is live.
-    pub(crate) policy_changed: Notify,
+    /// Told of each change: workers then judge again what is live. No change is missed while a worker is busy.
+    pub(crate) changed: watch::Sender<()>,
 }
 
 impl State {
     /// Puts a policy in force, for what is new and for what is live.
     pub fn replace_policy(&self, policy: PolicyEpoch) {
         self.policy.store(Arc::new(policy));
-        self.policy_changed.notify_waiters();
+        self.changed.send_replace(());
+    }
+
+    /// Puts an identity and its trust bundle in force, for what is new and for what is live.
+    pub fn replace_identity(&self, identity: Option<Arc<IdentityEpoch>>) {
+        self.identity.store(identity);
+        self.changed.send_replace(());
     }
 }

@@ -20,7 +20,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 use tracing::error;
-use vouchsafe_config::policy::Direction;
+use vouchsafe_attestation::name::Name;
+use vouchsafe_config::policy::{Context, Decision, DenyReason, Direction, Request, authorize};
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
 use vouchsafe_config::revocation::Bearer;
 
@@ -29,8 +30,10 @@ use crate::drain::{DrainSignal, Phase};
 use crate::inbound::Inbound;
 use crate::listener::{Bound, bind_all};
 use crate::outbound::Outbound;
-use crate::reason;
-use crate::registry::{ConnectionSnapshot, LaneKind, NewConnection, Registration, Registry, TICK};
+use crate::reason::{self, Why};
+use crate::registry::live::Live;
+use crate::registry::snapshot::{ConnectionSnapshot, Fallen};
+use crate::registry::{LaneKind, NewConnection, Registration, Registry, TICK};
 use crate::state::{IdentityEpoch, PolicyEpoch, State};
 use crate::telemetry::Chain;
 use crate::telemetry::access_log::{AccessLogBuffer, AccessLogWriter};
@@ -68,7 +71,11 @@ pub struct Workers {
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<[mpsc::Sender<Question>]>);
 
-type Question = oneshot::Sender<Vec<ConnectionSnapshot>>;
+#[derive(Debug)]
+enum Question {
+    List(oneshot::Sender<Vec<ConnectionSnapshot>>),
+    WouldFall(Arc<PolicyEpoch>, oneshot::Sender<Vec<Fallen>>),
+}
 
 /// Binds all listeners and starts the workers. They run until the drain has reached its end.
 ///
@@ -145,21 +152,47 @@ impl Connections {
 
     /// All live connections; those of a worker that is too busy to answer within a second are missing.
     pub async fn list(&self) -> Vec<ConnectionSnapshot> {
+        self.ask(Question::List).await.0
+    }
+
+    /// What would end were a policy in force, without ending it.
+    ///
+    /// # Errors
+    /// A worker is too busy to answer within a second: what the others said would not be all.
+    pub async fn would_fall(&self, policy: Arc<PolicyEpoch>) -> Result<Vec<Fallen>, WorkerBusy> {
+        let ask = |answer| Question::WouldFall(Arc::clone(&policy), answer);
+        match self.ask(ask).await {
+            (fallen, true) => Ok(fallen),
+            (_, false) => Err(WorkerBusy),
+        }
+    }
+
+    /// What all workers answer, and whether all did.
+    async fn ask<T>(
+        &self,
+        question: impl Fn(oneshot::Sender<Vec<T>>) -> Question,
+    ) -> (Vec<T>, bool) {
         let mut all = Vec::new();
+        let mut complete = true;
         for worker in self.0.iter() {
             let (answer, answered) = oneshot::channel();
-            if worker.try_send(answer).is_err() {
+            if worker.try_send(question(answer)).is_err() {
+                complete = false;
                 continue;
             }
-            if let Ok(Ok(connections)) =
-                tokio::time::timeout(Duration::from_secs(1), answered).await
-            {
-                all.extend(connections);
+            match tokio::time::timeout(Duration::from_secs(1), answered).await {
+                Ok(Ok(found)) => all.extend(found),
+                Ok(Err(_)) | Err(_) => complete = false,
             }
         }
-        all
+        (all, complete)
     }
 }
+
+/// A worker did not answer within a second.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a worker did not answer within a second")]
+pub struct WorkerBusy;
 
 /// Why workers could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -187,14 +220,11 @@ pub(crate) struct Worker {
     pub(crate) handshakes: Handshakes,
     /// `namespace/name` of the local workload, for logs.
     pub(crate) local: String,
-    number: usize,
     /// Open connections of all workers.
     open: Arc<AtomicUsize>,
     tls: RefCell<Option<Rc<TlsEpoch>>>,
     /// The epoch whose configuration could not be built: said once.
     broken_epoch: Cell<Option<u64>>,
-    /// The policy by which live connections were judged last.
-    judged: RefCell<Option<Arc<PolicyEpoch>>>,
 }
 
 impl Worker {
@@ -208,15 +238,13 @@ impl Worker {
     ) -> Self {
         Self {
             local: parts.config.workload.to_string(),
+            registry: Rc::new(Registry::new(parts.config.workload.clone(), number)),
             parts,
             log,
-            registry: Rc::default(),
             handshakes: Handshakes::new(share),
-            number,
             open,
             tls: RefCell::default(),
             broken_epoch: Cell::default(),
-            judged: RefCell::default(),
         }
     }
 
@@ -240,14 +268,12 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = worker.parts.drain.clone();
+        let mut changed = worker.parts.state.changed.subscribe();
         loop {
             tokio::select! {
                 _ = tick.tick() => worker.tick(),
-                () = worker.parts.state.policy_changed.notified() => worker.judge_peers(),
-                Some(answer) = questions.recv() => {
-                    // Whoever asked may have gone away.
-                    let _ = answer.send(worker.registry.snapshot(worker.number));
-                }
+                Ok(()) = changed.changed() => worker.follow(),
+                Some(question) = questions.recv() => worker.answer(question),
                 ended = listeners.join_next() => match ended {
                     Some(Ok(())) => {}
                     Some(Err(error)) => error!(error = %Chain(&error), "a listener's task broke"),
@@ -262,23 +288,60 @@ impl Worker {
         worker.log.flush();
     }
 
-    /// Ends what a changed policy revokes. A change that comes while the worker is busy is seen with the next tick.
-    fn judge_peers(&self) {
-        let policy = self.parts.state.policy.load();
-        if self
-            .judged
-            .borrow()
-            .as_ref()
-            .is_some_and(|held| Arc::ptr_eq(held, &policy))
-        {
-            return;
+    /// Judges again what is live where policy or trust bundle have changed.
+    fn follow(&self) {
+        self.follow_policy(&self.parts.state.policy.load());
+        if let Some(identity) = &*self.parts.state.identity.load() {
+            self.registry.rejudge_peers(&identity.bundle, self.now());
         }
-        self.registry.judge_peers(&policy.policy, self.now());
-        *self.judged.borrow_mut() = Some(Arc::clone(&policy));
+    }
+
+    /// Judges again what is live where this is not the policy by which it was judged last.
+    fn follow_policy(&self, policy: &Arc<PolicyEpoch>) {
+        if !self.registry.follows(policy) {
+            self.registry.rejudge(policy, self.now());
+        }
+    }
+
+    /// Asks policy about the peer of a connection.
+    pub(crate) fn judge(&self, on: &Live, port: &Name, request: Option<&Request<'_>>) -> Decision {
+        let epoch = self.parts.state.policy.load();
+        // What is admitted now is registered under the same policy as all that is live.
+        self.follow_policy(&epoch);
+        let peer = on.peer();
+        let Some(verified) = &*peer else {
+            return Decision::Deny(DenyReason::UnknownDoor);
+        };
+        authorize(
+            &epoch.policy,
+            &Context {
+                direction: on.direction,
+                local: &self.parts.config.workload,
+                peer: &verified.peer,
+                port,
+                request,
+                user: None,
+                on_behalf_of: None,
+                now: self.now(),
+            },
+        )
+    }
+
+    fn answer(&self, question: Question) {
+        // Whoever asked may have gone away.
+        match question {
+            Question::List(answer) => {
+                let _ = answer.send(self.registry.snapshot());
+            }
+            Question::WouldFall(policy, answer) => {
+                self.follow();
+                let _ = answer.send(self.registry.would_fall(&policy, self.now()));
+            }
+        }
     }
 
     fn tick(&self) {
-        self.judge_peers();
+        self.follow();
         let idle = self.parts.config.limits.idle;
         self.registry
             .sweep(self.now(), idle, self.parts.drain.phase());
@@ -350,16 +413,30 @@ impl Worker {
             lease_end: Some(lease_end),
             now,
         });
-        let policy = self.parts.state.policy.load();
-        // Whatever becomes of live ones, a new connection of a revoked peer has no future.
-        if policy
-            .policy
-            .revoked(&Bearer::from(&peer.peer), now)
-            .is_some()
-        {
-            registered.registration.live.end(reason::REVOKED);
-        }
+        self.refuse_fallen(&registered.registration.live, epoch, now);
         registered
+    }
+
+    /// Ends a new connection whose peer lost its trust while the handshake was under way.
+    fn refuse_fallen(&self, live: &Live, epoch: &TlsEpoch, now: SystemTime) {
+        // What changes after this finds the connection registered.
+        self.follow();
+        let peer = live.peer();
+        let Some(peer) = peer.as_ref().map(|verified| &verified.peer) else {
+            return;
+        };
+        // Whatever becomes of live ones, a new connection of a revoked peer has no future.
+        let policy = self.parts.state.policy.load();
+        if let Some(revocation) = policy.policy.revoked(&Bearer::from(peer), now) {
+            live.end(Why::revoked(revocation));
+        }
+        let identity = self.parts.state.identity.load();
+        let newer = identity
+            .as_ref()
+            .filter(|identity| !Arc::ptr_eq(&identity.bundle, &epoch.identity.bundle));
+        if newer.is_some_and(|identity| !identity.bundle.vouches_for(peer, now)) {
+            live.end(reason::AUTHORITY_REMOVED);
+        }
     }
 
     /// Registers a connection.

@@ -9,7 +9,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use super::compile::{Door, From, Policy, Rule};
 use super::{Context, Decision, DenyReason, Direction, Enforcement, Protocol, Request, RuleId};
 use crate::access::{Allow, RequestMatch};
-use crate::revocation::Bearer;
+use crate::revocation::{Action, Bearer};
 
 /// Decides. Pure; does not allocate; costs what the rules of one door cost.
 ///
@@ -18,6 +18,16 @@ use crate::revocation::Bearer;
 /// On a `tcp` port that is the whole decision.
 pub fn authorize(policy: &Policy, context: &Context<'_>) -> Decision {
     judge(policy, &Question::from(context), &mut Unwatched)
+}
+
+/// Decides again about what is live: as [`authorize`], but a revocation counts only where it says that what is live is cut.
+/// With any other, what is live may stay or finish for as long as rules admit it.
+pub fn authorize_live(policy: &Policy, context: &Context<'_>) -> Decision {
+    let question = Question::from(context);
+    match policy.revoked(&question.peer, question.now) {
+        Some(revocation) if revocation.action == Action::Cut => Decision::Deny(DenyReason::Revoked),
+        _ => judge_rules(policy, &question, &mut Unwatched),
+    }
 }
 
 /// What [`authorize`] asks, with the peer as what it shows: so that a peer that nobody verified can be explained, but
@@ -108,6 +118,10 @@ pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl W
     if policy.revoked(&question.peer, question.now).is_some() {
         return Decision::Deny(DenyReason::Revoked);
     }
+    judge_rules(policy, question, watch)
+}
+
+fn judge_rules(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
     let Some((door, client)) = find_door(policy, question) else {
         return Decision::Deny(DenyReason::UnknownDoor);
     };

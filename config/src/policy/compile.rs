@@ -19,6 +19,8 @@ pub struct Policy {
     by_name: HashMap<WorkloadName, usize>,
     by_path: HashMap<Box<str>, usize>,
     pub(super) rules: Vec<Rule>,
+    /// Workload and door of each rule.
+    places: Vec<(usize, usize)>,
     sources: Vec<RuleSource>,
     revocations: Vec<Revocation>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Door {
     pub(super) rules: (u32, u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Eq, PartialEq)]
 pub(super) struct Rule {
     pub(super) from: Box<[From]>,
     pub(super) client: Demands,
@@ -48,7 +50,7 @@ pub(super) struct Rule {
 }
 
 /// A selector, resolved to what a SPIFFE ID shows.
-#[derive(Debug)]
+#[derive(Debug, Eq, PartialEq)]
 pub(super) enum From {
     /// Path of one workload of this trust domain.
     Path(Box<str>),
@@ -105,6 +107,7 @@ impl Policy {
             for policy in rules.into_iter().flatten() {
                 if fits(port.protocol, &policy.allow) {
                     self.rules.push(Rule::new(policy, labelled));
+                    self.places.push((self.workloads.len(), doors.len()));
                     self.sources.push(policy.source.clone());
                 }
             }
@@ -162,6 +165,13 @@ impl Policy {
     /// Where a rule was written.
     pub fn source(&self, rule: RuleId) -> Option<&RuleSource> {
         self.sources.get(rule.0 as usize)
+    }
+
+    /// The door that a rule opens, and the path of its workload.
+    pub(super) fn door_of(&self, rule: RuleId) -> Option<(&str, &Door)> {
+        let (workload, door) = *self.places.get(rule.0 as usize)?;
+        let doors = self.workloads.get(workload)?;
+        Some((&doors.path, doors.doors.get(door)?))
     }
 
     pub(super) fn doors(&self, workload: &WorkloadName) -> Option<&Doors> {

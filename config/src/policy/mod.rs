@@ -9,11 +9,12 @@ use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::peer::Peer;
 
 mod authorize;
+mod carry;
 mod compile;
 mod explain;
 mod path;
 
-pub use authorize::{Failure, Question, authorize};
+pub use authorize::{Failure, Question, authorize, authorize_live};
 pub use compile::Policy;
 pub use explain::{ExplainedRule, Explanation, RevokedBy};
 pub use path::{ParsePatternError, PathError, PathPattern, normalize_path};

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::peer::Peer;
 use crate::svid;
 use crate::trust_domain::TrustDomain;
 
@@ -166,6 +167,15 @@ impl TrustBundle {
     ) -> bool {
         self.of(trust_domain, now)
             .any(|held| held.spki_sha256 == *spki_sha256)
+    }
+
+    /// Whether the authority of a peer that was verified before may still vouch for it: the bundle holds it, for the
+    /// peer's trust domain, and as one that attests exactly where the peer has an attestation result.
+    pub fn vouches_for(&self, peer: &Peer, now: SystemTime) -> bool {
+        self.of(peer.id().trust_domain(), now).any(|held| {
+            held.spki_sha256 == *peer.authority_spki_sha256()
+                && held.attested == peer.result().is_some()
+        })
     }
 
     /// Authorities that may speak for a trust domain at a time.

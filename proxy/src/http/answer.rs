@@ -5,7 +5,7 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::http1::head::HeadError;
-use crate::reason::{self, Reason};
+use crate::reason::{self, Reason, Why};
 
 /// Field that says why the sidecar answered itself.
 pub(crate) const REASON_FIELD: &str = "vouchsafe-reason";
@@ -23,6 +23,14 @@ impl Refusal {
         Self {
             status: 403,
             reason,
+        }
+    }
+
+    /// The sidecar had to end it: policy has taken back what it allowed, or the connection below is over.
+    pub(crate) fn cut(why: &Why) -> Self {
+        match why.reason {
+            reason::LEASE_ENDED | reason::DRAIN | reason::IDLE => Self::unavailable(why.reason),
+            denied => Self::denied(denied),
         }
     }
 

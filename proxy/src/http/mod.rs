@@ -19,7 +19,7 @@ use crate::http::answer::Refusal;
 use crate::http::head::RequestHead;
 use crate::http::pool::{Http1Upstream, Http2Upstream};
 use crate::record::Record;
-use crate::registry::Live;
+use crate::registry::live::Live;
 use crate::worker::Worker;
 
 /// The way from a request to whoever serves it.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,9 +11,7 @@ use vouchsafe_config::proxy::Limits;
 use crate::http1::wire::{Reader, Writer, split};
 use crate::http2;
 use crate::io::Io;
-use crate::reason::Reason;
-use crate::registry::StreamGuard;
-use crate::tls::peer_verifier::Verified;
+use crate::registry::live::StreamGuard;
 use crate::worker::Registered;
 
 /// An HTTP/1.1 connection to whoever serves requests.
@@ -31,24 +28,12 @@ pub(crate) struct Http1Upstream {
 /// What must live as long as a connection, and by which it is judged when it is taken again.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// Where the other end is a peer.
-    pub(crate) peer: Option<Arc<Verified>>,
-    /// Its entry in the registry, where it has one.
+    /// Its entry in the registry, where the other end is a peer.
     pub(crate) registered: Option<Registered>,
     /// Epoch of the identity that it was opened with.
     pub(crate) epoch: u64,
     /// Keeps a stream of a lane, where that is what carries it.
     pub(crate) _lane: Option<(Rc<dyn std::fmt::Debug>, StreamGuard)>,
-}
-
-impl Held {
-    /// Waits until the connection must end now.
-    pub(crate) async fn cut(&self) -> Reason {
-        match &self.registered {
-            Some(registered) => registered.registration.live.cut().await,
-            None => std::future::pending().await,
-        }
-    }
 }
 
 impl Http1Upstream {

@@ -18,7 +18,7 @@ use crate::http1::body::{BodyDecoder, Framing};
 use crate::http1::wire::{ReadHeadError, Reader, Writer, join, linger, split};
 use crate::http2;
 use crate::io::Io;
-use crate::reason;
+use crate::reason::{self, Why};
 use crate::record::Record;
 use crate::relay::relay;
 
@@ -170,14 +170,16 @@ async fn tunnel(reader: Reader, writer: Writer, upstream: Http1Upstream, mut rec
     let Http1Upstream {
         reader: from,
         writer: to,
-        held,
+        held: _held,
         ..
     } = upstream;
     let (Some(mut downstream), Some(mut upstream)) = (join(reader, writer), join(from, to)) else {
         return;
     };
+    let cut = record.cut();
     let ended = tokio::select! {
-        reason = held.cut() => Err(reason),
+        biased;
+        why = cut => Err(why.reason),
         ended = relay(&mut downstream, &mut upstream, &record.bytes) => {
             ended.map_err(|_| reason::DOWNSTREAM_CLOSED)
         }
@@ -273,7 +275,11 @@ pub(crate) async fn serve_stream<D: Doorway>(
         }
         Failed::Broken(reason) => {
             call.record.failed(reason);
-            respond.send_reset(H2Reason::INTERNAL_ERROR);
+            respond.send_reset(if call.record.is_cut() {
+                CUT
+            } else {
+                H2Reason::INTERNAL_ERROR
+            });
         }
         Failed::Gone | Failed::Stale | Failed::Unsent => respond.send_reset(H2Reason::CANCEL),
     }
@@ -362,7 +368,13 @@ impl<'a, D: Doorway> Call<'a, D> {
             // The server said that it has not looked at it.
             Upstream::Http2(_) => bodyless,
         };
-        let result = exchange(&forward, downstream, route.upstream, &mut self.record).await;
+        let cut = self.record.cut();
+        let result = tokio::select! {
+            // First: not a byte passes once policy has taken back what it allowed.
+            biased;
+            why = cut => Err(self.cut(&why)),
+            result = exchange(&forward, downstream, route.upstream, &mut self.record) => result,
+        };
         match result {
             Err(Failed::Unsent) if self.tried <= ATTEMPTS => Err(Failed::Unsent),
             Err(Failed::Stale) if resendable && self.tried <= ATTEMPTS => Err(Failed::Stale),
@@ -370,6 +382,15 @@ impl<'a, D: Doorway> Call<'a, D> {
                 reason::UPSTREAM_CLOSED,
             ))),
             other => other,
+        }
+    }
+
+    /// How a request ends that the sidecar must end: with an answer where there was none yet.
+    fn cut(&self, why: &Why) -> Failed {
+        if self.record.status == 0 {
+            Failed::Unanswered(Refusal::cut(why))
+        } else {
+            Failed::Broken(why.reason)
         }
     }
 
@@ -387,5 +408,8 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// What a stream is reset with whose rule or peer has lost its trust: to gRPC it means `PERMISSION_DENIED`
+/// (gRPC PROTOCOL-HTTP2, HTTP2 error codes).
+const CUT: H2Reason = H2Reason::INADEQUATE_SECURITY;
 /// Further tries after a connection that turned out to be gone.
 const ATTEMPTS: u32 = 2;

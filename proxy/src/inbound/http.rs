@@ -15,7 +15,7 @@ use crate::inbound::{Door, PeerConnection};
 use crate::lane::PORT_FIELD;
 use crate::reason;
 use crate::record::Record;
-use crate::registry::Live;
+use crate::registry::live::Live;
 use crate::tls::peer_verifier::Verified;
 use crate::worker::Worker;
 
@@ -77,10 +77,9 @@ impl Doorway for RequestsIn {
         wanted: Wanted<'_>,
         record: &mut Record,
     ) -> Result<Route, Refusal> {
-        let judged = self
-            .connection
-            .judge(&door.port.name, Some(&wanted.request));
-        record.judged(judged).map_err(Refusal::denied)?;
+        record
+            .judge(&self.connection.live, Some(&wanted.request))
+            .map_err(Refusal::denied)?;
         let is_grpc = wanted.request.grpc && wanted.is_http2;
         let over_http2 = match door.port.upstream_http {
             UpstreamHttp::Auto => is_grpc,

@@ -16,9 +16,8 @@ use std::time::Duration;
 use ::http::{HeaderName, HeaderValue};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
-use vouchsafe_config::policy::{Direction, Protocol, Request, authorize};
+use vouchsafe_config::policy::{Direction, Protocol};
 use vouchsafe_config::proxy::{InboundListener, InboundPort, Upstream};
 
 use crate::drain::Phase;
@@ -30,12 +29,11 @@ use crate::lane::preamble::{FlowProtocol, Parsed, Preamble};
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_SHARED};
 use crate::listener::{Accepted, Listening, accept};
 use crate::reason::{self, Reason};
-use crate::record::Judged;
-use crate::registry::{LaneKind, Live};
+use crate::registry::LaneKind;
+use crate::registry::live::Live;
 use crate::state::PolicyEpoch;
 use crate::tls::TlsEpoch;
 use crate::tls::acceptor::{self, HandshakeError, Secured};
-use crate::tls::peer_verifier::Verified;
 use crate::worker::Worker;
 
 /// One inbound listener of one worker.
@@ -58,7 +56,6 @@ struct Doors {
 #[derive(Debug)]
 pub(crate) struct PeerConnection {
     pub(crate) inbound: Rc<Inbound>,
-    pub(crate) peer: Arc<Verified>,
     pub(crate) lane: LaneKind,
     pub(crate) live: Rc<Live>,
     /// What the application is told about the peer.
@@ -161,7 +158,6 @@ impl Inbound {
         let identity = http::identity_fields(&peer, own_id.as_str());
         let connection = Rc::new(PeerConnection {
             inbound: Rc::clone(self),
-            peer,
             lane,
             live: Rc::clone(live),
             identity,
@@ -308,29 +304,6 @@ impl PeerConnection {
         let (preamble, rest) = tokio::time::timeout(deadline, read).await.ok()??;
         io.unread(rest);
         Some(preamble)
-    }
-
-    /// Asks policy.
-    pub(crate) fn judge(&self, port: &Name, request: Option<&Request<'_>>) -> Judged {
-        let worker = &self.inbound.worker;
-        let epoch = worker.parts.state.policy.load();
-        let decision = authorize(
-            &epoch.policy,
-            &vouchsafe_config::policy::Context {
-                direction: Direction::Inbound,
-                local: &worker.parts.config.workload,
-                peer: &self.peer.peer,
-                port,
-                request,
-                user: None,
-                on_behalf_of: None,
-                now: worker.now(),
-            },
-        );
-        Judged {
-            decision,
-            policy: epoch,
-        }
     }
 
     fn refuse(&self, reason: Reason) {

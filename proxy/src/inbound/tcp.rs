@@ -33,7 +33,7 @@ impl PeerConnection {
         let worker = &self.inbound.worker;
         let mut record = Record::flow(worker, &self.live, &door.port.name);
         record
-            .judged(self.judge(&door.port.name, None))
+            .judge(&self.live, None)
             .map_err(FlowRefusal::Denied)?;
         match door.application.connect().await {
             Ok(application) => Ok(AdmittedFlow {
@@ -60,10 +60,18 @@ impl PeerConnection {
 impl AdmittedFlow {
     /// Copies until both ends are done.
     pub(crate) async fn run(mut self, mut io: Io) {
-        match relay(&mut io, &mut self.application, &self.record.bytes).await {
+        let cut = self.record.cut();
+        let ended = tokio::select! {
+            biased;
+            why = cut => Err(why.reason),
+            ended = relay(&mut io, &mut self.application, &self.record.bytes) => {
+                ended.map_err(|_| DOWNSTREAM_CLOSED)
+            }
+        };
+        match ended {
             Ok(()) => self.record.finish(),
-            Err(_) => {
-                self.record.failed(DOWNSTREAM_CLOSED);
+            Err(reason) => {
+                self.record.failed(reason);
                 io.abort();
                 self.application.abort();
             }

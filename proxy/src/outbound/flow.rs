@@ -1,7 +1,6 @@
 //! Opening a flow on either lane: a CONNECT stream of a shared connection, or a connection of its own with a preamble.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, StatusCode};
 use vouchsafe_config::policy::{self, Lane, Port, Protocol};
@@ -15,7 +14,8 @@ use crate::outbound::Outbound;
 use crate::outbound::pool::{Opened, PeerLane};
 use crate::reason::{self, Reason};
 use crate::record::Record;
-use crate::registry::{LaneKind, StreamGuard};
+use crate::registry::LaneKind;
+use crate::registry::live::StreamGuard;
 use crate::relay::relay;
 use crate::tls::Offer;
 use crate::worker::Registered;
@@ -50,15 +50,13 @@ impl Flow {
         (self.io, held)
     }
 
-    /// Copies between the opener and the flow until both are done, or the connection below must end. Whether it ended by
-    /// itself; if not, the record knows why.
+    /// Copies between the opener and the flow until both are done, or the flow must end. Whether it ended by itself; if
+    /// not, the record knows why.
     pub(crate) async fn relay(&mut self, opener: &mut Io, record: &mut Record) -> bool {
-        let live = match &self.way {
-            Way::Stream(lane, _) => &lane.live,
-            Way::Own(registered) => &registered.registration.live,
-        };
+        let cut = record.cut();
         let ended = tokio::select! {
-            reason = live.cut() => Err(reason),
+            biased;
+            why = cut => Err(why.reason),
             ended = relay(opener, &mut self.io, &record.bytes) => {
                 ended.map_err(|_| reason::UPSTREAM_CLOSED)
             }
@@ -88,8 +86,7 @@ impl Outbound {
             (Lane::Shared, Protocol::Http) => Offer::SharedHttp,
         };
         let opened = self.acquire(offer).await?;
-        record.peer = Some(Arc::clone(opened.peer()));
-        record.judged(self.judge(opened.peer(), request))?;
+        record.judge(opened.live(), request)?;
         let preamble = Preamble {
             protocol,
             port: port.name.clone(),

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use vouchsafe_attestation::name::Name;
@@ -18,7 +17,8 @@ use crate::outbound::AppConnection;
 use crate::outbound::pool::{Direct, Opened, PeerLane, into_lane};
 use crate::reason::{self, Reason};
 use crate::record::Record;
-use crate::registry::{LaneKind, Live};
+use crate::registry::LaneKind;
+use crate::registry::live::Live;
 use crate::tls::Offer;
 use crate::worker::Worker;
 
@@ -99,17 +99,6 @@ impl From<Reason> for Unrouted {
 }
 
 impl RequestsOut {
-    fn judge(
-        &self,
-        peer: &Arc<crate::tls::peer_verifier::Verified>,
-        wanted: Wanted<'_>,
-        record: &mut Record,
-    ) -> Result<(), Unrouted> {
-        record.peer = Some(Arc::clone(peer));
-        let judged = self.connection.outbound.judge(peer, Some(&wanted.request));
-        record.judged(judged).map_err(Unrouted::Denied)
-    }
-
     async fn shared(
         &self,
         port: &Rc<Port>,
@@ -124,7 +113,7 @@ impl RequestsOut {
             return self.pooled_route(pooled, wanted, record);
         }
         let opened = outbound.acquire(Offer::SharedHttp).await?;
-        self.judge(opened.peer(), wanted, record)?;
+        judge(opened.live(), wanted, record)?;
         Ok(match opened {
             Opened::Lane(lane) => self.on_lane(&lane, port),
             Opened::Direct(direct) => self.direct_http1(*direct, &outbound.interop),
@@ -144,7 +133,7 @@ impl RequestsOut {
             return self.pooled_route(pooled, wanted, record);
         }
         let opened = outbound.acquire(Offer::DedicatedHttp).await?;
-        self.judge(opened.peer(), wanted, record)?;
+        judge(opened.live(), wanted, record)?;
         Ok(match opened {
             Opened::Lane(lane) => self.on_lane(&lane, port),
             Opened::Direct(mut direct) => {
@@ -163,11 +152,11 @@ impl RequestsOut {
         let outbound = &self.connection.outbound;
         let own = self.own.borrow().clone();
         if let Some(lane) = own.filter(|lane| outbound.is_usable(lane)) {
-            self.judge(&lane.peer, wanted, record)?;
+            judge(&lane.live, wanted, record)?;
             return Ok(self.on_lane(&lane, port));
         }
         let opened = outbound.acquire(Offer::DedicatedHttp).await?;
-        self.judge(opened.peer(), wanted, record)?;
+        judge(opened.live(), wanted, record)?;
         let lane = match opened {
             Opened::Lane(lane) => lane,
             Opened::Direct(direct) if !direct.takes_preamble => {
@@ -234,10 +223,10 @@ impl RequestsOut {
         wanted: Wanted<'_>,
         record: &mut Record,
     ) -> Result<Route, Unrouted> {
-        let peer = upstream.held.peer.clone();
-        // A pooled connection without a peer can't be: those to peers are made below, with one.
-        let peer = peer.ok_or(Unrouted::Unavailable(reason::WRONG_PEER))?;
-        self.judge(&peer, wanted, record)?;
+        let registered = upstream.held.registered.as_ref();
+        // A pooled connection without a peer can't be: those to peers are made below, registered.
+        let registered = registered.ok_or(Unrouted::Unavailable(reason::WRONG_PEER))?;
+        judge(&registered.registration.live, wanted, record)?;
         Ok(Route {
             upstream: Upstream::Http1(Box::new(upstream)),
             add: Rc::clone(&self.connection.outbound.nothing),
@@ -247,7 +236,6 @@ impl RequestsOut {
 
     fn direct_http1(&self, direct: Direct, pool: &Rc<Http1Pool>) -> Route {
         let held = Held {
-            peer: Some(direct.peer),
             epoch: direct.epoch,
             registered: Some(direct.registered),
             _lane: None,
@@ -278,6 +266,12 @@ impl RequestsOut {
             trusted_response: true,
         }
     }
+}
+
+/// Asks policy whether the server at the other end of a connection may be asked this.
+fn judge(on: &Rc<Live>, wanted: Wanted<'_>, record: &mut Record) -> Result<(), Unrouted> {
+    let judged = record.judge(on, Some(&wanted.request));
+    judged.map_err(Unrouted::Denied)
 }
 
 /// The field that names a port on the shared lane.

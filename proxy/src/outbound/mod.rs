@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ::http::{HeaderName, HeaderValue};
 use bytes::BytesMut;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
-use vouchsafe_config::policy::{Context, Direction, Lane, Port, Protocol, Request, authorize};
+use vouchsafe_config::policy::{Direction, Lane, Port, Protocol};
 use vouchsafe_config::proxy::{Limits, OutboundListener};
 
 use crate::drain::Phase;
@@ -28,10 +28,9 @@ use crate::outbound::balance::Endpoints;
 use crate::outbound::http::RequestsOut;
 use crate::outbound::pool::Lanes;
 use crate::reason;
-use crate::record::Judged;
-use crate::registry::{LaneKind, Live, NewConnection};
+use crate::registry::live::Live;
+use crate::registry::{LaneKind, NewConnection};
 use crate::state::PolicyEpoch;
-use crate::tls::peer_verifier::Verified;
 use crate::worker::Worker;
 
 /// One outbound listener of one worker.
@@ -208,28 +207,6 @@ impl Outbound {
             port.lane
         } else {
             forced
-        }
-    }
-
-    /// Asks policy whether we may call this peer.
-    pub(crate) fn judge(&self, peer: &Verified, request: Option<&Request<'_>>) -> Judged {
-        let epoch = self.worker.parts.state.policy.load();
-        let decision = authorize(
-            &epoch.policy,
-            &Context {
-                direction: Direction::Outbound,
-                local: &self.worker.parts.config.workload,
-                peer: &peer.peer,
-                port: &self.declared.port,
-                request,
-                user: None,
-                on_behalf_of: None,
-                now: self.worker.now(),
-            },
-        );
-        Judged {
-            decision,
-            policy: epoch,
         }
     }
 }

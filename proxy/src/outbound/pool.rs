@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -21,10 +20,10 @@ use crate::lane::preamble::Preamble;
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
 use crate::outbound::Outbound;
 use crate::reason::{self, Reason};
-use crate::registry::{LaneKind, Live};
+use crate::registry::LaneKind;
+use crate::registry::live::Live;
 use crate::telemetry::Chain;
 use crate::tls::acceptor::{HandshakeError, Secured};
-use crate::tls::peer_verifier::Verified;
 use crate::tls::{Offer, TlsEpoch, connector};
 use crate::worker::{Registered, Worker};
 
@@ -50,7 +49,6 @@ pub(crate) struct PeerLane {
     pub(crate) send: SendRequest<Bytes>,
     /// `Shared`, or `Interop` for a server without our sidecar that speaks HTTP/2.
     pub(crate) kind: LaneKind,
-    pub(crate) peer: Arc<Verified>,
     pub(crate) live: Rc<Live>,
     epoch: u64,
     closed: Rc<Cell<bool>>,
@@ -83,7 +81,6 @@ pub(crate) enum Opened {
 #[derive(Debug)]
 pub(crate) struct Direct {
     pub(crate) io: Io,
-    pub(crate) peer: Arc<Verified>,
     pub(crate) registered: Registered,
     /// Whether the server waits for a preamble: it has our sidecar.
     pub(crate) takes_preamble: bool,
@@ -109,19 +106,19 @@ impl Direct {
 pub(crate) async fn into_lane(worker: &Rc<Worker>, direct: Direct) -> Result<Rc<PeerLane>, Reason> {
     let Direct {
         io,
-        peer,
         registered,
         epoch,
         ..
     } = direct;
-    open_lane(worker, io, LaneKind::Dedicated, peer, registered, epoch).await
+    open_lane(worker, io, LaneKind::Dedicated, registered, epoch).await
 }
 
 impl Opened {
-    pub(crate) fn peer(&self) -> &Arc<Verified> {
+    /// The connection with the peer.
+    pub(crate) fn live(&self) -> &Rc<Live> {
         match self {
-            Self::Lane(lane) => &lane.peer,
-            Self::Direct(direct) => &direct.peer,
+            Self::Lane(lane) => &lane.live,
+            Self::Direct(direct) => &direct.registered.registration.live,
         }
     }
 }
@@ -252,12 +249,11 @@ impl Target {
         let registered = worker.register_peer(Direction::Outbound, lane, &peer, epoch);
         let number = epoch.identity.number;
         match alpn.as_deref() {
-            Some(ALPN_SHARED | ALPN_H2) => open_lane(worker, io, lane, peer, registered, number)
+            Some(ALPN_SHARED | ALPN_H2) => open_lane(worker, io, lane, registered, number)
                 .await
                 .map(Opened::Lane),
             Some(ALPN_FLOW | ALPN_HTTP1) | None => Ok(Opened::Direct(Box::new(Direct {
                 io,
-                peer,
                 registered,
                 takes_preamble: lane == LaneKind::Dedicated,
                 epoch: number,
@@ -301,7 +297,6 @@ async fn open_lane(
     worker: &Rc<Worker>,
     io: Io,
     kind: LaneKind,
-    peer: Arc<Verified>,
     registered: Registered,
     epoch: u64,
 ) -> Result<Rc<PeerLane>, Reason> {
@@ -330,7 +325,6 @@ async fn open_lane(
     Ok(Rc::new(PeerLane {
         send,
         kind,
-        peer,
         live,
         epoch,
         closed,

@@ -129,7 +129,7 @@ impl Identities {
         self.metrics
             .identity_epoch
             .set(i64::try_from(held.number).unwrap_or(i64::MAX));
-        self.state.identity.store(epoch);
+        self.state.replace_identity(epoch);
         self.has_identity.send_replace(exists);
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use vouchsafe_config::policy::{Direction, RuleSource};
 use vouchsafe_config::proxy::AccessLog;
 
-use crate::reason::Reason;
+use crate::reason::{Reason, Why};
 use crate::registry::{LaneKind, direction_word};
 use crate::telemetry::metrics::DataMetrics;
 use crate::tls::peer_verifier::Verified;
@@ -36,6 +36,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) verdict: Verdict<'a>,
     /// Why it was refused, failed or was cut.
     pub(crate) reason: Option<Reason>,
+    /// Where the sidecar ended it while it was live: why.
+    pub(crate) cut: Option<&'a Why>,
     pub(crate) received_bytes: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) elapsed: Duration,
@@ -164,7 +166,8 @@ struct Date {
 impl AccessLogBuffer {
     /// Encodes one entry.
     pub(crate) fn write(&self, entry: &Entry<'_>) {
-        let denial = matches!(entry.verdict, Verdict::Deny(_));
+        // What policy takes back while it is live counts as what it denies.
+        let denial = matches!(entry.verdict, Verdict::Deny(_)) || entry.cut.is_some();
         if self.denials_only && !denial {
             return;
         }
@@ -282,12 +285,16 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
         }
     }
     let reason = match entry.verdict {
+        Verdict::Audit(_) if entry.cut.is_some() => entry.reason,
         Verdict::Audit(reason) | Verdict::Deny(reason) => Some(reason),
         Verdict::Allow(_) | Verdict::Unjudged => entry.reason,
     };
     match reason {
         Some(reason) => field(out, "reason", reason.as_str()),
         None => out.extend_from_slice(b",\"reason\":null"),
+    }
+    if let Some(document) = entry.cut.and_then(|why| why.document.as_deref()) {
+        field(out, "ended_by", document);
     }
     out.extend_from_slice(b",\"received_bytes\":");
     number(out, entry.received_bytes, 1);
@@ -429,6 +436,7 @@ mod tests {
             }),
             verdict,
             reason: None,
+            cut: None,
             received_bytes: 5,
             sent_bytes: 6,
             elapsed: Duration::from_micros(1_234),

@@ -19,6 +19,7 @@ pub struct DataMetrics {
     decisions: IntCounterVec,
     handshake_failures: IntCounterVec,
     connection_ends: IntCounterVec,
+    stream_ends: IntCounterVec,
     failures: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
 }
@@ -117,6 +118,11 @@ impl DataMetrics {
                 "Live connections that the sidecar ended, and why.",
                 &["direction", "reason"],
             )?,
+            stream_ends: counters(
+                "vouchsafe_stream_cuts_total",
+                "Live requests and flows that the sidecar ended, and why.",
+                &["direction", "reason"],
+            )?,
             failures: counters(
                 "vouchsafe_failures_total",
                 "Requests and flows that were refused or failed for another reason than policy.",
@@ -142,6 +148,12 @@ impl DataMetrics {
 
     pub(crate) fn cut(&self, direction: Direction, reason: Reason) {
         self.connection_ends
+            .with_label_values(&[direction_word(direction), reason.as_str()])
+            .inc();
+    }
+
+    pub(crate) fn stream_cut(&self, direction: Direction, reason: Reason) {
+        self.stream_ends
             .with_label_values(&[direction_word(direction), reason.as_str()])
             .inc();
     }
