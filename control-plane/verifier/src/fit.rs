@@ -107,10 +107,10 @@ fn miss(image: &HardwareImage, shown: &Shown, now: SystemTime) -> Option<String>
 
 /// The first condition that the claims do not satisfy, and what was found instead.
 pub(crate) fn unmet<'r>(
-    conditions: &'r [Condition],
+    mut conditions: impl Iterator<Item = &'r Condition>,
     claims: &Claims,
 ) -> Option<(&'r Condition, String)> {
-    { conditions.iter() }
+    conditions
         .find(|condition| !condition.holds(claims.get(condition.claim)))
         .map(|condition| {
             let found = claims.get(condition.claim);

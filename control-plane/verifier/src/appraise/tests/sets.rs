@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use vouchsafe_attestation::claims::{ClaimType, ClaimValue};
+use vouchsafe_attestation::condition::{Comparison, Condition, Operator};
+
 use super::*;
 use crate::evidence::nvidia_gpu::report::Mode;
 use crate::evidence::nvidia_gpu::tests::maker::Maker;
@@ -63,17 +66,19 @@ impl Set {
     }
 
     fn add_gpu(&mut self, base: &Base, chip: u8, turn: Turn) {
-        let index = u32::try_from(self.items.len()).unwrap();
-        let binding = base.device(EvidenceKind::NvidiaGpu, index, &self.prior());
-        let maker = Maker::gpu().with(|gpu| {
-            gpu.asked = *binding.as_bytes();
+        let gpu = Maker::gpu().with(|gpu| {
             gpu.chip[8] = chip;
             turn(gpu);
         });
-        let made = maker.make_below(&self.vendor);
-        if self.manifests.is_empty() {
-            self.manifests = made.rims;
-        }
+        self.add(base, gpu, "HOPPER");
+    }
+
+    fn add(&mut self, base: &Base, device: Maker, architecture: &str) {
+        let index = u32::try_from(self.items.len()).unwrap();
+        let binding = base.device(EvidenceKind::NvidiaGpu, index, &self.prior());
+        let device = device.with(|device| device.asked = *binding.as_bytes());
+        let made = device.make_below(&self.vendor);
+        self.manifests.extend(made.rims);
         let chain = made.chain.iter().map(|der| {
             let text = STANDARD.encode(der);
             format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
@@ -83,8 +88,8 @@ impl Set {
             evidence: Evidence::NvidiaGpu(NvidiaGpu {
                 report: made.report,
                 certificate_chain: chain.collect::<String>().into_bytes(),
-                architecture: "HOPPER".into(),
-                is_switch: false,
+                architecture: architecture.into(),
+                is_switch: architecture == "LS10",
                 driver: Some(DriverState {
                     confidential_compute: true,
                     devtools: false,
@@ -274,6 +279,66 @@ fn a_set_without_its_root_at_the_end_proves_nothing() {
         set.add_snp_over(&base(), 1, &prior, |_| ());
     });
     two_roots.refused("evidence_set");
+}
+
+/// A switch has no driver and no mode; a GPU that lacks either is refused all the same.
+#[test]
+fn conditions_on_what_only_gpus_have_bind_each_gpu_and_no_switch() {
+    let pdi = [1, 2, 3, 4, 5, 6, 7, 8];
+    let linked: Turn = |gpu| gpu.set(22, &[8, 7, 6, 5, 4, 3, 2, 1]);
+    let with_switch = |second: Turn| {
+        let mut set = Set::empty();
+        set.add_gpu(&base(), 1, linked);
+        set.add_gpu(&base(), 2, second);
+        let switch = Maker::switch().with(|switch| switch.set(22, &pdi));
+        set.add(&base(), switch, "LS10");
+        set.add_snp(&base());
+        set
+    };
+    let demanding = |claim: &'static str, operator: Operator, value: ClaimValue| {
+        let mut profile = profile();
+        let gpus = profile.any_of[0].hardware.get_mut(&EvidenceKind::NvidiaGpu);
+        gpus.unwrap().conditions = vec![Condition {
+            claim,
+            any_of: vec![Comparison { operator, value }],
+        }];
+        profile
+    };
+    let version = |text: &str| ClaimValue::parse(ClaimType::Version, text).unwrap();
+    let text = |text: &str| ClaimValue::Text(text.to_owned());
+    let driver = demanding("driver", Operator::AtLeast, version("570"));
+    let mode = demanding("mode", Operator::Equal, text("single_gpu"));
+    let reason = |set: &Set, profile: &ReferenceValues| {
+        let outcome = set.judge(profile).into_outcome();
+        outcome.map_err(|refusal| refusal.reason().to_owned())
+    };
+    for profile in [&driver, &mode] {
+        assert!(reason(&with_switch(linked), profile).is_ok());
+    }
+    // What both have binds both.
+    let device = demanding("device", Operator::Equal, text("gpu"));
+    let refused = reason(&with_switch(linked), &device).unwrap_err();
+    assert_eq!(refused, "claim_not_accepted");
+    // A GPU of an older driver, and one that does not say of which board it is.
+    let newer = demanding("driver", Operator::AtLeast, version("571"));
+    let refused = reason(&with_switch(linked), &newer).unwrap_err();
+    assert_eq!(refused, "claim_not_accepted");
+    let board = demanding("board", Operator::Equal, text("1010_0205_895"));
+    let named: Turn = |gpu| {
+        gpu.set(22, &[8, 7, 6, 5, 4, 3, 2, 1]);
+        gpu.set(15, b"895\0");
+        gpu.set(17, b"1010\0");
+        gpu.set(18, b"0205\0");
+    };
+    let refused = reason(&with_switch(named), &board).unwrap_err();
+    assert_eq!(refused, "claim_not_accepted");
+    let mut all = Set::empty();
+    all.add_gpu(&base(), 1, named);
+    all.add_gpu(&base(), 2, named);
+    let switch = Maker::switch().with(|switch| switch.set(22, &pdi));
+    all.add(&base(), switch, "LS10");
+    all.add_snp(&base());
+    assert!(reason(&all, &board).is_ok());
 }
 
 /// 7 and 21: evidence of GPUs that another attestation asked for, below an honest root.

@@ -105,7 +105,7 @@ impl Maker {
         }
     }
 
-    pub(super) fn switch() -> Self {
+    pub(crate) fn switch() -> Self {
         let mut switch = Self::gpu();
         switch.fields = vec![
             (6, VBIOS.as_bytes().to_vec()),
