@@ -104,15 +104,19 @@ impl App {
     /// # Errors
     /// [`StartError`], which names what to do.
     pub async fn start(config: ControlPlaneConfig) -> Result<Self, StartError> {
-        Self::start_below(config, VendorRoots::PINNED).await
+        Self::danger_start_below(config, VendorRoots::PINNED).await
     }
 
-    /// With roots of hardware's vendors that only tests replace.
+    /// With roots of hardware's vendors that a test made. Nothing of the program leads here with others than those that
+    /// are compiled in: no option, no document, no variable.
+    ///
+    /// # Errors
+    /// [`StartError`], which names what to do.
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock is read once at start; later by `ControlPlane::now`"
     )]
-    async fn start_below(
+    pub async fn danger_start_below(
         config: ControlPlaneConfig,
         roots: VendorRoots,
     ) -> Result<Self, StartError> {
@@ -145,6 +149,7 @@ impl App {
             &config.data,
             metrics.endorsements.clone(),
             Arc::new(clock),
+            roots.clone(),
         )?;
         let control_plane = Arc::new(ControlPlane {
             fixed: core.fixed,

@@ -14,6 +14,7 @@ use vouchsafe_verifier::dossier::Kind;
 use vouchsafe_verifier::endorsement::bundle::{self, BundleKey, Unsigned};
 use vouchsafe_verifier::endorsement::need::Need;
 use vouchsafe_verifier::endorsement::needs::needs;
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use super::attest_verify::{borrowed, read_all};
 use super::{DEFAULT_DATA, Format, Outcome, json, show_time, table};
@@ -133,7 +134,7 @@ impl Place {
         };
         crate::files::private_folder(&data).map_err(failed)?;
         let metrics = EndorsementMetrics::new().map_err(failed)?;
-        Endorsements::open(sources, &data, metrics, clock).map_err(failed)
+        Endorsements::open(sources, &data, metrics, clock, VendorRoots::PINNED).map_err(failed)
     }
 }
 

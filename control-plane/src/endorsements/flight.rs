@@ -151,7 +151,7 @@ impl Inner {
     fn verify(&self, need: &Need, file: &[u8]) -> Result<Endorsement, EndorsementError> {
         let authorities = lock(&self.cache).authorities();
         let authorities: Vec<&[u8]> = authorities.iter().map(|held| held.bytes()).collect();
-        Endorsement::verify(need, file, &authorities, (self.clock)())
+        Endorsement::verify_below(&self.roots, need, file, &authorities, (self.clock)())
     }
 
     /// Gets the authority of a chip's key, if that could help.

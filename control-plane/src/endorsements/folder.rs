@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use vouchsafe_verifier::endorsement::object::{Endorsement, EndorsementError};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use super::cache::{Cache, Held, Index, MAX_ENTRIES, State, from_ms, lock};
 use crate::files::{self, FileError};
@@ -61,6 +62,7 @@ impl Folder {
         &self,
         seen: &mut BTreeMap<String, Stamp>,
         cache: &Mutex<Cache>,
+        roots: &VendorRoots,
         now: SystemTime,
     ) -> io::Result<Found> {
         let mut names = Vec::new();
@@ -86,7 +88,7 @@ impl Folder {
             let Some(index) = self.read_index(&name) else {
                 continue;
             };
-            let held = match self.read_object(&index, cache, now) {
+            let held = match self.read_object(&index, cache, roots, now) {
                 None => None,
                 Some(Ok(held)) => Some(held),
                 Some(Err(error)) => {
@@ -110,6 +112,7 @@ impl Folder {
         &self,
         index: &Index,
         cache: &Mutex<Cache>,
+        roots: &VendorRoots,
         now: SystemTime,
     ) -> Option<Result<Held, EndorsementError>> {
         if !index.is_held() {
@@ -120,7 +123,7 @@ impl Folder {
         let authorities: Vec<&[u8]> = authorities.iter().map(|held| held.bytes()).collect();
         // What is over is known to have been there; its own dates say so again, whatever the index says.
         let at = now.min(from_ms(index.until_ms));
-        let verified = Endorsement::verify(&index.need, &bytes, &authorities, at);
+        let verified = Endorsement::verify_below(roots, &index.need, &bytes, &authorities, at);
         Some(verified.map(|endorsement| Held {
             endorsement: Arc::new(endorsement),
             origin: index.origin.chars().take(MAX_ORIGIN).collect(),

@@ -40,6 +40,7 @@ use vouchsafe_config::control_plane::EndorsementSources;
 use vouchsafe_verifier::endorsement::need::{Need, Source};
 use vouchsafe_verifier::endorsement::needs::{MAX_NEEDS, of_endorsement};
 use vouchsafe_verifier::endorsement::object::{Endorsement, EndorsementError};
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use self::cache::{Cache, Held, Index, Kept, lock};
 use self::client::{Deadlines, HttpClient};
@@ -64,6 +65,7 @@ struct Inner {
     clock: Clock,
     tempo: Tempo,
     folder: Option<Folder>,
+    roots: VendorRoots,
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<String, Flight>>,
     tasks: Mutex<JoinSet<()>>,
@@ -110,7 +112,8 @@ struct Gate {
 }
 
 impl Endorsements {
-    /// Opens the cache of a data folder (`endorsements` in it) and verifies what it holds.
+    /// Opens the cache of a data folder (`endorsements` in it) and verifies what it holds, below roots that only tests
+    /// replace.
     ///
     /// # Errors
     /// [`FileError`] when the folder can't be used.
@@ -119,6 +122,7 @@ impl Endorsements {
         data: &Path,
         metrics: EndorsementMetrics,
         clock: Clock,
+        roots: VendorRoots,
     ) -> Result<Self, FileError> {
         let folder = Folder::open(&data.join(FOLDER))?;
         let client = HttpClient::new(sources.ca_file.as_deref(), Deadlines::default());
@@ -129,6 +133,7 @@ impl Endorsements {
             clock,
             Tempo::default(),
             client,
+            roots,
         );
         opened.0.read_folder();
         Ok(opened)
@@ -141,6 +146,7 @@ impl Endorsements {
         clock: Clock,
         tempo: Tempo,
         client: HttpClient,
+        roots: VendorRoots,
     ) -> Self {
         let now = Instant::now();
         let gates = Source::ALL.map(|source| {
@@ -157,6 +163,7 @@ impl Endorsements {
             clock,
             tempo,
             folder,
+            roots,
             cache: Mutex::new(Cache::new()),
             flights: Mutex::new(HashMap::new()),
             tasks: Mutex::new(JoinSet::new()),
@@ -287,7 +294,7 @@ impl Endorsements {
         let now = (self.0.clock)();
         let authorities = lock(&self.0.cache).authorities();
         let authorities: Vec<&[u8]> = authorities.iter().map(|held| held.bytes()).collect();
-        let endorsement = Endorsement::verify(need, bytes, &authorities, now)?;
+        let endorsement = Endorsement::verify_below(&self.0.roots, need, bytes, &authorities, now)?;
         let held = Held {
             endorsement: Arc::new(endorsement),
             origin: origin.to_owned(),
@@ -326,7 +333,7 @@ impl Inner {
     fn read_folder(&self) {
         let Some(folder) = &self.folder else { return };
         let mut seen = lock(&self.seen);
-        match folder.read(&mut seen, &self.cache, (self.clock)()) {
+        match folder.read(&mut seen, &self.cache, &self.roots, (self.clock)()) {
             Ok(found) => {
                 for (name, error) in found.refused {
                     tracing::warn!(

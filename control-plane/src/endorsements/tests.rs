@@ -74,7 +74,8 @@ fn endorsements(sources: EndorsementSources, hand: &Hand, tempo: Tempo) -> Endor
     };
     let client = HttpClient::new(sources.ca_file.as_deref(), deadlines);
     let metrics = EndorsementMetrics::new().unwrap();
-    Endorsements::with(sources, None, metrics, hand.clock(), tempo, client)
+    let roots = VendorRoots::PINNED;
+    Endorsements::with(sources, None, metrics, hand.clock(), tempo, client, roots)
 }
 
 /// With Intel's services at this address.

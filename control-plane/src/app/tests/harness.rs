@@ -217,7 +217,7 @@ impl Factory {
             },
             ..ControlPlaneConfig::new(folder.path().join("data"))
         };
-        let app = App::start_below(config, roots).await?;
+        let app = App::danger_start_below(config, roots).await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (address, metrics) = (app.address(), app.metrics_address().unwrap());
         let (pin, control_plane) = (app.root_pin(), Arc::clone(&app.control_plane));

@@ -296,6 +296,7 @@ async fn a_service_that_does_not_answer_in_time_is_a_timeout() {
         Hand::at(NOON).clock(),
         tempo(),
         HttpClient::new(None, deadlines),
+        VendorRoots::PINNED,
     );
     let gathered = endorsements.gather(&[QE_IDENTITY], "").await;
     assert_eq!(reason(&gathered), ("endorsement_missing", "timeout"));

@@ -154,7 +154,7 @@ async fn what_was_revoked_stays_revoked_while_nobody_answers() {
 
 fn open(sources: EndorsementSources, data: &Path, hand: &Hand) -> Endorsements {
     let metrics = EndorsementMetrics::new().unwrap();
-    Endorsements::open(sources, data, metrics, hand.clock()).unwrap()
+    Endorsements::open(sources, data, metrics, hand.clock(), VendorRoots::PINNED).unwrap()
 }
 
 fn object(data: &Path) -> PathBuf {

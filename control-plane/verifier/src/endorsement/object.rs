@@ -15,6 +15,7 @@ use super::need::Need;
 use crate::evidence::x509::{self, Dates, PathError};
 use crate::evidence::{dcap, nvidia_gpu, sev_snp};
 use crate::ocsp::{Freshness, OcspError, Response};
+use crate::vendor_roots::VendorRoots;
 
 /// A file that is what a [`Need`] names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -98,20 +99,45 @@ impl Endorsement {
         authorities: &[&[u8]],
         now: SystemTime,
     ) -> Result<Self, EndorsementError> {
+        Self::verify_below(&VendorRoots::PINNED, need, bytes, authorities, now)
+    }
+
+    /// The same below roots that only tests replace.
+    ///
+    /// # Errors
+    /// [`EndorsementError`].
+    pub fn verify_below(
+        roots: &VendorRoots,
+        need: &Need,
+        bytes: &[u8],
+        authorities: &[&[u8]],
+        now: SystemTime,
+    ) -> Result<Self, EndorsementError> {
         if bytes.len() > MAX_BYTES {
             return Err(EndorsementError::TooLarge(bytes.len()));
         }
-        let root = dcap::INTEL_ROOT;
+        let root = roots.intel();
+        let amd = |product| sev_snp::endorsed::root_of(product, roots);
         let validity = match need {
             Need::AmdVcek {
                 product,
                 chip_id,
                 tcb,
-            } => sev_snp::endorsed::verify_vcek(bytes, *product, chip_id, *tcb, authorities, now),
+            } => sev_snp::endorsed::verify_vcek(
+                bytes,
+                *product,
+                chip_id,
+                *tcb,
+                authorities,
+                amd(*product),
+                now,
+            ),
             Need::AmdChain { product, signer } => {
-                sev_snp::endorsed::verify_chain(bytes, *product, *signer, now)
+                sev_snp::endorsed::verify_chain(bytes, *product, *signer, amd(*product), now)
             }
-            Need::AmdCrl { product, .. } => sev_snp::endorsed::verify_crl(bytes, *product, now),
+            Need::AmdCrl { product, .. } => {
+                sev_snp::endorsed::verify_crl(bytes, amd(*product), now)
+            }
             Need::IntelTcbInfo { tee, fmspc } => {
                 dcap::parts::verify_tcb_info(bytes, *tee, *fmspc, root, now)
             }
@@ -120,7 +146,9 @@ impl Endorsement {
             }
             Need::IntelPckCrl { ca } => dcap::parts::verify_pck_crl(bytes, *ca, root, now),
             Need::IntelRootCrl => dcap::parts::verify_root_crl(bytes, root, now),
-            Need::NvidiaRim { id } => nvidia_gpu::endorsed::verify_rim(bytes, id.as_str(), now),
+            Need::NvidiaRim { id } => {
+                nvidia_gpu::endorsed::verify_rim(bytes, id.as_str(), roots.nvidia().rim, now)
+            }
             Need::Ocsp {
                 certificate,
                 issuer,

@@ -15,10 +15,11 @@ use crate::endorsement::object::{EndorsementError, Validity};
 use crate::evidence::x509;
 use crate::judgement::{BindingState, Ledger, Status};
 
-/// Verifies a manifest, up to NVIDIA's root of reference values.
+/// Verifies a manifest, up to the root of reference values.
 pub(crate) fn verify_rim(
     document: &[u8],
     id: &str,
+    root: &[u8],
     now: SystemTime,
 ) -> Result<Validity, EndorsementError> {
     let rim = Rim::parse(document).map_err(|_| EndorsementError::Malformed("a manifest"))?;
@@ -30,9 +31,9 @@ pub(crate) fn verify_rim(
     let path: Result<Vec<_>, _> = chain.iter().rev().map(|der| x509::parse(der)).collect();
     let path = path.map_err(|_| EndorsementError::Malformed("a chain of certificates"))?;
     // Says which step of the chain fails; the ledger below says it of the whole.
-    x509::verify_path(&path, NVIDIA.rim, now)?;
+    x509::verify_path(&path, root, now)?;
     let mut ledger = Ledger::default();
-    rim.check_signature(NVIDIA.rim, now, &mut ledger);
+    rim.check_signature(root, now, &mut ledger);
     let judgement = ledger.conclude(BindingState::NotChecked);
     if judgement.status != Status::Affirming {
         return Err(EndorsementError::Signature(judgement.reason.to_owned()));

@@ -12,6 +12,7 @@ use super::report::Tcb;
 use crate::endorsement::need::AmdSigner;
 use crate::endorsement::object::{EndorsementError, Validity};
 use crate::evidence::x509;
+use crate::vendor_roots::VendorRoots;
 
 /// Verifies the certificate of a chip's key, up to AMD's root.
 pub(crate) fn verify_vcek(
@@ -20,6 +21,7 @@ pub(crate) fn verify_vcek(
     chip_id: &[u8],
     versions: Tcb,
     authorities: &[&[u8]],
+    root_der: &[u8],
     now: SystemTime,
 ) -> Result<Validity, EndorsementError> {
     let vcek = x509::parse(der).map_err(|_| EndorsementError::Malformed("a certificate in DER"))?;
@@ -36,7 +38,6 @@ pub(crate) fn verify_vcek(
         .flatten()
         .collect();
     let known = given.iter().map(Vec::as_slice).chain(INTERMEDIATES);
-    let root_der = root_of(product);
     let root = x509::parse(root_der).map_err(|_| EndorsementError::Malformed("a root"))?;
     for der in known {
         let Ok(authority) = x509::parse(der) else {
@@ -68,6 +69,7 @@ pub(crate) fn verify_chain(
     pem: &[u8],
     product: Product,
     signer: AmdSigner,
+    root: &[u8],
     now: SystemTime,
 ) -> Result<Validity, EndorsementError> {
     let chain = x509::certificates(pem).unwrap_or_default();
@@ -76,7 +78,7 @@ pub(crate) fn verify_chain(
     let [_, authority] = path.as_slice() else {
         return Err(EndorsementError::Malformed("one authority and its root"));
     };
-    x509::verify_path(&path, root_of(product), now)?;
+    x509::verify_path(&path, root, now)?;
     if !(is_named(authority, product, signer) && x509::is_authority(authority)) {
         return Err(EndorsementError::Subject(authority.subject().to_string()));
     }
@@ -86,10 +88,10 @@ pub(crate) fn verify_chain(
 /// Verifies the root's list.
 pub(crate) fn verify_crl(
     der: &[u8],
-    product: Product,
+    root: &[u8],
     now: SystemTime,
 ) -> Result<Validity, EndorsementError> {
-    let root = x509::parse(root_of(product)).map_err(|_| EndorsementError::Malformed("a root"))?;
+    let root = x509::parse(root).map_err(|_| EndorsementError::Malformed("a root"))?;
     let signer = Validity::of_path(std::slice::from_ref(&root));
     Validity::of_crl(der, &root)?.within(&signer, now)
 }
@@ -102,9 +104,10 @@ fn is_named(authority: &X509Certificate<'_>, product: Product, signer: AmdSigner
     x509::common_name(authority.subject()) == Some(expected.as_str())
 }
 
-fn root_of(product: Product) -> &'static [u8] {
-    ROOTS
-        .into_iter()
-        .find(|(held, _)| *held == product)
+/// The root that a product's certificates must lead to.
+pub(crate) fn root_of(product: Product, roots: &VendorRoots) -> &[u8] {
+    let test = roots.amd().filter(|(held, _)| *held == product);
+    let mut pinned = ROOTS.into_iter();
+    test.or_else(|| pinned.find(|(held, _)| *held == product))
         .map_or(&[], |(_, der)| der)
 }
