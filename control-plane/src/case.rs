@@ -13,9 +13,11 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::profile::AttestationProfile;
 use vouchsafe_verifier::appraise::Expected;
 use vouchsafe_verifier::dossier::File;
+use vouchsafe_verifier::endorsement::age;
 use vouchsafe_verifier::endorsement::need::Need;
 use vouchsafe_verifier::endorsement::needs::needs;
 use vouchsafe_verifier::evidence::EvidenceItem;
+use vouchsafe_verifier::evidence::received::Files;
 use vouchsafe_verifier::evidence::tpm::public::PublicArea;
 use vouchsafe_verifier::evidence::tpm::{Challenged, Offer as CheckableOffer, TpmState};
 use vouchsafe_verifier::vendor_roots::VendorRoots;
@@ -123,6 +125,25 @@ impl Case {
             }
         }
         Ok(found)
+    }
+
+    /// The first end of what vendors signed inside the evidence itself: the chain of an enclave's document lives three
+    /// hours, that of a quote or a chip years. What is issued must not outlive it.
+    pub fn evidence_end(&self) -> Option<SystemTime> {
+        let items = self.items().unwrap_or_default();
+        let files = items.iter().filter_map(|item| item.evidence.files());
+        let files: Vec<_> = files.map(|(_, files)| files).collect();
+        let tpm = self.tpm.as_ref().and_then(|_| tpm_offer(&self.hello));
+        let evidence = files.iter().flat_map(Files::iter);
+        let chain = tpm
+            .iter()
+            .flat_map(|offer| &offer.ek_chain)
+            .map(|der| File {
+                name: "ek_chain.der",
+                bytes: der,
+            });
+        let all: Vec<File<'_>> = evidence.chain(chain).collect();
+        age::first_end(&all, self.time)
     }
 
     /// Judges the evidence by a profile. Milliseconds to tens of milliseconds of cryptography.

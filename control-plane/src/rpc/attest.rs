@@ -318,8 +318,13 @@ impl Conversation {
         let gathering = self.control_plane.endorsements.gather(&needs, &user);
         let gathered = tokio::time::timeout_at(self.deadline, gathering).await;
         let gathered = gathered.map_err(|_| deadline())?;
+        let now = self.control_plane.now();
         for file in &gathered.files {
-            challenged.endorsements_end = challenged.endorsements_end.min(file.endorsement.until());
+            // What is over and given all the same only revokes: it vouches for nothing whose end could count.
+            if now <= file.endorsement.until() {
+                let end = challenged.endorsements_end.min(file.endorsement.until());
+                challenged.endorsements_end = end;
+            }
             let bytes = file.endorsement.bytes().to_vec();
             case.endorsements.push((file.name.clone(), bytes));
         }

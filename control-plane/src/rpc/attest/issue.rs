@@ -66,6 +66,7 @@ impl Conversation {
         let ends: Vec<SystemTime> = [issuer_end, challenged.endorsements_end]
             .into_iter()
             .chain(fitting.until)
+            .chain(case.evidence_end())
             .collect();
         let plan = plan(
             &Decision {

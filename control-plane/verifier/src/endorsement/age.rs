@@ -108,6 +108,14 @@ pub fn used<J: Eq>(dossier: Dossier<'_>, judge: impl Fn(Dossier<'_>) -> J) -> Ve
     files.iter().chain(&endorsements).flat_map(dated).collect()
 }
 
+/// The first moment at which something that vendors signed in these files is over, of that which holds now: nothing that
+/// rests on them may last longer. A file may bring along more than is needed; that it ends counts all the same.
+pub fn first_end(files: &[File<'_>], now: SystemTime) -> Option<SystemTime> {
+    let all = files.iter().flat_map(dated);
+    let held = all.filter(|one| one.state(now) == State::Valid);
+    held.filter_map(|one| one.until()).min()
+}
+
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Place {
     Given(usize),

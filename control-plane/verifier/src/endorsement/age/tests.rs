@@ -151,3 +151,28 @@ fn evidence_that_is_refused_at_once_rests_on_nothing_else() {
     assert_eq!(judgement.reason, "report_malformed");
     assert_eq!(found, []);
 }
+
+/// An enclave's document has a chain of five, whose last lives three hours; what is over already counts for nothing.
+#[test]
+fn the_first_end_is_that_of_the_shortest_lived_piece_that_holds() {
+    let document = case("nitro/prod-evervault");
+    let document: Named = document
+        .into_iter()
+        .filter(|(name, _)| name == "doc.cose")
+        .collect();
+    let files = borrowed(&document);
+    let all = dated(&files[0]);
+    let ends: Vec<_> = { all.iter() }
+        .map(|one| (one.issued(), one.until().unwrap()))
+        .collect();
+    assert_eq!(ends.len(), 5, "{ends:?}");
+    let (begin, end) = *ends.iter().min_by_key(|(_, end)| *end).unwrap();
+    assert_eq!(end.duration_since(begin).unwrap().as_secs(), 3 * 3600 + 3);
+    assert_eq!(
+        first_end(&files, begin + Duration::from_secs(60)),
+        Some(end)
+    );
+    let later = first_end(&files, end + Duration::from_secs(1));
+    assert!(later.is_some_and(|later| later > end), "{later:?}");
+    assert_eq!(first_end(&[], end), None);
+}
