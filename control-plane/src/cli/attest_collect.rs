@@ -10,7 +10,7 @@ use super::Outcome;
 #[derive(Clone, Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(super) struct Arguments {
-    /// As `vouchsafe-proxy collect` takes them: `--out DIR`, `--nonce`, `--tpm`, `--node NAME`, …
+    /// As `vouchsafe-proxy collect` takes them: `--out DIR`, `--nonce`, `--tpm`, `--nvidia-library`, `--node NAME`, …
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

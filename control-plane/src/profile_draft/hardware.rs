@@ -120,30 +120,28 @@ fn pcrs(judgement: &Judgement, bank: &str, lines: &mut Vec<String>) -> Option<()
 }
 
 fn nitro(judgement: &Judgement, asked: &Asked, lines: &mut Vec<String>) -> Option<()> {
-    let shown = set_claim(judgement, "pcrs");
     lines.push("images:".into());
     lines.push(format!("  - name: {}", quoted(&asked.image)));
     lines.push("    pcrs:".into());
     lines.push("      sha384:".into());
     let mut any = false;
-    for one in shown {
-        let (pcr, value) = one.split_once(':')?;
-        // 3 and 4 are the parent's role and instance.
+    for pcr in 0..16 {
+        // What nothing was measured into is not claimed.
+        let Some(value) = text_claim(judgement, &format!("pcr{pcr}")) else {
+            continue;
+        };
         let (stays, what) = match pcr {
-            "0" => (true, "the enclave's image"),
-            "1" => (true, "kernel and initial RAM disk"),
-            "2" => (true, "application"),
-            "3" => (false, "role of the parent instance"),
-            "4" => (false, "parent instance: a Node pins that"),
-            "8" => (true, "who signed the image"),
+            0 => (true, "the enclave's image"),
+            1 => (true, "kernel and initial RAM disk"),
+            2 => (true, "application"),
+            3 => (false, "role of the parent instance"),
+            4 => (false, "parent instance: a Node pins that"),
+            8 => (true, "who signed the image"),
             _ => (false, "the enclave's own"),
         };
-        let measured = value.chars().any(|c| c != '0');
-        if measured {
-            let mark = if stays { "" } else { "# " };
-            any |= stays;
-            lines.push(format!("        {mark}\"{pcr}\": {value}  # {what}"));
-        }
+        let mark = if stays { "" } else { "# " };
+        any |= stays;
+        lines.push(format!("        {mark}\"{pcr}\": {value}  # {what}"));
     }
     any.then_some(())
 }

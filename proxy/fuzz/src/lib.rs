@@ -20,6 +20,9 @@ pub fn gpu_report(data: &[u8]) {
     if let Some(nonce) = nvidia_gpu::nonce_of(data) {
         assert_eq!(data[4..36], *nonce);
     }
+    if let Some(ueid) = nvidia_gpu::ueid_of(data) {
+        assert!(ueid.bytes().all(|byte| byte.is_ascii_digit()));
+    }
 }
 
 /// An answer of the enclave's module, and the document that it may be.
@@ -31,6 +34,7 @@ pub fn enclave_document(data: &[u8]) {
     if let Some(nonce) = nitro::nonce_of(data) {
         assert!(nonce.len() < data.len());
     }
+    let _ = nitro::instance_of(data);
 }
 
 /// An answer of Azure's metadata service.

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use vouchsafe_config::proxy::NvidiaGpu;
 use vouchsafe_device::nvml::{self, MultiGpu, Nvml, NvmlError};
 
@@ -162,6 +164,62 @@ pub fn nonce_of(report: &[u8]) -> Option<&[u8; 32]> {
     rest.first_chunk().filter(|_| is_request)
 }
 
+/// NVIDIA's unique number of the device whose chain this is (PEM, leaf first), as a `Node` names it: the serial number of
+/// the leaf in decimal. `None` where it can't be read; nothing else of the chain is read here.
+pub fn ueid_of(chain: &[u8]) -> Option<String> {
+    let leaf = CertificateDer::from_pem_slice(chain).ok()?;
+    let (SEQUENCE, certificate, _) = element(&leaf)? else {
+        return None;
+    };
+    let (SEQUENCE, to_be_signed, _) = element(certificate)? else {
+        return None;
+    };
+    let serial = match element(to_be_signed)? {
+        // The version stands before it in all but the oldest form (RFC 5280 §4.1).
+        (VERSION, _, rest) => element(rest)?,
+        first => first,
+    };
+    match serial {
+        (INTEGER, number, _) if number.len() <= MAX_SERIAL => Some(decimal(number)),
+        _ => None,
+    }
+}
+
+/// Tag, content and what follows of an element of DER.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, length], rest) = bytes.split_first_chunk::<2>()?;
+    let (length, rest) = match length {
+        0x81 => rest
+            .split_first()
+            .map(|(one, rest)| (usize::from(*one), rest))?,
+        0x82 => { rest.split_first_chunk::<2>() }
+            .map(|(two, rest)| (usize::from(u16::from_be_bytes(*two)), rest))?,
+        short if short < 0x80 => (usize::from(short), rest),
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// A number of any length, most significant byte first.
+fn decimal(bytes: &[u8]) -> String {
+    let mut number = bytes.to_vec();
+    let mut digits = Vec::new();
+    while number.iter().any(|byte| *byte != 0) {
+        let mut rest = 0_u32;
+        for byte in &mut number {
+            let part = rest * 256 + u32::from(*byte);
+            *byte = u8::try_from(part / 10).unwrap_or_default();
+            rest = part % 10;
+        }
+        digits.extend(char::from_digit(rest, 10));
+    }
+    match digits.is_empty() {
+        true => "0".to_owned(),
+        false => digits.into_iter().rev().collect(),
+    }
+}
+
 fn architecture(number: u32) -> &'static str {
     match number {
         9 => "hopper",
@@ -208,6 +266,11 @@ pub enum GpuError {
 pub const DEFAULT_LIBRARY: &str = nvml::LIBRARY;
 /// SPDM 1.1, `GET_MEASUREMENTS`, with signature, all measurements.
 const GET_MEASUREMENTS: [u8; 4] = [0x11, 0xe0, 0x01, 0xff];
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const VERSION: u8 = 0xa0;
+/// Twenty bytes, and the zero of a positive number (RFC 5280 §4.1.2.2).
+const MAX_SERIAL: usize = 21;
 /// As many as the control plane takes.
 const MAX_GPUS: u32 = 16;
 /// A report takes a GPU up to two seconds; starting the library without persistence mode as long for each GPU.
@@ -226,6 +289,27 @@ mod tests {
         }
         report[1] = 0x60;
         assert_eq!(nonce_of(&report), None, "a response is no request");
+    }
+
+    #[test]
+    fn the_number_of_a_device_is_its_leafs_in_decimal() {
+        let number = |serial: &[u8]| {
+            let mut params = rcgen::CertificateParams::default();
+            params.serial_number = Some(rcgen::SerialNumber::from_slice(serial));
+            let key = rcgen::KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            for end in (0..pem.len()).step_by(17) {
+                ueid_of(&pem.as_bytes()[..end]);
+            }
+            ueid_of(pem.as_bytes())
+        };
+        assert_eq!(number(&[7, 1]).as_deref(), Some("1793"));
+        assert_eq!(number(&[0x80]).as_deref(), Some("128"));
+        let largest = "1461501637330902918203684832716283019655932542975";
+        assert_eq!(number(&[0xff; 20]).as_deref(), Some(largest));
+        assert_eq!(ueid_of(b""), None);
+        assert_eq!(element(&[0x30, 0x83, 0, 0, 1, 0]), None);
+        assert_eq!(element(&[0x30, 2, 0]), None);
     }
 
     #[tokio::test]

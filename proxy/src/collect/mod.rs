@@ -10,6 +10,7 @@
 //! are installed where the devices are. So this is a command of the sidecar's binary; `vouchsafe attest collect` runs it.
 
 pub mod bundle;
+mod devices;
 
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt;
@@ -17,12 +18,15 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use tokio::runtime::Runtime;
 use vouchsafe_config::attester::{
-    DEFAULT_CCEL, DEFAULT_EVENT_LOG, DEFAULT_IMA_LOG, DEFAULT_TPM_DEVICE, DEFAULT_TSM, Tpm,
-    TpmTransport, Tsm,
+    DEFAULT_CCEL, DEFAULT_EVENT_LOG, DEFAULT_IMA_LOG, DEFAULT_IMDS, DEFAULT_NSM,
+    DEFAULT_TPM_DEVICE, DEFAULT_TSM, Tpm, TpmTransport, Tsm,
 };
 
 use crate::attester::CollectError;
+use crate::attester::nitro::NitroError;
+use crate::attester::nvidia_gpu::GpuError;
 use crate::attester::tpm::TpmAttester;
 use crate::attester::tsm::{Provider, TsmAttester, TsmError};
 use bundle::{Bundle, Piece, WriteBundleError};
@@ -42,6 +46,15 @@ pub struct Arguments {
     /// Where the kernel takes requests for reports of a confidential guest, where it is not the usual place.
     #[arg(long, value_name = "DIR")]
     tsm: Option<PathBuf>,
+    /// NVIDIA's management library, where the system does not find it by itself.
+    #[arg(long, value_name = "FILE")]
+    nvidia_library: Option<PathBuf>,
+    /// The security module of an enclave, or a Unix socket that speaks for it; /dev/nsm where it exists.
+    #[arg(long, value_name = "DEVICE")]
+    nitro: Option<PathBuf>,
+    /// Azure's metadata service, which is asked where the TPM is that of a confidential VM there.
+    #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_IMDS)]
+    imds: String,
     /// Certificates of the TPM's endorsement key (PEM, leaf first), where they are not in the TPM.
     #[arg(long, value_name = "FILE")]
     ek_chain: Option<PathBuf>,
@@ -86,6 +99,12 @@ pub enum CollectBundleError {
     /// The kernel's interface for reports is there, and fails.
     #[error("failed to collect a report of the confidential guest")]
     Tsm(#[source] TsmError),
+    /// GPUs are there, and fail.
+    #[error("failed to collect reports of the GPUs")]
+    NvidiaGpu(#[source] GpuError),
+    /// The enclave's module is there, and fails.
+    #[error("failed to collect the enclave's document")]
+    Nitro(#[source] NitroError),
     /// No thread for waiting.
     #[error("failed to start a runtime")]
     Runtime(#[source] std::io::Error),
@@ -127,22 +146,56 @@ fn fresh_nonce() -> Result<Nonce, CollectBundleError> {
 
 fn collect(arguments: &Arguments, nonce: Nonce) -> Result<Bundle, CollectBundleError> {
     let mut bundle = Bundle::new(nonce.0);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CollectBundleError::Runtime)?;
     match tpm_config(arguments) {
         Some(config) => {
-            let piece = collect_tpm(&config, arguments, nonce).map_err(CollectBundleError::Tpm)?;
+            let user_data = report_data(nonce);
+            let azure = devices::azure(&config, &arguments.imds, &nonce.0, &user_data);
+            let azure = runtime.block_on(azure).map_err(CollectBundleError::Tpm)?;
+            // The vTPM of a confidential VM has no endorsement key that anybody vouches for: its hardware does.
+            let piece = match azure {
+                Some(piece) => piece,
+                None => collect_tpm(&config, arguments, nonce).map_err(CollectBundleError::Tpm)?,
+            };
             bundle.add(piece);
         }
         None => bundle.lack("tpm", format!("`{DEFAULT_TPM_DEVICE}` does not exist")),
     }
     let tsm = arguments.tsm.clone().or_else(|| existing(DEFAULT_TSM));
     match tsm {
-        Some(path) => collect_guest(&path, nonce, &mut bundle)?,
+        Some(path) => collect_guest(&path, nonce, &runtime, &mut bundle)?,
         None => bundle.lack("sev_snp or tdx", format!("`{DEFAULT_TSM}` does not exist")),
+    }
+    let library = arguments.nvidia_library.clone();
+    match runtime.block_on(devices::gpus(library.clone(), &nonce.0)) {
+        Ok(piece) => bundle.add(piece),
+        Err(error) if library.is_none() && devices::has_none(&error) => {
+            bundle.lack("nvidia_gpu", error.to_string());
+        }
+        Err(error) => return Err(CollectBundleError::NvidiaGpu(error)),
+    }
+    let module = arguments.nitro.clone().or_else(|| existing(DEFAULT_NSM));
+    match module {
+        Some(device) => {
+            let document = runtime.block_on(devices::enclave(device, &nonce.0));
+            bundle.add(document.map_err(CollectBundleError::Nitro)?);
+        }
+        None => bundle.lack("nitro", format!("`{DEFAULT_NSM}` does not exist")),
     }
     if bundle.is_empty() {
         return Err(CollectBundleError::Nothing(bundle.lacking()));
     }
     Ok(bundle)
+}
+
+/// The digest of the nonce, which fills 64 bytes without padding.
+fn report_data(nonce: Nonce) -> [u8; 64] {
+    let mut report_data = [0; 64];
+    report_data.copy_from_slice(digest(&SHA512, &nonce.0).as_ref());
+    report_data
 }
 
 /// The TPM that was named, or the usual device where it exists.
@@ -210,14 +263,14 @@ fn collect_tpm(config: &Tpm, arguments: &Arguments, nonce: Nonce) -> Result<Piec
     Ok(piece)
 }
 
-/// A report over the digest of the nonce, which fills its 64 bytes without padding.
-fn collect_guest(path: &Path, nonce: Nonce, bundle: &mut Bundle) -> Result<(), CollectBundleError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CollectBundleError::Runtime)?;
-    let mut report_data = [0; 64];
-    report_data.copy_from_slice(digest(&SHA512, &nonce.0).as_ref());
+/// A report over the digest of the nonce.
+fn collect_guest(
+    path: &Path,
+    nonce: Nonce,
+    runtime: &Runtime,
+    bundle: &mut Bundle,
+) -> Result<(), CollectBundleError> {
+    let report_data = report_data(nonce);
     let mut why = String::new();
     for provider in [Provider::SevSnp, Provider::Tdx] {
         let config = Tsm {

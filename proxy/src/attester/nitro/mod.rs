@@ -121,6 +121,19 @@ pub fn document_of(response: &[u8]) -> Result<&[u8], NitroError> {
 ///
 /// Nothing else of it is read here: judging is the verifier's.
 pub fn nonce_of(document: &[u8]) -> Option<&[u8]> {
+    field_of(document, "nonce")?.bytes().ok()
+}
+
+/// The instance that a document says its enclave runs on: what a `Node` pins, once it is reviewed.
+pub fn instance_of(document: &[u8]) -> Option<&str> {
+    let module = field_of(document, "module_id")?.text().ok()?;
+    let (instance, _) = module.split_once("-enc")?;
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (instance.len() <= MAX_WORD && instance.bytes().all(is_plain)).then_some(instance)
+}
+
+/// Stands before the value of a field of the payload.
+fn field_of<'a>(document: &'a [u8], name: &str) -> Option<Reader<'a>> {
     let mut sign1 = Reader::new(document);
     sign1.skip_tag().ok()?;
     if sign1.array().ok()? != 4 {
@@ -130,8 +143,8 @@ pub fn nonce_of(document: &[u8]) -> Option<&[u8]> {
     sign1.skip().ok()?; // unprotected header
     let mut payload = Reader::new(sign1.bytes().ok()?);
     for _ in 0..payload.map().ok()? {
-        if payload.text().ok()? == "nonce" {
-            return payload.bytes().ok();
+        if payload.text().ok()? == name {
+            return Some(payload);
         }
         payload.skip().ok()?;
     }
