@@ -1,9 +1,11 @@
 /*
- * A management library of NVIDIA's that serves reports of real GPUs from a folder, for tests.
+ * A management library of NVIDIA's that serves reports of real GPUs from a folder, or of made-up ones over sockets in it,
+ * for tests.
  *
- * Functions, structures and codes are written after nvml.h, independently of the Rust that calls them. A GPU can't be
+ * Functions, structures and codes are written after nvml.h, independently of the Rust that calls them. A real GPU can't be
  * made to sign for a new nonce here: a report is served only for the nonce that it answers, unless the folder says
- * `any-nonce`, which writes the new nonce over the old and breaks the signature.
+ * `any-nonce`, which writes the new nonce over the old and breaks the signature. Where the folder has a socket `N.gpu`,
+ * it is given the nonce and gives the report.
  *
  * The folder holds `count`, `driver`, `mode` (three numbers: confidential compute, devtools, multi-GPU mode), and for
  * each GPU `N.report`, `N.chain` and `N.architecture`. A file `fail` with a function's name and a code makes that
@@ -13,6 +15,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #ifndef FOLDER
@@ -200,6 +204,24 @@ nvmlReturn_t nvmlDeviceGetConfComputeGpuCertificate(nvmlDevice_t device, nvmlCon
     return SUCCESS;
 }
 
+static long ask_gpu(unsigned int index, const uint8_t *nonce, uint8_t *buffer, size_t size) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if ((size_t)snprintf(address.sun_path, sizeof address.sun_path, "%s/%u.gpu", FOLDER, index) >= sizeof address.sun_path)
+        return -1;
+    int gpu = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (gpu < 0)
+        return -1;
+    long length = -1;
+    if (connect(gpu, (struct sockaddr *)&address, sizeof address) == 0 && write(gpu, nonce, 32) == 32) {
+        long got;
+        length = 0;
+        while ((size_t)length < size && (got = read(gpu, buffer + length, size - (size_t)length)) > 0)
+            length += got;
+    }
+    close(gpu);
+    return length;
+}
+
 nvmlReturn_t nvmlDeviceGetConfComputeGpuAttestationReport(nvmlDevice_t device,
                                                          nvmlConfComputeGpuAttestationReport_t *report) {
     CHECKED;
@@ -207,7 +229,9 @@ nvmlReturn_t nvmlDeviceGetConfComputeGpuAttestationReport(nvmlDevice_t device,
     while (read_file("hang", none, sizeof none) >= 0)
         usleep(1000);
     snprintf(name, sizeof name, "%u.report", device->index);
-    long length = read_file(name, report->attestationReport, sizeof report->attestationReport);
+    long length = ask_gpu(device->index, report->nonce, report->attestationReport, sizeof report->attestationReport);
+    if (length < 0)
+        length = read_file(name, report->attestationReport, sizeof report->attestationReport);
     if (length < 36)
         return NOT_FOUND;
     if (read_file("any-nonce", none, sizeof none) >= 0)

@@ -1,12 +1,17 @@
-//! Machines with NVIDIA GPUs that are none: a library like NVIDIA's, built here from C, that serves reports of real GPUs.
+//! Machines with NVIDIA GPUs that are none: a library like NVIDIA's, built here from C, that serves reports of real GPUs,
+//! or asks GPUs of a test's own maker.
 //!
 //! Each machine has a library of its own, whose folder of reports is compiled in: so two in one process don't meet.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
+
+use crate::vendor::nvidia::Gpu;
 
 /// A machine's library and what it serves.
 #[derive(Debug)]
@@ -70,14 +75,39 @@ impl FakeNvml {
     /// # Panics
     /// When the folder can't be written.
     pub fn add(&self, report: &[u8], chain: &[u8], architecture: u32) {
+        let number = self.place(chain, architecture);
+        self.set(&format!("{number}.report"), report);
+    }
+
+    /// Puts in one more GPU, which signs for every nonce until this process ends.
+    ///
+    /// # Panics
+    /// When the folder can't be written.
+    pub fn add_live(&self, gpu: Gpu) {
+        let number = self.place(gpu.chain().as_bytes(), 9);
+        let path = self.folder.path().join(format!("{number}.gpu"));
+        let listener = UnixListener::bind(path).expect("the socket can be made");
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                let mut nonce = [0; 32];
+                // A client that breaks off concerns nobody else.
+                if client.read_exact(&mut nonce).is_ok() {
+                    let _gone = client.write_all(&gpu.report(&nonce));
+                }
+            }
+        });
+    }
+
+    /// The next number.
+    fn place(&self, chain: &[u8], architecture: u32) -> u32 {
         let folder = self.folder.path();
-        let count = (0..)
-            .find(|index| !folder.join(format!("{index}.report")).exists())
+        let number = (0..)
+            .find(|index| !folder.join(format!("{index}.chain")).exists())
             .expect("there is a next number");
-        self.set(&format!("{count}.report"), report);
-        self.set(&format!("{count}.chain"), chain);
-        self.set(&format!("{count}.architecture"), architecture.to_string());
-        self.set("count", (count + 1).to_string());
+        self.set(&format!("{number}.chain"), chain);
+        self.set(&format!("{number}.architecture"), architecture.to_string());
+        self.set("count", (number + 1).to_string());
+        number
     }
 
     /// Writes one of the files that the library follows.

@@ -19,12 +19,27 @@ use vouchsafe_attestation::svid::sha256;
 use crate::swtpm::Swtpm;
 
 /// What attests below the vTPM.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Hardware {
     /// AMD SEV-SNP: a report of 1184 bytes, whose report data the paravisor replaces, so that its signature is none.
     SevSnp(Vec<u8>),
-    /// Intel TDX: a local report of zeros.
+    /// AMD SEV-SNP that signs for every report data.
+    SigningSevSnp(Signer),
+    /// Intel TDX: a local report of zeros but for its report data.
     Tdx,
+}
+
+/// Makes a report over report data.
+pub type Signer = Arc<dyn Fn(&[u8; 64]) -> Vec<u8> + Send + Sync>;
+
+impl std::fmt::Debug for Hardware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SevSnp(_) => "SevSnp(..)",
+            Self::SigningSevSnp(_) => "SigningSevSnp(..)",
+            Self::Tdx => "Tdx",
+        })
+    }
 }
 
 /// A paravisor that serves until its process ends.
@@ -157,16 +172,21 @@ impl Shared {
         let fields = 32 + 1184;
         report[fields..fields + 4].copy_from_slice(&(length + 20).to_le_bytes());
         report[fields + 4] = 1;
+        let mut report_data = [0; 64];
+        report_data[..32].copy_from_slice(&sha256(data.as_bytes()));
+        let of_hardware = &mut report[32..32 + 1184];
         match &self.hardware {
             Hardware::SevSnp(hardware) => {
-                report[fields + 8] = 2;
-                report[32..32 + 1184].copy_from_slice(hardware);
-                let report_data = 32 + 0x50;
-                report[report_data..report_data + 32].copy_from_slice(&sha256(data.as_bytes()));
-                report[report_data + 32..report_data + 64].fill(0);
+                of_hardware.copy_from_slice(hardware);
+                of_hardware[0x50..0x90].copy_from_slice(&report_data);
             }
-            Hardware::Tdx => report[fields + 8] = 4,
+            Hardware::SigningSevSnp(sign) => of_hardware.copy_from_slice(&sign(&report_data)),
+            Hardware::Tdx => of_hardware[TD_REPORT_DATA].copy_from_slice(&report_data),
         }
+        report[fields + 8] = match &self.hardware {
+            Hardware::SevSnp(_) | Hardware::SigningSevSnp(_) => 2,
+            Hardware::Tdx => 4,
+        };
         report[fields + 12] = 1; // SHA-256
         report[fields + 16..].copy_from_slice(&length.to_le_bytes());
         report.extend(data.as_bytes());
@@ -263,6 +283,8 @@ fn read_message(socket: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
+/// Where a trust domain's local report has its report data (`REPORTMACSTRUCT`).
+pub const TD_REPORT_DATA: std::ops::Range<usize> = 128..192;
 const NV_WRITE: u32 = 0x137;
 const NV_READ: u32 = 0x14e;
 const NV_READ_PUBLIC: u32 = 0x169;

@@ -14,9 +14,9 @@ use vouchsafe_verifier::evidence::tpm::ima::policy::{Content, FileRule, PathPatt
 use crate::support::*;
 
 /// A kernel that measures: its list as a file, and the TPM that it extends.
-struct Kernel {
-    swtpm: Swtpm,
-    list: tempfile::NamedTempFile,
+pub struct Kernel {
+    pub swtpm: Swtpm,
+    pub list: tempfile::NamedTempFile,
 }
 
 fn sized(bytes: &[u8]) -> Vec<u8> {
@@ -25,7 +25,7 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Kernel {
-    fn boot() -> Self {
+    pub fn boot() -> Self {
         let mut kernel = Self {
             swtpm: Swtpm::start().unwrap(),
             list: tempfile::NamedTempFile::new().unwrap(),
@@ -44,7 +44,7 @@ impl Kernel {
         self.list.write_all(&head.concat()).unwrap();
     }
 
-    fn measure(&mut self, path: &str, content: &[u8]) {
+    pub fn measure(&mut self, path: &str, content: &[u8]) {
         let template = Self::template(path, content);
         self.append(&LISTED, &template);
         // The bank of SHA-256 is the one that is replayed.
@@ -92,7 +92,7 @@ impl Kernel {
     }
 }
 
-fn named(content: &[u8]) -> String {
+pub fn named(content: &[u8]) -> String {
     let digest = sha256(content);
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")

@@ -8,4 +8,5 @@ mod endorsement;
 mod event_log;
 mod hostile;
 mod ima;
+mod rerun;
 mod support;
