@@ -148,7 +148,7 @@ document!(
     REVOCATION,
     "Revocation",
     "Who must stop now.",
-    &revocation::SPEC,
+    &revocation::document::SPEC,
     &NAMESPACED
 );
 document!(
@@ -263,7 +263,7 @@ impl Raw {
                 Kind::Node => node::check(spec, &place, reporter),
                 Kind::Workload => workload::check(spec, &place, reporter),
                 Kind::AccessPolicy => access::check(&head, spec, &place, now, reporter),
-                Kind::Revocation => revocation::check(spec, &place, now, reporter),
+                Kind::Revocation => revocation::document::check(spec, &place, now, reporter),
                 Kind::Proxy => proxy::check(spec, &place, reporter),
                 Kind::ControlPlane => {}
                 Kind::PolicyTest => policy_test::check(spec, &place, reporter),

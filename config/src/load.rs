@@ -1,5 +1,6 @@
 //! Files and folders: the only place of this crate that does IO.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -23,10 +24,78 @@ use crate::yaml::MAX_BYTES;
 /// # Errors
 /// All mistakes of all files at once.
 pub fn policy(paths: &[PathBuf], options: Options) -> Result<PolicySet, Problems> {
-    let (files, problems) = files(paths);
-    let (mut sources, problems) = sources(files, problems);
+    policy_with(paths, &Overlay::default(), options)
+}
+
+/// Files as they would be: what is judged before it is written.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    /// Texts that stand in for files, or come to them.
+    pub written: BTreeMap<PathBuf, String>,
+    /// Files that would be gone.
+    pub removed: BTreeSet<PathBuf>,
+}
+
+/// Reads policy documents as [`policy`] does, with some files as they would be.
+///
+/// # Errors
+/// All mistakes of all files at once.
+pub fn policy_with(
+    paths: &[PathBuf],
+    overlay: &Overlay,
+    options: Options,
+) -> Result<PolicySet, Problems> {
+    let (files, problems) = files_with(paths, overlay);
+    let (mut sources, problems) = sources(&files, &overlay.written, problems);
     sources.retain(|source| kind_apart(source).is_none());
     policy_of(sources, problems, options)
+}
+
+/// The policy files of a folder with their texts, by their names below it, as [`policy`] finds them; bootstrap files and
+/// tests are none.
+///
+/// # Errors
+/// All files that can't be read.
+pub fn policy_files(folder: &Path) -> Result<BTreeMap<PathBuf, String>, Problems> {
+    policy_files_with(folder, &Overlay::default())
+}
+
+/// The policy files of a folder as they would be.
+///
+/// # Errors
+/// All files that can't be read.
+pub fn policy_files_with(
+    folder: &Path,
+    overlay: &Overlay,
+) -> Result<BTreeMap<PathBuf, String>, Problems> {
+    let (files, problems) = files_with(&[folder.to_owned()], overlay);
+    let (sources, problems) = sources(&files, &overlay.written, problems);
+    if !problems.is_empty() {
+        return Err(Problems::from_errors(problems));
+    }
+    // Without a problem every file has its source, in the same order.
+    let all = files.into_iter().zip(sources);
+    let policy = all.filter(|(_, source)| kind_apart(source).is_none());
+    let named = policy.filter_map(|(file, source)| {
+        let below = file.strip_prefix(folder).ok()?.to_owned();
+        Some((below, source.text().to_owned()))
+    });
+    Ok(named.collect())
+}
+
+/// Files of folders, with those that an overlay brings and without those that it takes.
+fn files_with(paths: &[PathBuf], overlay: &Overlay) -> (Vec<PathBuf>, Vec<Problem>) {
+    let (mut files, problems) = files(paths);
+    files.retain(|file| !overlay.removed.contains(file));
+    let held: BTreeSet<&PathBuf> = files.iter().collect();
+    let come = overlay.written.keys().filter(|file| !held.contains(file));
+    let come: Vec<PathBuf> = come.cloned().collect();
+    if !come.is_empty() {
+        // Where they would be found, so that a set does not depend on how its files came to be.
+        files.extend(come);
+        files.sort();
+    }
+    (files, problems)
 }
 
 /// The kind of a file that is a bootstrap file or a test and nothing else. One that also has policy documents is none: it
@@ -56,7 +125,7 @@ pub struct Checked {
 /// Reads policy documents as [`policy`] does, and bootstrap files that lie among them.
 pub fn check(paths: &[PathBuf], options: Options) -> Checked {
     let (files, problems) = files(paths);
-    let (sources, problems) = sources(files, problems);
+    let (sources, problems) = sources(&files, &BTreeMap::new(), problems);
     let files = sources.len();
     let (bootstrap, documents): (Vec<_>, Vec<_>) = sources
         .into_iter()
@@ -105,11 +174,20 @@ fn files(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<Problem>) {
     (files, problems)
 }
 
-fn sources(files: Vec<PathBuf>, mut problems: Vec<Problem>) -> (Vec<Source>, Vec<Problem>) {
+/// Reads files, of which some have a text that stands in for theirs.
+fn sources(
+    files: &[PathBuf],
+    instead: &BTreeMap<PathBuf, String>,
+    mut problems: Vec<Problem>,
+) -> (Vec<Source>, Vec<Problem>) {
     let mut sources = Vec::new();
     let mut total = 0;
     for file in files {
-        match read(&file, MAX_BYTES) {
+        let text = match instead.get(file) {
+            Some(text) => Ok(text.clone()),
+            None => read(file, MAX_BYTES),
+        };
+        match text {
             Ok(text) => {
                 total += text.len();
                 sources.push(Source::new(file.display().to_string(), text));
@@ -149,7 +227,7 @@ fn policy_of(
 /// All mistakes of all tests at once.
 pub fn policy_tests(paths: &[PathBuf]) -> Result<Vec<PolicyTest>, Problems> {
     let (files, problems) = files(paths);
-    let (sources, mut problems) = sources(files, problems);
+    let (sources, mut problems) = sources(&files, &BTreeMap::new(), problems);
     let mut tests = Vec::new();
     for source in sources {
         if kind_apart(&source) != Some(Kind::PolicyTest) {

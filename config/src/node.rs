@@ -81,7 +81,9 @@ impl NodeHardware {
                 EvidenceKind::Nitro => {
                     found.nitro_instance_id = text("instance_id").map(str::to_owned);
                 }
-                EvidenceKind::Simulated => {}
+                EvidenceKind::Simulated => {
+                    found.simulated_machine = text("machine").map(str::to_owned);
+                }
             }
         }
         found
@@ -104,6 +106,23 @@ impl NodeHardware {
             && holds(&self.nitro_instance_id, &found.nitro_instance_id)
             && holds(&self.simulated_machine, &found.simulated_machine)
             && (self.gpu_ueids.is_empty() || self.gpu_ueids == found.gpu_ueids)
+    }
+
+    /// Everything that is stated, one by one, as claims show it. An identity that is hidden (zeros) is none.
+    pub fn identities(&self) -> Vec<String> {
+        let hexed = |bytes: Option<&[u8]>| bytes.map(hex::encode);
+        let fixed = [
+            hexed(self.tpm_ek_sha256.as_ref().map(|id| &id[..])),
+            hexed(self.snp_chip_id.as_ref().map(|id| &id[..])),
+            hexed(self.tdx_ppid.as_ref().map(|id| &id[..])),
+            hexed(self.tdx_platform_instance_id.as_ref().map(|id| &id[..])),
+            self.nitro_instance_id.clone(),
+            self.simulated_machine.clone(),
+        ];
+        let all = fixed.into_iter().flatten();
+        let all = all.chain(self.gpu_ueids.iter().cloned());
+        all.filter(|one| one.bytes().any(|byte| byte != b'0'))
+            .collect()
     }
 
     /// The machine in one word for records and pins of join tokens: `<kind>:<identity>`, several joined by `+`. GPUs are

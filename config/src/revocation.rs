@@ -1,5 +1,8 @@
 //! `Revocation`: who must stop now, by predicate and not only by serial number.
 
+pub(crate) mod document;
+mod shown;
+
 use std::time::SystemTime;
 
 use vouchsafe_attestation::claims::Class;
@@ -10,13 +13,10 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
-use crate::claim::{self, Requirement};
-use crate::document::Head;
+use crate::claim::Requirement;
+use crate::node::Node;
 use crate::policy::RuleSource;
-use crate::problem::Reporter;
-use crate::scalar;
-use crate::shape::{Field, MapShape, Place, Shape, optional, required};
-use crate::yaml::Node;
+use crate::problem::Problem;
 
 /// An act that ends trust: it holds until it expires or its document is removed, which the record shows.
 #[derive(Clone, Debug)]
@@ -71,6 +71,16 @@ pub struct Match {
     pub spiffe_ids: Vec<IdPattern>,
     /// Workloads of this mesh.
     pub workloads: Vec<WorkloadName>,
+    /// Machines, by their Node documents.
+    pub nodes: Vec<WorkloadName>,
+    /// What the documents of `nodes` say that evidence proves of those machines: one of it is enough.
+    pub machines: Vec<String>,
+    /// Hardware identities, as claims show them.
+    pub hardware_ids: Vec<String>,
+    /// Measurements in hex, or names of reference images.
+    pub measurements: Vec<String>,
+    /// Vendors' advisories that explain a device's level.
+    pub advisories: Vec<String>,
     /// SHA-256 of the public keys of issuing authorities.
     pub authorities: Vec<[u8; 32]>,
     /// Classes of attestation results.
@@ -111,7 +121,52 @@ impl<'a> From<&'a Peer> for Bearer<'a> {
 impl Revocation {
     /// Whether it means this bearer now. Allocates nothing.
     pub fn means(&self, bearer: &Bearer<'_>, trust_domain: &TrustDomain, now: SystemTime) -> bool {
-        self.expires.is_none_or(|expires| now < expires) && self.matches.holds(bearer, trust_domain)
+        self.is_in_force(now) && self.matches.holds(bearer, trust_domain)
+    }
+
+    /// Takes in what the documents of its nodes state. Without one of them nobody could tell whom it means, so a part of a
+    /// policy that lacks it is refused like a whole one.
+    pub(crate) fn resolve<'n>(
+        &mut self,
+        node: impl Fn(&WorkloadName) -> Option<&'n Node>,
+    ) -> Result<(), Problem> {
+        let mut machines = Vec::new();
+        for name in &self.matches.nodes {
+            let Some(node) = node(name) else {
+                let message = format!("there is no Node `{name}`");
+                return Err(Problem::of_file(&self.source.file, message).path("spec.match.node"));
+            };
+            machines.extend(node.hardware.identities());
+        }
+        self.matches.machines = machines;
+        Ok(())
+    }
+
+    /// Whether it has not expired.
+    pub fn is_in_force(&self, now: SystemTime) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether it is in force and will not be for long: whoever it means is trusted again then.
+    pub fn ends_soon(&self, now: SystemTime) -> bool {
+        self.is_in_force(now)
+            && self
+                .expires
+                .is_some_and(|expires| expires <= now + EXPIRY_WARNING)
+    }
+
+    /// How many of those who bear a name it means now, as far as the name tells.
+    pub fn means_of(&self, id: &SpiffeId, trust_domain: &TrustDomain, now: SystemTime) -> Meant {
+        if self.is_in_force(now) {
+            self.matches.of_name(id, trust_domain)
+        } else {
+            Meant::Nobody
+        }
+    }
+
+    /// Whether it names anybody: if not, it means whoever shows what it says of certificates and evidence.
+    pub fn names_somebody(&self) -> bool {
+        !self.matches.workloads.is_empty() || !self.matches.spiffe_ids.is_empty()
     }
 }
 
@@ -141,6 +196,19 @@ impl Match {
                 .workloads
                 .iter()
                 .any(|name| is_workload(bearer.id, trust_domain, name));
+        let shows = |list: &[String], sort: shown::Sort| {
+            list.is_empty()
+                || bearer
+                    .result
+                    .is_some_and(|result| sort.is_shown(result, list))
+        };
+        let hardware = (self.nodes.is_empty()
+            || bearer
+                .result
+                .is_some_and(|result| shown::Sort::Identity.is_shown(result, &self.machines)))
+            && shows(&self.hardware_ids, shown::Sort::Identity)
+            && shows(&self.measurements, shown::Sort::Measurement)
+            && shows(&self.advisories, shown::Sort::Advisory);
         let class = self.classes.is_empty()
             || bearer
                 .result
@@ -159,15 +227,50 @@ impl Match {
             && listed(&self.spkis, bearer.spki_sha256)
             && id
             && workload
+            && hardware
             && listed(&self.authorities, bearer.authority_spki_sha256)
             && class
             && revision
             && devices
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whom of those who bear a name it means, as far as the name tells.
+    fn of_name(&self, id: &SpiffeId, trust_domain: &TrustDomain) -> Meant {
+        let by_name = Self {
+            spiffe_ids: self.spiffe_ids.clone(),
+            workloads: self.workloads.clone(),
+            ..Self::default()
+        };
+        let bearer = Bearer {
+            id,
+            serial: None,
+            spki_sha256: None,
+            authority_spki_sha256: None,
+            result: None,
+        };
+        if !by_name.holds(&bearer, trust_domain) {
+            Meant::Nobody
+        } else if by_name == *self {
+            Meant::Everybody
+        } else {
+            Meant::Some
+        }
+    }
+}
+
+/// How many of those who bear a name a revocation means.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Meant {
+    /// None of them.
+    Nobody,
+    /// Those of whom the rest of it holds as well: what their certificates and evidence show.
+    Some,
+    /// All of them.
+    Everybody,
 }
 
 /// A revocation errs on the side of ending trust: a claim that the device lacks counts as the one that was revoked.
@@ -243,178 +346,8 @@ impl IdPattern {
     }
 }
 
-pub(crate) static SPEC: MapShape = MapShape {
-    fields: &FIELDS,
-    exactly_one: &[],
-};
-
-static FIELDS: [Field; 4] = [
-    required(
-        "match",
-        Shape::Map(&MATCH),
-        "Whom it means: all that is written here must hold; of a list one item must.",
-    ),
-    required(
-        "action",
-        Shape::Word(&["deny_new", "drain", "cut"]),
-        "What becomes of what is live; new connections, requests and certificates are refused in any case.",
-    ),
-    required(
-        "reason",
-        Shape::Text(&scalar::WORDS),
-        "Why: it stands in the record and in `explain`.",
-    ),
-    optional(
-        "expires",
-        Shape::Text(&scalar::TIMESTAMP),
-        "",
-        "When it stops to hold; by default never, as long as the document is there.",
-    ),
-];
-
-static MATCH: MapShape = MapShape {
-    fields: &[
-        optional(
-            "serial",
-            Shape::List(&Shape::Text(&scalar::SERIAL)),
-            "",
-            "Serial numbers of certificates, in hex.",
-        ),
-        optional(
-            "spki_sha256",
-            Shape::List(&Shape::Text(&scalar::SHA256)),
-            "",
-            "SHA-256 of public keys.",
-        ),
-        optional(
-            "spiffe_id",
-            Shape::List(&Shape::Text(&scalar::ID_PATTERN)),
-            "",
-            "SPIFFE IDs; `*` is one segment of the path, `**` at the end all the rest.",
-        ),
-        optional(
-            "workload",
-            Shape::List(&Shape::Text(&scalar::REFERENCE)),
-            "",
-            "Workloads of this mesh.",
-        ),
-        optional(
-            "authority_sha256",
-            Shape::List(&Shape::Text(&scalar::SHA256)),
-            "",
-            "SHA-256 of the public keys of issuing authorities, as `vouchsafe status` shows them.",
-        ),
-        optional(
-            "class",
-            Shape::List(&Shape::Word(&["hardware", "software", "simulated"])),
-            "",
-            "Classes of attestation results.",
-        ),
-        optional(
-            "policy_revision_below",
-            Shape::Text(&scalar::REVISION),
-            "",
-            "Results that were made under an older policy than this revision.",
-        ),
-        optional(
-            "device",
-            Shape::Map(&claim::REQUIRE),
-            "",
-            "Devices by their claims: one such device is enough, and a claim that it lacks counts as so.",
-        ),
-    ],
-    exactly_one: &[],
-};
-
-/// Reports what the shape can't say.
-pub(crate) fn check(
-    spec: &Node,
-    place: &Place,
-    now: Option<SystemTime>,
-    reporter: &mut Reporter<'_>,
-) {
-    if let Some(entry) = spec.entry("match")
-        && entry.value.entries().is_empty()
-    {
-        let problem = reporter
-            .at(
-                entry.key_span,
-                "the revocation says of nobody that it means him",
-            )
-            .path(place.key("match", entry.key_span).path)
-            .hint("to stop everybody write `spiffe_id: [\"spiffe://<trust domain>/**\"]`");
-        reporter.report(problem);
-    }
-    let (Some(node), Some(now)) = (spec.get("expires"), now) else {
-        return;
-    };
-    let Some(expires) = node.as_time() else {
-        return;
-    };
-    let path = place.key("expires", node.span).path;
-    if expires <= now {
-        let problem = reporter.at(node.span, "the revocation has expired and means nobody");
-        let problem = problem.path(path).hint("delete the document, or extend it");
-        reporter.report(problem.warning());
-    } else if expires <= now + EXPIRY_WARNING {
-        let problem = reporter.at(node.span, "the revocation ends within a day");
-        let problem = problem
-            .path(path)
-            .hint("whoever it means is trusted again then");
-        reporter.report(problem.warning());
-    }
-}
-
 /// How long before its end a revocation warns.
-const EXPIRY_WARNING: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-
-pub(crate) fn read(head: &Head, spec: &Node, source: RuleSource) -> Option<Revocation> {
-    let name = head.full_name()?;
-    let found = spec.get("match")?;
-    let digests = |key: &str| list(found, key, |text| scalar::digest(text).ok());
-    let matches = Match {
-        serials: list(found, "serial", |text| {
-            let bytes = scalar::serial(text)?;
-            Some(without_zeros(&bytes).to_vec())
-        })?,
-        spkis: digests("spki_sha256")?,
-        spiffe_ids: list(found, "spiffe_id", IdPattern::parse)?,
-        workloads: match found.get("workload") {
-            None => Vec::new(),
-            Some(node) => {
-                let items = node.items().iter();
-                let items = items.map(|node| scalar::reference(node, &name.namespace));
-                items.collect::<Option<_>>()?
-            }
-        },
-        authorities: digests("authority_sha256")?,
-        classes: list(found, "class", |text| text.parse().ok())?,
-        policy_revision_below: match found.get("policy_revision_below") {
-            None => None,
-            Some(node) => Some(scalar::revision(node.text()?)?),
-        },
-        devices: claim::read(found.get("device")),
-    };
-    // A match that lost all its parts would mean everybody.
-    (!matches.is_empty()).then_some(())?;
-    let action = spec.get("action")?.text()?;
-    Some(Revocation {
-        matches,
-        action: Action::ALL.into_iter().find(|one| one.as_str() == action)?,
-        reason: spec.get("reason")?.text()?.to_owned(),
-        expires: match spec.get("expires") {
-            None => None,
-            Some(node) => Some(node.as_time()?),
-        },
-        source,
-        name,
-    })
-}
-
-fn list<T>(node: &Node, key: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-    let items = node.get(key).map_or(&[][..], Node::items).iter();
-    items.map(|node| read(node.text()?)).collect()
-}
+pub const EXPIRY_WARNING: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests;

@@ -88,6 +88,21 @@ pub(crate) static SERIAL: Text = Text {
     },
 };
 
+/// An identity of hardware, as a claim shows it. Zeros are what a host shows that hides it: nobody's.
+pub(crate) static HARDWARE_ID: Text = Text {
+    what: "a hardware identity",
+    allowed: "an identity as a claim shows it, 1 to 256 characters and not only zeros",
+    pattern: "^.{1,256}$",
+    check: |text| match text.chars().count() {
+        0 => Err("the text is empty".to_owned()),
+        1..=256 if text.bytes().all(|byte| byte == b'0') => {
+            Err("zeros are nobody's identity".to_owned())
+        }
+        1..=256 => Ok(()),
+        found => Err(format!("the text has {found} characters")),
+    },
+};
+
 pub(crate) static REVISION: Text = Text {
     what: "a revision",
     allowed: "`<epoch>.<sequence>` in quotes, as `vouchsafe status` shows it",

@@ -94,7 +94,7 @@ impl PolicySet {
     /// # Errors
     /// All mistakes of all texts at once.
     pub fn parse(sources: Vec<Source>, options: Options) -> Result<Self, Problems> {
-        Self::read(sources, options, true)
+        Self::read(sources, options, true)?.resolve()
     }
 
     fn read(sources: Vec<Source>, options: Options, is_whole: bool) -> Result<Self, Problems> {
@@ -118,6 +118,19 @@ impl PolicySet {
             }
         }
         Ok(set)
+    }
+
+    /// Says of each revocation of nodes what those machines prove.
+    fn resolve(mut self) -> Result<Self, Problems> {
+        let Self {
+            revocations, nodes, ..
+        } = &mut self;
+        for revocation in revocations.values_mut() {
+            revocation
+                .resolve(|name| nodes.get(name))
+                .map_err(Problems::one)?;
+        }
+        Ok(self)
     }
 
     fn take(&mut self, raw: &Raw) -> Option<()> {
@@ -149,7 +162,7 @@ impl PolicySet {
                 self.access.insert(head.full_name()?, rule);
             }
             Kind::Revocation => {
-                let revocation = revocation::read(head, spec, document.source())?;
+                let revocation = revocation::document::read(head, spec, document.source())?;
                 self.revocations.insert(head.full_name()?, revocation);
             }
             Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => return None,
@@ -242,10 +255,11 @@ impl PolicySet {
             .into_iter()
             .map(|(name, text)| Source::new(name, text))
             .collect();
-        Ok(Self::slice(sources)?.policy(trust_domain))
+        Ok(Self::slice(sources)?.resolve()?.policy(trust_domain))
     }
 
-    /// Reads texts that are a part of a policy: what they refer to may be missing.
+    /// Reads texts that are a part of a policy: what they refer to may be missing, and machines of revoked nodes are not
+    /// resolved.
     pub(crate) fn slice(sources: Vec<Source>) -> Result<Self, Problems> {
         Self::read(sources, Options::default(), false)
     }
@@ -253,7 +267,7 @@ impl PolicySet {
     /// The documents that the sidecar of a workload needs to decide about all its doors and all doors that it may call.
     ///
     /// Its own Workload; the rules of its ports, with the Workloads that their labels may select; the rules that may
-    /// admit it elsewhere, with the Workloads whose doors they open; all revocations. In the order of [`PolicySet::documents`].
+    /// admit it elsewhere, with the Workloads whose doors they open; all revocations, with the Nodes that they name. In the order of [`PolicySet::documents`].
     pub fn slice_for(&self, workload: &WorkloadName) -> Vec<&Document> {
         let Some(own) = self.workloads.get(workload) else {
             return Vec::new();
@@ -269,8 +283,11 @@ impl PolicySet {
                 workloads.push(&rule.to);
             }
         }
+        let revocations = self.revocations.values();
+        let mut nodes: Vec<_> = revocations.flat_map(|one| &one.matches.nodes).collect();
         workloads.sort_unstable();
         rules.sort_unstable();
+        nodes.sort_unstable();
         let is_wanted = |document: &&Document| {
             let Some(namespace) = &document.namespace else {
                 return false;
@@ -283,9 +300,9 @@ impl PolicySet {
                 Kind::AccessPolicy => rules.binary_search_by(is_it).is_ok(),
                 // Whom a revocation means can't be told from names, so everybody gets all of them.
                 Kind::Revocation => true,
+                Kind::Node => nodes.binary_search_by(is_it).is_ok(),
                 Kind::Mesh
                 | Kind::AttestationProfile
-                | Kind::Node
                 | Kind::Proxy
                 | Kind::ControlPlane
                 | Kind::PolicyTest => false,

@@ -66,12 +66,8 @@ pub(crate) fn all(raws: &[Raw], lost: &Lost, now: Option<SystemTime>, found: &mu
             Kind::AttestationProfile => index.check_profile(raw, now, found),
             Kind::Workload => index.check_workload(raw, now, found),
             Kind::AccessPolicy => index.check_access(raw, found),
-            Kind::Mesh
-            | Kind::Node
-            | Kind::Revocation
-            | Kind::Proxy
-            | Kind::ControlPlane
-            | Kind::PolicyTest => {}
+            Kind::Revocation => index.check_revocation(raw, found),
+            Kind::Mesh | Kind::Node | Kind::Proxy | Kind::ControlPlane | Kind::PolicyTest => {}
         }
     }
     check_tokens(raws, found);
@@ -189,6 +185,15 @@ impl<'r> Index<'r> {
         }
         found.push(problem);
         None
+    }
+
+    /// A revocation of a machine that nothing describes means nobody.
+    fn check_revocation(&self, raw: &Raw, found: &mut Vec<Problem>) {
+        let nodes = raw.spec().and_then(|spec| spec.find(&["match", "node"]));
+        for (index, node) in nodes.map_or(&[][..], Node::items).iter().enumerate() {
+            let path = format!("spec.match.node[{index}]");
+            self.resolve(raw, node, &path, Kind::Node, found);
+        }
     }
 
     fn check_profile(&self, raw: &Raw, now: Option<SystemTime>, found: &mut Vec<Problem>) {

@@ -23,19 +23,56 @@ pub struct Difference {
     pub ports: Vec<PortChange>,
     /// Of what decides who may bear a name, and of the mesh.
     pub names: Vec<NameChange>,
+    /// Of whom trust has ended for.
+    pub revocations: Vec<RevocationChange>,
 }
 
 impl Difference {
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.doors.is_empty() && self.ports.is_empty() && self.names.is_empty()
+        self.doors.is_empty()
+            && self.ports.is_empty()
+            && self.names.is_empty()
+            && self.revocations.is_empty()
     }
 
     /// Whether the new policy may admit something that the old one does not. Changes of names count: whether a profile
     /// became looser is for a person to say.
     pub fn may_widen(&self) -> bool {
         let doors = self.doors.iter().any(|change| !change.gains.is_empty());
-        doors || self.ports.iter().any(|change| change.may_widen) || !self.names.is_empty()
+        let ports = self.ports.iter().any(|change| change.may_widen);
+        let revocations = self.revocations.iter().any(|change| change.may_widen);
+        doors || ports || revocations || !self.names.is_empty()
+    }
+}
+
+impl Difference {
+    /// Every change as a line for people.
+    pub fn in_words(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for change in &self.doors {
+            let asks = |sign: char, grants: &[Grant]| -> String {
+                let asks = grants.iter().map(|grant| format!(" {sign} {}", grant.ask));
+                asks.collect()
+            };
+            lines.push(format!(
+                "{} {} for {}:{}{}",
+                change.door,
+                change.change.as_str(),
+                change.subject,
+                asks('+', &change.gains),
+                asks('-', &change.losses)
+            ));
+        }
+        let ports = self.ports.iter();
+        lines.extend(ports.map(|change| format!("{}: {}", change.door, change.what)));
+        let revocations = self.revocations.iter();
+        lines.extend(revocations.map(|one| format!("revocation {} {}", one.name, one.what)));
+        lines.extend(self.names.iter().map(|change| match &change.workload {
+            Some(workload) => format!("{workload}: {}", change.what),
+            None => change.what.clone(),
+        }));
+        lines
     }
 }
 
@@ -102,6 +139,17 @@ pub struct NameChange {
     pub what: String,
 }
 
+/// A revocation that came, went or changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RevocationChange {
+    /// Namespace and name of the document.
+    pub name: WorkloadName,
+    /// In words.
+    pub what: &'static str,
+    /// Whether somebody may be trusted again.
+    pub may_widen: bool,
+}
+
 /// Compares two policies by the rules that have not ended at `now`.
 ///
 /// Never misses that something is admitted or denied that was not before; may report something that several rules cover
@@ -111,6 +159,7 @@ pub fn diff(old: &PolicySet, new: &PolicySet, now: SystemTime) -> Difference {
     let moved = moved_workloads(old, new);
     let mut difference = Difference {
         names: names(old, new),
+        revocations: revocations(old, new),
         ..Difference::default()
     };
     for door in before
@@ -456,6 +505,33 @@ fn names(old: &PolicySet, new: &PolicySet) -> Vec<NameChange> {
         }
     }
     found
+}
+
+/// Changes of revocations: a new one only takes away, whatever else happens to one may give back.
+fn revocations(old: &PolicySet, new: &PolicySet) -> Vec<RevocationChange> {
+    let (before, after) = (texts(old), texts(new));
+    let all: BTreeSet<&WorkloadName> = (old.revocations().chain(new.revocations()))
+        .map(|one| &one.name)
+        .collect();
+    let change = |name: &WorkloadName| {
+        let key = (
+            Kind::Revocation,
+            Some(name.namespace.to_string()),
+            name.name.to_string(),
+        );
+        let (what, may_widen) = match (before.get(&key), after.get(&key)) {
+            (None, _) => ("is new", false),
+            (Some(_), None) => ("is gone", true),
+            (Some(old), Some(new)) if old == new => return None,
+            (Some(_), Some(_)) => ("changed", true),
+        };
+        Some(RevocationChange {
+            name: name.clone(),
+            what,
+            may_widen,
+        })
+    };
+    all.into_iter().filter_map(change).collect()
 }
 
 fn nodes(workload: &Workload) -> impl Iterator<Item = &WorkloadName> {

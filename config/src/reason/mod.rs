@@ -11,6 +11,7 @@ mod grant;
 mod inclusion;
 
 pub mod diff;
+pub mod suggest;
 pub mod who_can;
 
 pub use grant::{Grant, Subject};

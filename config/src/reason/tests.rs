@@ -328,3 +328,70 @@ fn what_decides_names_counts_as_widening() {
     assert_eq!(difference.names.len(), 4);
     assert_eq!(difference.names[0].what, "profile edge/p changed");
 }
+
+#[test]
+fn a_revocation_that_goes_may_widen_and_one_that_comes_does_not() {
+    let revocation = "---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {name: r, namespace: edge}\nspec: {match: {workload: [gateway]}, action: cut, reason: stolen}\n";
+    let (without, with) = (factory(&chain()), factory(&(chain() + revocation)));
+    let harsher = revocation.replace("[gateway]", "[browser]");
+    let other = factory(&(chain() + &harsher));
+    let compare = |old, new| diff(old, new, testing::now());
+    for (old, new, what, may_widen) in [
+        (&without, &with, "is new", false),
+        (&with, &without, "is gone", true),
+        (&with, &other, "changed", true),
+    ] {
+        let difference = compare(old, new);
+        assert_eq!(difference.revocations.len(), 1, "{difference:?}");
+        assert_eq!(difference.revocations[0].what, what);
+        assert_eq!(difference.may_widen(), may_widen, "{what}");
+    }
+    assert!(compare(&with, &with).is_empty());
+}
+
+fn revocation(name: &str, found: &str) -> String {
+    format!(
+        "---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: {name}, namespace: edge}}\nspec: {{match: {found}, action: cut, reason: stolen}}\n"
+    )
+}
+
+#[test]
+fn who_can_says_for_whom_a_revocation_shuts_the_door() {
+    let ask = |found: &str| {
+        let set = factory(&(chain() + &revocation("r", found)));
+        let door: Door = "data/store:web".parse().unwrap();
+        let found = who_can(&set, &door, true, testing::now()).unwrap();
+        let shut: Vec<(Option<String>, bool)> = { found.shut.iter() }
+            .map(|one| (one.who.as_ref().map(ToString::to_string), one.is_whole))
+            .collect();
+        assert!(
+            found
+                .shut
+                .iter()
+                .all(|one| one.by.document == "Revocation edge/r")
+        );
+        (shut, found.indirect.len())
+    };
+    let of = |name: &str, is_whole| vec![(Some(name.to_owned()), is_whole)];
+    assert_eq!(ask("{workload: [data/store]}"), (of("data/store", true), 2));
+    // Nobody reaches the store through a gateway to which nobody talks.
+    assert_eq!(ask("{workload: [gateway]}"), (of("edge/gateway", true), 1));
+    assert_eq!(
+        ask("{workload: [inference/llm]}"),
+        (of("inference/llm", true), 0)
+    );
+    let some = "{workload: [gateway], device: {tpm: {firmware: \"<7\"}}}";
+    assert_eq!(ask(some), (of("edge/gateway", false), 2));
+    assert_eq!(ask("{class: [software]}"), (vec![(None, false)], 2));
+    assert_eq!(ask("{spiffe_id: [\"spiffe://elsewhere/**\"]}"), (vec![], 2));
+}
+
+#[test]
+fn a_revocation_that_is_over_shuts_no_door() {
+    let expired = revocation("r", "{workload: [data/store]}")
+        .replace("action: cut", "action: cut, expires: 2020-01-01T00:00:00Z");
+    let set = factory(&(chain() + &expired));
+    let door: Door = "data/store:web".parse().unwrap();
+    let found = who_can(&set, &door, true, testing::now()).unwrap();
+    assert_eq!((found.shut.len(), found.indirect.len()), (0, 2));
+}

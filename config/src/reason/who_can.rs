@@ -6,11 +6,13 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, ParseWorkloadNameError, WorkloadName};
+use vouchsafe_attestation::spiffe_id::SpiffeId;
 
 use super::grant::{Grant, Part, Subject};
 use crate::access::Selector;
-use crate::policy::Enforcement;
+use crate::policy::{Enforcement, RuleSource};
 use crate::problem::{list, nearest};
+use crate::revocation::Meant;
 use crate::set::PolicySet;
 
 /// A port of a workload: `inference/llm:openai`.
@@ -62,6 +64,22 @@ pub struct WhoCan {
     pub direct: Vec<Reach>,
     /// Those who can call one of them, and so on: each once, by a shortest way.
     pub indirect: Vec<Indirect>,
+    /// Revocations that shut the door whatever rules say.
+    pub shut: Vec<Shut>,
+}
+
+/// A revocation that shuts a door for somebody.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shut {
+    /// For whom; the door's own workload means: for all who call it. `None`: for whoever shows what the revocation says of
+    /// certificates and evidence, whatever his name.
+    pub who: Option<Subject>,
+    /// Whether it means every instance of that name; else those that show what the revocation says beside the name.
+    pub is_whole: bool,
+    /// The revocation.
+    pub by: RuleSource,
+    /// Why, in its author's words.
+    pub reason: String,
 }
 
 /// A subject with what it is granted.
@@ -93,7 +111,7 @@ pub struct UnknownDoorError {
     hint: String,
 }
 
-/// Who can come through a door by the rules that have not ended at `now`.
+/// Who can come through a door by the rules that have not ended at `now`, and for whom a revocation shuts it.
 ///
 /// With `transitively` also who can reach it through others: a workload that may be called may pass on what it was
 /// told, so this is the largest set from which an attacker could work towards the door.
@@ -119,8 +137,69 @@ pub fn who_can(
     Ok(WhoCan {
         door: door.clone(),
         is_audited: port.enforcement == Enforcement::Audit,
+        shut: shut(set, door, &direct, &indirect, now),
         direct,
         indirect,
+    })
+}
+
+/// Revocations in force that mean the door's own workload or somebody who reaches it.
+fn shut(
+    set: &PolicySet,
+    door: &Door,
+    direct: &[Reach],
+    indirect: &[Indirect],
+    now: SystemTime,
+) -> Vec<Shut> {
+    let Some(trust_domain) = set.mesh().map(|mesh| &mesh.trust_domain) else {
+        return Vec::new();
+    };
+    let mut concerned = BTreeSet::from([Subject::Workload(door.workload.clone())]);
+    concerned.extend(named(direct).map(Subject::Workload));
+    let subjects = direct.iter().map(|reach| &reach.subject);
+    let subjects = subjects.chain(indirect.iter().map(|one| &one.subject));
+    concerned.extend(
+        subjects
+            .filter(|one| !matches!(one, Subject::Namespace(..)))
+            .cloned(),
+    );
+    let mut found = Vec::new();
+    for revocation in set.revocations().filter(|one| one.is_in_force(now)) {
+        let mut report = |who, is_whole| {
+            found.push(Shut {
+                who,
+                is_whole,
+                by: revocation.source.clone(),
+                reason: revocation.reason.clone(),
+            });
+        };
+        if !revocation.names_somebody() {
+            report(None, false);
+            continue;
+        }
+        for subject in &concerned {
+            let id = match subject {
+                Subject::Workload(name) => Some(SpiffeId::for_workload(trust_domain, name)),
+                Subject::Id(id) => id.parse().ok(),
+                Subject::Namespace(..) => None,
+            };
+            let meant = id.map(|id| revocation.means_of(&id, trust_domain, now));
+            match meant {
+                Some(Meant::Everybody) => report(Some(subject.clone()), true),
+                Some(Meant::Some) => report(Some(subject.clone()), false),
+                Some(Meant::Nobody) | None => {}
+            }
+        }
+    }
+    found
+}
+
+/// Whether a revocation in force means every instance of a workload: then nothing passes through it.
+fn is_revoked(set: &PolicySet, workload: &WorkloadName, now: SystemTime) -> bool {
+    set.mesh().is_some_and(|mesh| {
+        let id = SpiffeId::for_workload(&mesh.trust_domain, workload);
+        let mut revocations = set.revocations();
+        revocations.any(|one| one.means_of(&id, &mesh.trust_domain, now) == Meant::Everybody)
     })
 }
 
@@ -194,6 +273,10 @@ fn indirect(set: &PolicySet, direct: &[Reach], now: SystemTime) -> Vec<Indirect>
     }
     let mut found = Vec::new();
     while let Some((workload, way)) = open.pop_front() {
+        // Nobody talks to whom a revocation means, so nobody reaches anything through him.
+        if is_revoked(set, &workload, now) {
+            continue;
+        }
         let ports = set.workload(&workload).map_or(&[][..], |held| &held.ports);
         for port in ports {
             let between = Door {

@@ -5,6 +5,7 @@ use vouchsafe_attestation::name::Name;
 
 use super::*;
 use crate::policy::{Context, Decision, DenyReason, Direction, authorize};
+use crate::scalar;
 use crate::set::{Options, PolicySet};
 use crate::source::Source;
 use crate::testing;
@@ -18,13 +19,17 @@ fn document(found: &str, more: &str) -> String {
 fn read(text: &str) -> Result<Revocation, String> {
     let set = PolicySet::slice(vec![Source::new("r.yaml", text)]);
     let set = set.map_err(|problems| problems.to_string())?;
-    set.revocations().next().cloned().ok_or_else(String::new)
+    let mut revocation = set.revocations().next().cloned().ok_or_else(String::new)?;
+    let resolved = revocation.resolve(|name| set.node(name));
+    resolved.map_err(|problem| problem.to_string())?;
+    Ok(revocation)
 }
 
 fn peer() -> (SpiffeId, AttestationResult) {
     let claims = [
         ("image", ClaimValue::Text("llm-1".to_owned())),
         ("reset_count", ClaimValue::Number(7)),
+        ("ek_sha256", ClaimValue::Text("ee".repeat(32))),
     ];
     let mut result = testing::result(Class::Software, EvidenceKind::Tpm, &claims, Duration::ZERO);
     result.policy_revision = Revision {
@@ -91,6 +96,16 @@ fn each_predicate_means_what_it_says_and_nothing_else() {
             "[\"spiffe://factory.example/ns/a/workload/x/**\"]".to_owned(),
         ),
         (
+            "hardware_id",
+            format!("[other, {}]", "EE".repeat(32)),
+            format!("[{}]", "ef".repeat(32)),
+        ),
+        (
+            "measurement",
+            "[llm-1]".to_owned(),
+            "[llm-2, tpm]".to_owned(),
+        ),
+        (
             "device",
             "{tpm: {image: [llm-1, llm-2], reset_count: \"<8\"}}".to_owned(),
             "{tpm: {image: llm-1, reset_count: \"<7\"}}".to_owned(),
@@ -105,6 +120,176 @@ fn each_predicate_means_what_it_says_and_nothing_else() {
         means(&format!("{{{key}: {yes}}}"), true);
         means(&format!("{{{key}: {no}}}"), false);
     }
+}
+
+#[track_caller]
+fn means_device(kind: EvidenceKind, claim: &str, value: ClaimValue, found: &str, expected: bool) {
+    let result = testing::result(Class::Hardware, kind, &[(claim, value)], Duration::ZERO);
+    let id = "spiffe://factory.example/ns/a/workload/x".parse().unwrap();
+    let bearer = Bearer {
+        id: &id,
+        serial: None,
+        spki_sha256: None,
+        authority_spki_sha256: None,
+        result: Some(&result),
+    };
+    let revocation = read(&document(found, "")).unwrap_or_else(|error| panic!("{error}"));
+    let means = revocation.means(&bearer, &testing::trust_domain(), testing::now());
+    assert_eq!(means, expected, "{kind} {claim}: {found}");
+}
+
+#[test]
+fn hardware_is_meant_by_identity_measurement_level_version_and_advisory() {
+    use EvidenceKind::{AzTdxVtpm, Nitro, NvidiaGpu, SevSnp, Simulated, Tdx};
+    let text = |text: &str| ClaimValue::Text(text.to_owned());
+    let number = ClaimValue::Number;
+    let version = |text: &str| ClaimValue::Version(text.parse().unwrap());
+    let vbios = |text: &str| ClaimValue::HexVersion(text.parse().unwrap());
+    let set = |text: &str| ClaimValue::Set(std::iter::once(text.to_owned()).collect());
+    for (kind, claim, bad, good, found) in [
+        (
+            SevSnp,
+            "chip_id",
+            text("c1"),
+            text("c2"),
+            "{hardware_id: [C1]}",
+        ),
+        (Tdx, "ppid", text("p1"), text("p2"), "{hardware_id: [p1]}"),
+        (
+            NvidiaGpu,
+            "ueid",
+            text("17"),
+            text("18"),
+            "{hardware_id: [\"17\"]}",
+        ),
+        (
+            Nitro,
+            "instance_id",
+            text("i-1"),
+            text("i-2"),
+            "{hardware_id: [i-1]}",
+        ),
+        (
+            Simulated,
+            "machine",
+            text("m"),
+            text("n"),
+            "{hardware_id: [m]}",
+        ),
+        (
+            SevSnp,
+            "measurement",
+            text("aa"),
+            text("ab"),
+            "{measurement: [AA]}",
+        ),
+        (
+            Tdx,
+            "rtmr2",
+            text("aa"),
+            text("ab"),
+            "{measurement: [bb, aa]}",
+        ),
+        (Nitro, "pcr0", text("aa"), text("ab"), "{measurement: [aa]}"),
+        (
+            SevSnp,
+            "tcb.microcode",
+            number(71),
+            number(72),
+            "{device: {sev_snp: {tcb: {microcode: \"<72\"}}}}",
+        ),
+        (
+            NvidiaGpu,
+            "driver",
+            version("570.85"),
+            version("570.86"),
+            "{device: {nvidia_gpu: {driver: \"<570.86\"}}}",
+        ),
+        (
+            NvidiaGpu,
+            "vbios",
+            vbios("96.00.9E.00.01"),
+            vbios("96.00.9F.00.01"),
+            "{device: {nvidia_gpu: {vbios: \"<96.00.9F.00.01\"}}}",
+        ),
+        (
+            Tdx,
+            "advisories",
+            set("INTEL-SA-1"),
+            set("INTEL-SA-2"),
+            "{advisory: [INTEL-SA-1]}",
+        ),
+        (
+            AzTdxVtpm,
+            "advisories",
+            set("INTEL-SA-1"),
+            set("INTEL-SA-2"),
+            "{advisory: [INTEL-SA-1]}",
+        ),
+    ] {
+        means_device(kind, claim, bad, found, true);
+        means_device(kind, claim, good, found, false);
+    }
+    // Who hides his processor shows zeros, like everybody else who does.
+    means_device(
+        SevSnp,
+        "product",
+        text("Milan"),
+        "{hardware_id: [c1]}",
+        false,
+    );
+}
+
+/// A revocation of the node `rack`, beside what describes it.
+fn read_with_node(hardware: &str) -> Result<Revocation, String> {
+    let node = format!(
+        "apiVersion: vouchsafe.dev/v1alpha1\nkind: Node\nmetadata: {{name: rack, namespace: a}}\nspec: {{hardware: {hardware}}}\n---\n"
+    );
+    read(&(node + &document("{node: [rack]}", "")))
+}
+
+#[test]
+fn a_node_is_meant_by_any_identity_that_its_document_states() {
+    let (id, result) = peer();
+    let bearer = Bearer {
+        id: &id,
+        serial: None,
+        spki_sha256: None,
+        authority_spki_sha256: None,
+        result: Some(&result),
+    };
+    let (ours, other) = ("ee".repeat(32), "ef".repeat(32));
+    for (hardware, expected) in [
+        (format!("{{tpm_ek_sha256: \"{ours}\"}}"), true),
+        (format!("{{tpm_ek_sha256: \"{other}\"}}"), false),
+        (
+            format!("{{tpm_ek_sha256: \"{ours}\", gpu_ueids: [\"17\"]}}"),
+            true,
+        ),
+        ("{gpu_ueids: [\"17\"]}".to_owned(), false),
+    ] {
+        let revocation = read_with_node(&hardware).unwrap_or_else(|error| panic!("{error}"));
+        let means = revocation.means(&bearer, &testing::trust_domain(), testing::now());
+        assert_eq!(means, expected, "{hardware}");
+    }
+}
+
+#[test]
+fn a_revocation_of_a_node_goes_nowhere_without_its_document() {
+    let error = read(&document("{node: [rack]}", "")).unwrap_err();
+    assert!(error.contains("there is no Node `a/rack`"), "{error}");
+    let node = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Node\nmetadata: {name: NAME, namespace: a}\nspec: {hardware: {simulated_machine: m}}\n---\n";
+    let workload = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: x, namespace: a}\nspec:\n  profile: p\n  members: {nodes: [rack]}\n---\n";
+    let texts = [
+        node.replace("NAME", "rack"),
+        node.replace("NAME", "unnamed"),
+        workload.to_owned(),
+        document("{node: [rack]}", ""),
+    ];
+    let set = PolicySet::slice(vec![Source::new("r.yaml", texts.concat())]).unwrap();
+    let slice = set.slice_for(&"a/x".parse().unwrap());
+    let titles: Vec<String> = slice.iter().map(|one| one.title()).collect();
+    assert_eq!(titles, ["Node a/rack", "Workload a/x", "Revocation a/r"]);
 }
 
 #[test]
@@ -124,7 +309,7 @@ fn what_a_bearer_does_not_show_is_not_met() {
         authority_spki_sha256: None,
         result: None,
     };
-    let keys = "{serial: [ab]}|{class: [software]}|{policy_revision_below: \"9.9\"}|{device: {tpm: {image: i}}}";
+    let keys = "{serial: [ab]}|{class: [software]}|{policy_revision_below: \"9.9\"}|{device: {tpm: {image: i}}}|{hardware_id: [m]}|{measurement: [i]}|{advisory: [a]}";
     for found in keys.split('|') {
         let revocation = read(&document(found, "")).unwrap();
         assert!(
@@ -161,6 +346,7 @@ fn mistakes_have_a_place_and_a_remedy() {
         ("{serial: [xyz]}", "20 bytes"),
         ("{serial: [\"00\"]}", "20 bytes"),
         ("{serial: []}", "the list is empty"),
+        ("{hardware_id: [\"0000\"]}", "zeros are nobody's"),
         (
             "{spiffe_id: [\"spiffe://factory.example/a*\"]}",
             "`**` at the end",

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use vouchsafe_config::load;
 use vouchsafe_config::policy::Decision;
 use vouchsafe_config::policy_test::Expected;
-use vouchsafe_config::reason::Grant;
 use vouchsafe_config::reason::diff::{Difference, diff};
-use vouchsafe_config::reason::who_can::{Door, WhoCan, who_can};
+use vouchsafe_config::reason::who_can::{Door, Shut, WhoCan, who_can};
+use vouchsafe_config::reason::{Grant, Subject};
 use vouchsafe_config::set::{Options, PolicySet};
 
 use super::{Format, Outcome, json, table};
@@ -73,6 +73,15 @@ fn show_who_can(found: &WhoCan, transitively: bool) -> String {
         }
         output.push_str(&table(&["CLIENT", "MAY", "IF IT IS", "UNTIL", "BY"], rows));
     }
+    for shut in &found.shut {
+        let _ = writeln!(
+            output,
+            "revoked: {}, by {}: {}",
+            whom(shut, found),
+            shut.by,
+            shut.reason
+        );
+    }
     if transitively && found.indirect.is_empty() {
         output.push_str("nobody reaches it through others\n");
     } else if transitively {
@@ -84,6 +93,25 @@ fn show_who_can(found: &WhoCan, transitively: bool) -> String {
         output.push_str(&table(&["REACHES IT", "THROUGH"], rows.collect()));
     }
     output
+}
+
+/// For whom a door is shut, in words.
+fn whom(shut: &Shut, found: &WhoCan) -> String {
+    let Some(who) = &shut.who else {
+        return "whoever it means by certificate or evidence".to_owned();
+    };
+    let instances = match shut.is_whole {
+        true => "",
+        false => "some instances of ",
+    };
+    match who {
+        Subject::Workload(name) if *name == found.door.workload => {
+            format!("{instances}{name}, the workload behind the door itself")
+        }
+        Subject::Workload(_) | Subject::Namespace(..) | Subject::Id(_) => {
+            format!("{instances}{who}")
+        }
+    }
 }
 
 fn who_can_json(found: &WhoCan) -> Value {
@@ -101,9 +129,20 @@ fn who_can_json(found: &WhoCan) -> Value {
         let via: Vec<String> = one.via.iter().map(ToString::to_string).collect();
         json!({"client": one.subject.to_string(), "via": via})
     });
+    let revoked = found.shut.iter().map(|shut| {
+        json!({
+            "who": shut.who.as_ref().map(ToString::to_string),
+            "every_instance": shut.is_whole,
+            "by": shut.by.document,
+            "file": shut.by.file,
+            "line": shut.by.line,
+            "reason": shut.reason,
+        })
+    });
     json!({
         "door": found.door.to_string(),
         "audit": found.is_audited,
+        "revoked": revoked.collect::<Vec<_>>(),
         "direct": direct.collect::<Vec<_>>(),
         "indirect": indirect.collect::<Vec<_>>(),
     })
@@ -202,6 +241,14 @@ fn show_diff(difference: &Difference) -> String {
         let sign = if change.may_widen { '+' } else { '-' };
         let _ = writeln!(output, "{}\n  {sign} {}", change.door, change.what);
     }
+    for change in &difference.revocations {
+        let sign = if change.may_widen { '+' } else { '-' };
+        let _ = writeln!(
+            output,
+            "revocation {}\n  {sign} {}",
+            change.name, change.what
+        );
+    }
     for change in &difference.names {
         match &change.workload {
             Some(workload) => {
@@ -232,6 +279,13 @@ fn diff_json(difference: &Difference) -> Value {
             "may_widen": change.may_widen,
         })
     });
+    let revocations = difference.revocations.iter().map(|change| {
+        json!({
+            "revocation": change.name.to_string(),
+            "what": change.what,
+            "may_widen": change.may_widen,
+        })
+    });
     let names = difference.names.iter().map(|change| {
         let workload = change.workload.as_ref().map(ToString::to_string);
         json!({"workload": workload, "what": change.what})
@@ -241,6 +295,7 @@ fn diff_json(difference: &Difference) -> Value {
         "doors": doors.collect::<Vec<_>>(),
         "ports": ports.collect::<Vec<_>>(),
         "names": names.collect::<Vec<_>>(),
+        "revocations": revocations.collect::<Vec<_>>(),
     })
 }
 

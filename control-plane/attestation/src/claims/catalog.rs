@@ -543,11 +543,18 @@ const NITRO: &[Row] = &[
 ];
 
 /// A simulation.
-const SIMULATED: &[Row] = &[(
-    "image",
-    Text,
-    "The image name that the simulation was told to claim.",
-)];
+const SIMULATED: &[Row] = &[
+    (
+        "image",
+        Text,
+        "The image name that the simulation was told to claim.",
+    ),
+    (
+        "machine",
+        Text,
+        "The machine name that the simulation was told to claim.",
+    ),
+];
 
 #[cfg(test)]
 mod tests {

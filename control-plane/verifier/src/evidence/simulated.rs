@@ -24,6 +24,7 @@ pub struct Evidence {
 /// A simulation that passed its checks.
 pub(crate) struct Verified {
     pub(crate) image: String,
+    machine: String,
 }
 
 impl Verified {
@@ -32,12 +33,11 @@ impl Verified {
     /// The claims, once the image is known to be one that the profile names.
     pub(crate) fn device(&self, index: u32) -> DeviceResult {
         let mut claims = Claims::default();
-        let set = claims.set(
-            EvidenceKind::Simulated,
-            "image",
-            ClaimValue::Text(self.image.clone()),
-        );
-        debug_assert!(set.is_ok(), "the catalog has this claim");
+        for (claim, value) in [("image", &self.image), ("machine", &self.machine)] {
+            let value = ClaimValue::Text(value.clone());
+            let set = claims.set(EvidenceKind::Simulated, claim, value);
+            debug_assert!(set.is_ok(), "the catalog has this claim");
+        }
         DeviceResult {
             kind: EvidenceKind::Simulated,
             index,
@@ -73,5 +73,6 @@ pub(crate) fn verify(
     )?;
     Ok(Verified {
         image: evidence.image.clone(),
+        machine: evidence.machine.clone(),
     })
 }
