@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_config::control_plane::ControlPlaneConfig;
@@ -33,7 +33,7 @@ use crate::store::redb::RedbStore;
 use crate::store::{Expect, Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 use crate::tls::TlsEpoch;
-use crate::{http, server};
+use crate::{change, http, server};
 
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +143,8 @@ impl App {
         });
         let (policy_error, policy_error_receiver) = watch::channel(None);
         let (stop, shutdown) = watch::channel(false);
+        // Operators wait for their turn at the socket.
+        let (orders, ordered) = mpsc::channel(1);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let endorsements = Endorsements::open(
             config.endorsements.clone(),
@@ -167,14 +169,17 @@ impl App {
             endorsements,
             attestations: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
             renewals: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
+            data: config.data.clone(),
             policy_folder: config.policy.display().to_string(),
+            orders,
             started: now,
         });
         let mut events = core.events;
         events.push(keeper::role_created("control-plane", &keys.serving));
         events.push(keeper::role_created("mesh-state", &keys.mesh_state));
+        let state = Arc::clone(&control_plane.mesh.borrow().state);
         if policy_changed {
-            events.push(keeper::policy_changed(&control_plane.mesh.borrow().state));
+            events.push(keeper::policy_changed(&state));
         }
         for event in events {
             control_plane
@@ -182,7 +187,7 @@ impl App {
                 .await
                 .map_err(StartError::Record)?;
         }
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             control_plane: Arc::clone(&control_plane),
             folder: core.folder,
             publish,
@@ -191,7 +196,16 @@ impl App {
             keys,
             head_file: config.data.join(HEAD_FILE),
             kept_head: crate::log::Head::EMPTY,
+            orders: ordered,
+            data: config.data.clone(),
+            revocations: read_revocations(control_plane.registry.store()).await?,
+            actor: None,
         };
+        // What ended while no control plane ran is recorded before anybody can come back by it.
+        keeper.settle_revocations(&core.policy.set).await?;
+        if policy_changed {
+            keeper.keep_policy(&state).await;
+        }
         let operator_path = config.data.join(OPERATOR_SOCKET);
         let operator = OperatorSocket::bind(&operator_path)
             .map_err(|source| listen_error(&operator_path.display().to_string(), source))?;
@@ -296,6 +310,12 @@ impl Core {
         if held.is_none() {
             make_first_policy(config)?;
         }
+        if let Some(files) = change::finish(&config.policy, &config.data)? {
+            tracing::warn!(
+                ?files,
+                "finished a change of the policy folder that had broken off"
+            );
+        }
         let mut folder = FolderWatch::new(config.policy.clone());
         folder.mark_read();
         let policy = LoadedPolicy::load(&config.policy, now)?;
@@ -370,6 +390,16 @@ async fn read_fixed(store: &RedbStore) -> Result<Option<Fixed>, StartError> {
         trust_domain: stored.trust_domain.parse().map_err(|_| damaged())?,
         accepts_simulated: stored.accepts_simulated,
     }))
+}
+
+/// The revocations that were in force when a control plane last ran here.
+async fn read_revocations(store: &RedbStore) -> Result<keeper::revocations::Held, StartError> {
+    let key = keeper::change::REVOCATIONS;
+    let Some(entry) = store.get(key).await.map_err(StartError::Store)? else {
+        return Ok(keeper::revocations::Held::new());
+    };
+    serde_json::from_slice(&entry.value)
+        .map_err(|_| StartError::Store(StoreError::Engine(format!("entry `{key}` is damaged"))))
 }
 
 async fn fix(store: &RedbStore, policy: &LoadedPolicy) -> Result<Fixed, StartError> {

@@ -4,12 +4,15 @@
 //! it the next revision, writes that down, signs it and publishes it. In between it signs the present one again, so that
 //! sidecars learn the time and that they are not cut off.
 
+pub mod change;
+pub(crate) mod revocations;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use vouchsafe_api::convert::record::Event;
 use vouchsafe_attestation::revision::Revision;
@@ -21,6 +24,7 @@ use crate::files::{self, FileError};
 use crate::log::{Head, LogError};
 use crate::mesh::{Inputs, MeshState, Published};
 use crate::policy::{FolderWatch, LoadedPolicy};
+use crate::policy_sets;
 use crate::registration::Registry;
 use crate::state::{ControlPlane, stopped};
 use crate::store::{Expect, Store, StoreError};
@@ -38,6 +42,14 @@ pub struct Keeper {
     pub(crate) keys: RoleKeys,
     pub(crate) head_file: std::path::PathBuf,
     pub(crate) kept_head: Head,
+    /// Changes that operators ask for.
+    pub(crate) orders: mpsc::Receiver<change::Order>,
+    /// The data folder.
+    pub(crate) data: std::path::PathBuf,
+    /// Revocations in force, as the record has them.
+    pub(crate) revocations: revocations::Held,
+    /// Whose change is being made; nobody's while the folder speaks for itself.
+    pub(crate) actor: Option<revocations::Actor>,
 }
 
 /// Keys of the mesh's own roles.
@@ -92,6 +104,7 @@ impl Keeper {
             tokio::select! {
                 () = stopped(&mut shutdown) => break,
                 _ = look.tick() => self.look().await,
+                Some(order) = self.orders.recv() => self.obey(order).await,
                 Ok(()) = registrations.changed() => {
                     // Those that come together make one revision.
                     tokio::time::sleep_until(Instant::now() + GATHER).await;
@@ -172,6 +185,7 @@ impl Keeper {
     }
 
     async fn publish(&mut self, inputs: Inputs) -> Result<(), PublishError> {
+        self.settle_revocations(&inputs.policy.set).await?;
         let before = Arc::clone(&self.publish.borrow().state);
         let control_plane = &self.control_plane;
         let next = next_state(&control_plane.registry, &before, &inputs).await?;
@@ -196,8 +210,27 @@ impl Keeper {
         let sequence = i64::try_from(state.revision.sequence).unwrap_or(i64::MAX);
         control_plane.metrics.revision.set(sequence);
         let state = Arc::new(state);
-        self.publish.send_replace(Published { state, signed });
+        let is_new_policy = before.policy.digest != state.policy.digest;
+        self.publish.send_replace(Published {
+            state: Arc::clone(&state),
+            signed,
+        });
+        if is_new_policy {
+            self.keep_policy(&state).await;
+        }
         Ok(())
+    }
+
+    /// Keeps the files of a policy, for `rollback` and `explain`. Without them it is in force all the same.
+    pub(crate) async fn keep_policy(&self, state: &MeshState) {
+        let (data, now) = (self.data.clone(), self.control_plane.now());
+        let (policy, revision) = (Arc::clone(&state.policy), state.revision);
+        let kept = tokio::task::spawn_blocking(move || {
+            policy_sets::keep(&data, revision, &policy.files, now)
+        });
+        if let Ok(Err(error)) = kept.await {
+            tracing::error!(error = %Chain(&error), "failed to keep the policy for a rollback");
+        }
     }
 
     /// Signs the present state again.

@@ -16,7 +16,8 @@
 //! |---|---|
 //! | [`app`] | start and end: the only place that wires the parts |
 //! | [`state`] | what all parts share |
-//! | [`policy`] | the watched policy folder |
+//! | [`policy`], [`change`] | the watched policy folder, and changes of it that operators ask for |
+//! | [`policy_sets`] | former policies, for `rollback` and `explain` |
 //! | [`store`], [`registration`] | what must outlive the process |
 //! | [`log`] | the append-only record |
 //! | [`ca`], [`svid_template`] | keys and certificates |
@@ -34,6 +35,7 @@ pub mod app;
 pub mod archive;
 pub mod ca;
 pub mod case;
+pub mod change;
 pub mod cli;
 pub mod ear;
 pub mod endorsements;
@@ -45,6 +47,7 @@ pub mod log;
 pub mod mesh;
 pub mod operator;
 pub mod policy;
+pub mod policy_sets;
 pub mod profile_draft;
 pub mod reference;
 pub mod refusal;

@@ -51,7 +51,6 @@ impl OperatorSocket {
         control_plane: Arc<ControlPlane>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let service = OperatorServer::new(OperatorApi::new(control_plane));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -63,10 +62,12 @@ impl OperatorSocket {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if !is_operator(&socket) || connections.len() >= MAX_CONNECTIONS {
+            let Some(uid) = operator(&socket).filter(|_| connections.len() < MAX_CONNECTIONS)
+            else {
                 continue;
-            }
-            let service = TowerToHyperService::new(service.clone());
+            };
+            let api = OperatorApi::new(Arc::clone(&control_plane)).acting_for(uid);
+            let service = TowerToHyperService::new(OperatorServer::new(api));
             connections.spawn(async move {
                 // An operator who hangs up is no event.
                 let _ = http2::Builder::new(TokioExecutor::new())
@@ -84,12 +85,12 @@ impl Drop for OperatorSocket {
     }
 }
 
-/// File permissions say the same; asking the kernel as well survives a file whose mode was changed.
-fn is_operator(socket: &UnixStream) -> bool {
+/// The user at the other end, where he may come in. File permissions say the same; asking the kernel as well survives a
+/// file whose mode was changed.
+fn operator(socket: &UnixStream) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
-    socket
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+    let uid = socket.peer_cred().ok()?.uid();
+    (uid == own || uid == 0).then_some(uid)
 }
 
 const MAX_CONNECTIONS: usize = 32;

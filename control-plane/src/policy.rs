@@ -4,6 +4,7 @@
 //! looks in a row agree, so that a file that is being written is not judged half; a folder that breaks is reported once
 //! and the last good policy stays.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use aws_lc_rs::digest;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use vouchsafe_attestation::trust_domain::TrustDomain;
+use vouchsafe_config::load::{self, Overlay};
 use vouchsafe_config::mesh::{EkRootCertificates, Mesh};
 use vouchsafe_config::set::{Options, PolicySet};
 use vouchsafe_verifier::endorsement::{EkRoot, EkRoots};
@@ -30,6 +32,8 @@ pub struct LoadedPolicy {
     pub ek_roots: EkRoots,
     /// SHA-256 over all documents, in their order: whether two policies are the same.
     pub digest: [u8; 32],
+    /// The files that it was read from, by their names below the folder.
+    pub files: BTreeMap<PathBuf, String>,
 }
 
 /// Why a folder is no policy for this control plane.
@@ -89,14 +93,32 @@ impl LoadedPolicy {
     /// # Errors
     /// [`LoadPolicyError`].
     pub fn load(folder: &Path, now: SystemTime) -> Result<Self, LoadPolicyError> {
+        Self::load_with(folder, &Overlay::default(), now)
+    }
+
+    /// Reads a folder as it would be after a change.
+    ///
+    /// # Errors
+    /// [`LoadPolicyError`].
+    pub fn load_with(
+        folder: &Path,
+        change: &Overlay,
+        now: SystemTime,
+    ) -> Result<Self, LoadPolicyError> {
         let options = Options { now: Some(now) };
-        let set =
-            vouchsafe_config::load::policy(&[folder.to_owned()], options).map_err(|problems| {
-                LoadPolicyError::Problems {
-                    folder: folder.to_owned(),
-                    problems,
-                }
-            })?;
+        let failed = |problems| LoadPolicyError::Problems {
+            folder: folder.to_owned(),
+            problems,
+        };
+        // Read once, so that what is kept of the policy is what it was made from.
+        let files = load::policy_files_with(folder, change).map_err(failed)?;
+        let read = Overlay {
+            written: { files.iter() }
+                .map(|(name, text)| (folder.join(name), text.clone()))
+                .collect(),
+            removed: change.removed.clone(),
+        };
+        let set = load::policy_with(&[folder.to_owned()], &read, options).map_err(failed)?;
         let mesh = set
             .mesh()
             .cloned()
@@ -123,6 +145,7 @@ impl LoadedPolicy {
             set,
             mesh,
             digest,
+            files,
         })
     }
 
@@ -188,6 +211,11 @@ impl FolderWatch {
             seen: [0; 32],
             read: None,
         }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Says that the present state is the one in force.

@@ -1,10 +1,11 @@
 //! What all parts of a running control plane share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_verifier::vendor_roots::VendorRoots;
@@ -12,6 +13,7 @@ use vouchsafe_verifier::vendor_roots::VendorRoots;
 use crate::archive::Archive;
 use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
+use crate::keeper::change::Order;
 use crate::log::{Head, Log, LogError};
 use crate::mesh::Published;
 use crate::mesh::probes::Probes;
@@ -52,8 +54,12 @@ pub struct ControlPlane {
     pub attestations: Arc<Semaphore>,
     /// Bounds those of instances that present a certificate.
     pub renewals: Arc<Semaphore>,
-    /// Where policy comes from, for `status`.
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where policy comes from.
     pub policy_folder: String,
+    /// Changes of it that operators ask for, one at a time.
+    pub orders: mpsc::Sender<Order>,
     /// When this process started.
     pub started: SystemTime,
 }

@@ -37,6 +37,10 @@ pub struct Metrics {
     pub instances: IntGauge,
     /// Writes of registrations that failed and are tried again.
     pub store_failures: IntCounter,
+    /// Revocations in force.
+    pub revocations: IntGauge,
+    /// Those of them that end within a day.
+    pub revocations_ending: IntGauge,
     /// Vendors' statements about hardware.
     pub endorsements: EndorsementMetrics,
 }
@@ -149,6 +153,11 @@ impl Metrics {
                 "vouchsafe_store_failures_total",
                 "Writes of registrations that failed and are tried again.",
             ))?,
+            revocations: gauge("vouchsafe_revocations", "Revocations in force.")?,
+            revocations_ending: gauge(
+                "vouchsafe_revocations_ending",
+                "Revocations in force that end within a day.",
+            )?,
             endorsements: EndorsementMetrics::new()?,
             registry,
         };
@@ -157,7 +166,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn Collector>; 12] = [
+        let all: [Box<dyn Collector>; 14] = [
             Box::new(self.issued.clone()),
             Box::new(self.refused.clone()),
             Box::new(self.connections.clone()),
@@ -170,6 +179,8 @@ impl Metrics {
             Box::new(self.issuer_expiry.clone()),
             Box::new(self.instances.clone()),
             Box::new(self.store_failures.clone()),
+            Box::new(self.revocations.clone()),
+            Box::new(self.revocations_ending.clone()),
         ];
         all.into_iter()
             .chain(self.endorsements.collectors())

@@ -3,6 +3,7 @@
 mod hardware;
 mod harness;
 mod machines;
+mod revoking;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -9,6 +9,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use super::Outcome;
 use super::check::check;
 use super::explain::{Explain, explain};
+use super::explain_log::{ExplainLog, explain_log};
 use super::schema;
 use super::workload_init::{WorkloadInit, init};
 
@@ -51,15 +52,24 @@ pub(super) struct ExplainRequest {
     /// Files and folders of policy.
     #[arg(long, default_value = ".")]
     policy: Vec<PathBuf>,
+    /// An access log (`-`: standard input) that holds a past denial, which is explained.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "port", "method", "peer", "class", "claim", "evidence_age", "unattested"])]
+    log: Option<PathBuf>,
+    /// Which line of the log: the `vouchsafe-request-id` of the answer; without it the first.
+    #[arg(long, requires = "log")]
+    id: Option<String>,
+    /// Data folder of the control plane, which keeps former policies, so that the one of that time explains.
+    #[arg(long, value_name = "FOLDER", requires = "log")]
+    data: Option<PathBuf>,
     /// The client: `namespace/name` or a SPIFFE ID.
-    #[arg(long, required_unless_present = "peer")]
+    #[arg(long, required_unless_present_any = ["peer", "log"])]
     from: Option<String>,
     /// The workload that is called: `namespace/name`.
-    #[arg(long)]
-    to: String,
+    #[arg(long, required_unless_present = "log")]
+    to: Option<String>,
     /// Name of its port.
-    #[arg(long)]
-    port: String,
+    #[arg(long, required_unless_present = "log")]
+    port: Option<String>,
     /// HTTP method; without it the connection alone is asked about.
     #[arg(long)]
     method: Option<String>,
@@ -88,11 +98,22 @@ pub(super) struct ExplainRequest {
 
 impl ExplainRequest {
     pub(super) fn run(self) -> Outcome {
+        if let Some(log) = self.log {
+            return explain_log(&ExplainLog {
+                log,
+                id: self.id,
+                policy: self.policy,
+                data: self.data,
+            });
+        }
+        let (Some(to), Some(port)) = (self.to, self.port) else {
+            return Outcome::misused("error: say which door: --to and --port\n");
+        };
         let asked = Explain {
             policy: self.policy,
             from: self.from,
-            to: self.to,
-            port: self.port,
+            to,
+            port,
             method: self.method,
             path: self.path,
             grpc: self.grpc,

@@ -8,17 +8,22 @@ pub mod explain;
 pub mod schema;
 pub mod workload_init;
 
+mod apply;
 mod attest_collect;
 mod attest_explain;
 mod attest_reference;
 mod attest_verify;
+mod change;
 mod client;
 mod documents;
 mod endorsements;
+mod explain_log;
 mod log;
 mod reason;
+mod revoke;
 mod serve;
 mod status;
+mod suggest;
 mod workload;
 
 use std::io::Write;
@@ -110,6 +115,14 @@ enum Command {
     Diff(reason::DiffRequest),
     /// Checks the expectations that lie beside a policy (`kind: PolicyTest`).
     Test(reason::TestRequest),
+    /// Ends trust by predicate: denies what is new and cuts or drains what is live, on every sidecar.
+    Revoke(Box<revoke::Arguments>),
+    /// Puts files or a folder in force as policy, once it has shown what differs and which live connections would end.
+    Apply(apply::Apply),
+    /// Puts a former policy in force again, as a new revision.
+    Rollback(apply::Rollback),
+    /// Proposes the rules that a port in `audit` lacks, from access logs, and tries whether they are enough.
+    Suggest(suggest::Arguments),
     /// Workloads and their instances.
     #[command(subcommand)]
     Workload(WorkloadCommand),
@@ -219,6 +232,10 @@ async fn run(command: Command) -> Outcome {
         Command::WhoCan(asked) => asked.run(),
         Command::Diff(asked) => asked.run(),
         Command::Test(asked) => asked.run(),
+        Command::Revoke(arguments) => arguments.run().await,
+        Command::Apply(arguments) => arguments.run().await,
+        Command::Rollback(arguments) => arguments.run().await,
+        Command::Suggest(arguments) => arguments.run(),
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
         Command::Workload(WorkloadCommand::Explain { workload, ask }) => {

@@ -1,7 +1,7 @@
 //! `vouchsafe status`.
 
 use serde_json::json;
-use vouchsafe_api::v1::{Endpoint, Revision, StatusRequest, StatusResponse};
+use vouchsafe_api::v1::{Endpoint, Revision, RevocationStatus, StatusRequest, StatusResponse};
 
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, show_time, table};
@@ -48,6 +48,7 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "expired": expired,
             "missing": missing,
         })),
+        "revocations": status.revocations.iter().map(revocation_json).collect::<Vec<_>>(),
         "authorities": status.authorities.iter().map(|authority| json!({
             "role": authority.role,
             "state": authority.state,
@@ -67,6 +68,19 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "software_version": sidecar.software_version,
             "endpoints": sidecar.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn revocation_json(one: &RevocationStatus) -> serde_json::Value {
+    json!({
+        "name": one.name,
+        "action": one.action,
+        "reason": one.reason,
+        "expires_ms": (one.expires_ms > 0).then_some(one.expires_ms),
+        "in_force": one.in_force,
+        "ends_soon": one.ends_soon,
+        "file": one.file,
+        "line": one.line,
     })
 }
 
@@ -96,6 +110,20 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
     {
         out.push_str(&format!(
             "endorsements  {valid} valid, {expired} expired, {missing} missing (vouchsafe endorsements status)\n"
+        ));
+    }
+    let in_force = status.revocations.iter().filter(|one| one.in_force);
+    if !status.revocations.is_empty() {
+        out.push_str(&format!(
+            "revocations   {} in force (vouchsafe revoke list)\n",
+            in_force.clone().count()
+        ));
+    }
+    for one in in_force.filter(|one| one.ends_soon) {
+        out.push_str(&format!(
+            "WARNING       revocation {} ends at {}: whoever it means is trusted again then\n",
+            one.name,
+            show_time(one.expires_ms)
         ));
     }
     let authorities = status.authorities.iter().map(|authority| {

@@ -1,8 +1,12 @@
 //! The operator's questions, over a Unix socket of mode 0600 in the data folder.
 
+mod change;
+mod losses;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
@@ -14,21 +18,37 @@ use vouchsafe_api::v1;
 use vouchsafe_api::v1::operator_server::Operator;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_config::revocation::Revocation;
+use vouchsafe_config::set::PolicySet;
 
 use crate::log::{self, Head, StoredRecord};
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
 
+pub(crate) use change::REVOCATIONS_FOLDER;
+
 /// The operator service.
 #[derive(Debug)]
 pub struct OperatorApi {
     control_plane: Arc<ControlPlane>,
+    /// Who asks, for the record.
+    actor: String,
 }
 
 impl OperatorApi {
     /// Serves from a control plane.
     pub fn new(control_plane: Arc<ControlPlane>) -> Self {
-        Self { control_plane }
+        Self {
+            control_plane,
+            actor: "this process".to_owned(),
+        }
+    }
+
+    /// For somebody whom the kernel names.
+    #[must_use]
+    pub fn acting_for(self, uid: u32) -> Self {
+        let actor = format!("uid {uid} at the operator socket");
+        Self { actor, ..self }
     }
 }
 
@@ -67,6 +87,7 @@ impl Operator for OperatorApi {
             records: head.records,
             record_head: head.hash.to_vec(),
             accepts_simulated: control_plane.fixed.accepts_simulated,
+            revocations: revocations(&state.policy.set, now),
         }))
     }
 
@@ -118,6 +139,14 @@ impl Operator for OperatorApi {
         Ok(Response::new(v1::ExplainWorkloadResponse { records }))
     }
 
+    async fn change(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let changed = self.change_policy(request.into_inner()).await?;
+        Ok(Response::new(changed))
+    }
+
     async fn tail_records(
         &self,
         request: Request<v1::TailRecordsRequest>,
@@ -137,6 +166,21 @@ impl Operator for OperatorApi {
         });
         Ok(Response::new(Box::pin(records)))
     }
+}
+
+/// Revocations for `status`, those that ended as well: their documents still lie there.
+fn revocations(set: &PolicySet, now: SystemTime) -> Vec<v1::RevocationStatus> {
+    let status = |one: &Revocation| v1::RevocationStatus {
+        name: one.name.to_string(),
+        action: one.action.as_str().to_owned(),
+        reason: one.reason.clone(),
+        expires_ms: one.expires.map_or(0, unix_ms),
+        in_force: one.is_in_force(now),
+        ends_soon: one.ends_soon(now),
+        file: one.source.file.clone(),
+        line: one.source.line,
+    };
+    set.revocations().map(status).collect()
 }
 
 impl OperatorApi {
@@ -176,7 +220,11 @@ fn concerning(
         let names_it = RecordEntry::decode(&record.leaf).is_ok_and(|entry| match entry.event {
             Event::Issued(issued) => issued.spiffe_id == id.as_str(),
             Event::Refused(refused) => refused.workload == name.to_string(),
-            Event::PolicyChanged { .. } | Event::AuthorityCreated { .. } => false,
+            Event::PolicyChanged { .. }
+            | Event::AuthorityCreated { .. }
+            | Event::Revoked(_)
+            | Event::RevocationEnded(_)
+            | Event::OperatorAct(_) => false,
         });
         if names_it {
             found.push(wire(record));

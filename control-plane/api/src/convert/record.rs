@@ -53,6 +53,54 @@ pub enum Event {
         /// End of its certificate.
         not_after: SystemTime,
     },
+    /// A revocation is in force that was not, or another of its name is.
+    Revoked(Box<RevocationAct>),
+    /// A revocation that was in force is so no longer: whoever it meant may be trusted again.
+    RevocationEnded(Box<RevocationAct>),
+    /// An operator asked for a change of policy, and it was found good; the change itself follows.
+    OperatorAct(Box<OperatorAct>),
+}
+
+/// What became of a revocation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RevocationAct {
+    /// `namespace/name` of its document.
+    pub name: String,
+    /// SHA-256 of the document.
+    pub document_sha256: [u8; 32],
+    /// `deny_new`, `drain`, `cut`; empty where the document is gone.
+    pub action: String,
+    /// Why, as the document says; empty where it is gone.
+    pub reason: String,
+    /// When it ends by itself, in Unix milliseconds; 0 for never.
+    pub expires_ms: u64,
+    /// `new`, `changed`, `removed`, `expired`.
+    pub how: String,
+    /// Whose act it was.
+    pub actor: String,
+    /// Why he did it, in his words; empty where he said nothing.
+    pub why: String,
+}
+
+/// What an operator did by the command line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OperatorAct {
+    /// `revoke`, `end_revocation`, `apply`, `rollback`.
+    pub act: String,
+    /// Who, as the operator socket knows him.
+    pub actor: String,
+    /// Why, in his words.
+    pub reason: String,
+    /// Files of the policy folder that it writes or removes.
+    pub files: Vec<String>,
+    /// Connections that sidecars said would end.
+    pub would_drop: u64,
+    /// Of so many live ones.
+    pub live: u64,
+    /// Sidecars that did not say.
+    pub unanswered: u64,
+    /// What he allowed to end, as he wrote it.
+    pub max_drop: String,
 }
 
 /// A certificate that was issued.
@@ -146,6 +194,18 @@ impl RecordEntry {
                     not_after: fields.time("not_after")?,
                 },
             },
+            b"revoked" => Self {
+                time: fields.time("time")?,
+                event: Event::Revoked(Box::new(fields.revocation()?)),
+            },
+            b"revocation_ended" => Self {
+                time: fields.time("time")?,
+                event: Event::RevocationEnded(Box::new(fields.revocation()?)),
+            },
+            b"operator_act" => Self {
+                time: fields.time("time")?,
+                event: Event::OperatorAct(Box::new(fields.operator_act()?)),
+            },
             _ => return Err(MALFORMED),
         };
         // What is left over, or was written in another way, is not ours.
@@ -211,6 +271,18 @@ impl RecordEntry {
                 fields.push(("not_after", Value::Time(*not_after)));
                 "authority_created"
             }
+            Event::Revoked(act) => {
+                fields.extend(act.fields());
+                "revoked"
+            }
+            Event::RevocationEnded(act) => {
+                fields.extend(act.fields());
+                "revocation_ended"
+            }
+            Event::OperatorAct(act) => {
+                fields.extend(act.fields());
+                "operator_act"
+            }
         };
         (kind, fields)
     }
@@ -258,6 +330,38 @@ impl Refused {
             ("evidence_sha256", Value::Bytes(&self.evidence_sha256)),
         ];
         fields.extend(revision_fields(self.policy_revision));
+        fields
+    }
+}
+
+impl RevocationAct {
+    fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
+        vec![
+            ("name", Value::Text(&self.name)),
+            ("document_sha256", Value::Bytes(&self.document_sha256)),
+            ("action", Value::Text(&self.action)),
+            ("reason", Value::Text(&self.reason)),
+            ("expires", Value::Number(self.expires_ms)),
+            ("how", Value::Text(&self.how)),
+            ("actor", Value::Text(&self.actor)),
+            ("why", Value::Text(&self.why)),
+        ]
+    }
+}
+
+impl OperatorAct {
+    fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
+        let mut fields = vec![
+            ("act", Value::Text(&self.act)),
+            ("actor", Value::Text(&self.actor)),
+            ("reason", Value::Text(&self.reason)),
+        ];
+        let files = self.files.iter().map(String::as_str);
+        fields.extend(files.map(|file| ("files", Value::Entry(file))));
+        fields.push(("would_drop", Value::Number(self.would_drop)));
+        fields.push(("live", Value::Number(self.live)));
+        fields.push(("unanswered", Value::Number(self.unanswered)));
+        fields.push(("max_drop", Value::Text(&self.max_drop)));
         fields
     }
 }
@@ -384,6 +488,32 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn revocation(&mut self) -> Result<RevocationAct, ConvertError> {
+        Ok(RevocationAct {
+            name: self.text("name")?,
+            document_sha256: self.array("document_sha256")?,
+            action: self.text("action")?,
+            reason: self.text("reason")?,
+            expires_ms: self.number("expires")?,
+            how: self.text("how")?,
+            actor: self.text("actor")?,
+            why: self.text("why")?,
+        })
+    }
+
+    fn operator_act(&mut self) -> Result<OperatorAct, ConvertError> {
+        Ok(OperatorAct {
+            act: self.text("act")?,
+            actor: self.text("actor")?,
+            reason: self.text("reason")?,
+            files: self.entries("files")?,
+            would_drop: self.number("would_drop")?,
+            live: self.number("live")?,
+            unanswered: self.number("unanswered")?,
+            max_drop: self.text("max_drop")?,
+        })
+    }
+
     fn issued(&mut self) -> Result<RecordEntry, ConvertError> {
         Ok(RecordEntry {
             time: self.time("time")?,
@@ -479,6 +609,26 @@ mod tests {
             hardware: vec![],
             ..issued.clone()
         };
+        let revocation = RevocationAct {
+            name: "app/incident-7".into(),
+            document_sha256: [9; 32],
+            action: "cut".into(),
+            reason: "stolen \"laptop\"".into(),
+            expires_ms: 0,
+            how: "new".into(),
+            actor: "uid 0".into(),
+            why: String::new(),
+        };
+        let act = OperatorAct {
+            act: "revoke".into(),
+            actor: "uid 0".into(),
+            reason: "incident 7".into(),
+            files: vec![],
+            would_drop: 3,
+            live: 4,
+            unanswered: 1,
+            max_drop: "100%".into(),
+        };
         [
             Event::Issued(Box::new(issued)),
             Event::Issued(Box::new(without_lists)),
@@ -493,6 +643,13 @@ mod tests {
                 spki_sha256: [8; 32],
                 not_after: at(9),
             },
+            Event::Revoked(Box::new(revocation.clone())),
+            Event::RevocationEnded(Box::new(revocation)),
+            Event::OperatorAct(Box::new(act.clone())),
+            Event::OperatorAct(Box::new(OperatorAct {
+                files: vec!["revocations/app.incident-7.yaml".into(), "b.yaml".into()],
+                ..act
+            })),
         ]
         .into_iter()
         .map(|event| RecordEntry { time: at(1), event })

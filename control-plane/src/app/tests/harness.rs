@@ -267,6 +267,10 @@ impl Factory {
         Self::start_in(folder).await
     }
 
+    pub(super) fn control_plane(&self) -> &Arc<ControlPlane> {
+        &self.control_plane
+    }
+
     pub(super) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

@@ -37,6 +37,10 @@ pub struct ProbeReport {
     pub total: u64,
     /// Why nothing can be said; then nothing is listed.
     pub error: Option<String>,
+    /// How many connections the sidecar has open.
+    pub live: u64,
+    /// Whether its own certificate would be meant by a revocation.
+    pub is_revoked: bool,
 }
 
 /// A live connection, or one stream of it, that would end.
@@ -79,6 +83,18 @@ impl ProbeReport {
             fallen: listed,
             total,
             error: None,
+            live: 0,
+            is_revoked: false,
+        }
+    }
+
+    /// The same, of a sidecar that has so many connections open, and whose own certificate is meant or not.
+    #[must_use]
+    pub fn of(self, live: u64, is_revoked: bool) -> Self {
+        Self {
+            live,
+            is_revoked,
+            ..self
         }
     }
 
@@ -89,6 +105,8 @@ impl ProbeReport {
             fallen: Vec::new(),
             total: 0,
             error: Some(super::one_line(error)),
+            live: 0,
+            is_revoked: false,
         }
     }
 }
@@ -137,6 +155,8 @@ impl TryFrom<v1::ProbeReport> for ProbeReport {
             fallen,
             total: wire.total,
             error: Some(error).filter(|error| !error.is_empty()),
+            live: wire.live,
+            is_revoked: wire.is_revoked,
         })
     }
 }
@@ -148,6 +168,8 @@ impl From<ProbeReport> for v1::ProbeReport {
             fallen: report.fallen.into_iter().map(Into::into).collect(),
             total: report.total,
             error: report.error.unwrap_or_default(),
+            live: report.live,
+            is_revoked: report.is_revoked,
         }
     }
 }
@@ -255,7 +277,7 @@ mod tests {
         unattested.instance = None;
         let peers = [fallen("spiffe://factory.example/x"), unattested];
         for report in [
-            ProbeReport::new(7, peers),
+            ProbeReport::new(7, peers).of(9, true),
             ProbeReport::failed(7, "two\nlines"),
         ] {
             let request = WatchRequest::ProbeReport(report);

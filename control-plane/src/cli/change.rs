@@ -1,0 +1,408 @@
+//! What `revoke` and `apply` share: asking the control plane for a change of policy, and showing what it means.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+use vouchsafe_api::v1::{ChangeRequest, ChangeResponse, Fallen, SidecarChange, WorkloadLoss};
+
+use super::client::{connect, failed};
+use super::{Ask, Format, Outcome, json, table};
+
+/// How many live connections may end: a number, or a part of those that live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct MaxDrop {
+    pub(super) number: u64,
+    pub(super) is_percent: bool,
+}
+
+impl FromStr for MaxDrop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, is_percent) = match text.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        let shape = || format!("`{text}`: expected a number (`50`) or a percentage (`25%`)");
+        let number: u64 = number.parse().map_err(|_| shape())?;
+        if is_percent && number > 100 {
+            return Err(shape());
+        }
+        Ok(Self { number, is_percent })
+    }
+}
+
+/// What bounds a change.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Limits {
+    /// Most live connections and streams that may end: `50`, or `25%` of those that live (20 are then always allowed).
+    /// `100%` forces; the record keeps what was allowed.
+    #[arg(long, default_value = "25%")]
+    pub(super) max_drop: MaxDrop,
+    /// Says what would happen, and changes nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+impl Limits {
+    pub(super) fn request(&self, act: &str, reason: &str) -> ChangeRequest {
+        ChangeRequest {
+            act: act.to_owned(),
+            reason: reason.to_owned(),
+            dry_run: self.dry_run,
+            max_drop: self.max_drop.number,
+            max_drop_is_percent: self.max_drop.is_percent,
+            ..ChangeRequest::default()
+        }
+    }
+}
+
+/// Asks the control plane.
+pub(super) async fn ask(request: ChangeRequest, ask: &Ask) -> Result<ChangeResponse, Outcome> {
+    let mut client = connect(&ask.data).await?;
+    match client.change(request).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) if status.code() == tonic::Code::InvalidArgument => {
+            Err(Outcome::misused(format!("error: {}\n", status.message())))
+        }
+        Err(status) => Err(failed(&status)),
+    }
+}
+
+/// What came of it. `headline` is the first line where it was made.
+pub(super) fn show(
+    response: &ChangeResponse,
+    is_dry_run: bool,
+    headline: &str,
+    format: Format,
+) -> Outcome {
+    let is_good = match is_dry_run {
+        true => true,
+        false => response.made && response.sidecars.iter().all(|one| one.error.is_empty()),
+    };
+    let output = match format {
+        Format::Json => json(&as_json(response)),
+        Format::Table => in_words(response, is_dry_run, headline),
+    };
+    match is_good {
+        true => Outcome::good(output),
+        false => Outcome::bad(output),
+    }
+}
+
+fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> String {
+    let mut out = String::new();
+    let would = match response.made {
+        true => "ended",
+        false => "would end",
+    };
+    if response.made {
+        let _ = writeln!(
+            out,
+            "{headline}\nin force at revision {}, {} after it was asked for",
+            revision(response),
+            milliseconds(response.in_force_us)
+        );
+    } else if is_dry_run {
+        let _ = writeln!(out, "nothing was changed: this only says what would happen");
+    } else {
+        let _ = writeln!(out, "REFUSED, nothing was changed: {}", response.refused);
+    }
+    for change in response.difference.iter().flat_map(|one| &one.changes) {
+        let _ = writeln!(out, "  {change}");
+    }
+    let _ = writeln!(
+        out,
+        "{would} {} connections and streams, of {} live connections",
+        response.would_drop, response.live
+    );
+    for loss in &response.losses {
+        out.push_str(&loss_in_words(loss));
+    }
+    if response.sidecars.is_empty() {
+        out.push_str("no sidecar is connected\n");
+        return out;
+    }
+    out.push('\n');
+    out.push_str(&sidecars(response, would));
+    let fallen = fallen(response);
+    if !fallen.is_empty() {
+        out.push('\n');
+        let head = [
+            "AT",
+            "DIRECTION",
+            "PEER",
+            "SERIAL",
+            "PORT",
+            "WHAT",
+            "REASON",
+        ];
+        out.push_str(&table(&head, fallen));
+    }
+    let listed: u64 = response
+        .sidecars
+        .iter()
+        .map(|one| one.fallen.len() as u64)
+        .sum();
+    if listed < response.would_drop {
+        let _ = writeln!(out, "and {} more", response.would_drop - listed);
+    }
+    out
+}
+
+fn loss_in_words(loss: &WorkloadLoss) -> String {
+    let mut out = format!(
+        "{} loses all of its {} instances",
+        loss.workload, loss.instances
+    );
+    if !loss.doors.is_empty() {
+        let _ = write!(out, ": nobody is left behind {}", loss.doors.join(", "));
+    }
+    out.push('\n');
+    for (names, words) in [
+        (&loss.clients, "called by"),
+        (&loss.reached_from, "which are called by"),
+        (&loss.last_client_of, "the last client of"),
+    ] {
+        if !names.is_empty() {
+            let _ = writeln!(out, "  {words} {}", names.join(", "));
+        }
+    }
+    out
+}
+
+fn sidecars(response: &ChangeResponse, would: &str) -> String {
+    let ends = would.to_uppercase();
+    let rows = response.sidecars.iter().map(|one| {
+        vec![
+            one.workload.clone(),
+            hex::encode(&one.instance),
+            match one.is_revoked {
+                true => "yes".to_owned(),
+                false => "-".to_owned(),
+            },
+            match one.unanswered.is_empty() {
+                true => format!("{} of {}", one.total, one.live),
+                false => format!("unknown: {}", one.unanswered),
+            },
+            applied(one, response.made),
+        ]
+    });
+    let head = [
+        "SIDECAR",
+        "INSTANCE",
+        "REVOKED",
+        ends.as_str(),
+        "APPLIED AFTER",
+    ];
+    table(&head, rows.collect())
+}
+
+fn applied(sidecar: &SidecarChange, is_made: bool) -> String {
+    match (is_made, sidecar.applied_us) {
+        (false, _) => "-".to_owned(),
+        (true, 0) => format!("NOT: {}", sidecar.error),
+        (true, time) => milliseconds(time),
+    }
+}
+
+fn fallen(response: &ChangeResponse) -> Vec<Vec<String>> {
+    let all = response.sidecars.iter();
+    let all = all.flat_map(|one| one.fallen.iter().map(|fallen| (&one.workload, fallen)));
+    all.take(MAX_LISTED)
+        .map(|(at, one)| {
+            vec![
+                at.clone(),
+                one.direction.clone(),
+                one.peer.clone(),
+                one.serial.clone(),
+                one.port.clone(),
+                match one.is_stream {
+                    true => "stream".to_owned(),
+                    false => "connection".to_owned(),
+                },
+                one.reason.clone(),
+            ]
+        })
+        .collect()
+}
+
+fn as_json(response: &ChangeResponse) -> Value {
+    let sidecars = response.sidecars.iter().map(|one| {
+        json!({
+            "workload": one.workload,
+            "instance": hex::encode(&one.instance),
+            "revoked": one.is_revoked,
+            "unanswered": one.unanswered,
+            "live": one.live,
+            "would_drop": one.total,
+            "applied_us": (one.applied_us > 0).then_some(one.applied_us),
+            "error": one.error,
+            "fallen": one.fallen.iter().map(fallen_json).collect::<Vec<_>>(),
+        })
+    });
+    let losses = response.losses.iter().map(|loss| {
+        json!({
+            "workload": loss.workload,
+            "instances": loss.instances,
+            "doors": loss.doors,
+            "clients": loss.clients,
+            "reached_from": loss.reached_from,
+            "last_client_of": loss.last_client_of,
+        })
+    });
+    let difference = response.difference.clone().unwrap_or_default();
+    json!({
+        "made": response.made,
+        "refused": response.refused,
+        "revision": revision(response),
+        "in_force_us": response.in_force_us,
+        "live": response.live,
+        "would_drop": response.would_drop,
+        "changes": difference.changes,
+        "may_widen": difference.may_widen,
+        "losses": losses.collect::<Vec<_>>(),
+        "sidecars": sidecars.collect::<Vec<_>>(),
+    })
+}
+
+fn fallen_json(one: &Fallen) -> Value {
+    json!({
+        "direction": one.direction,
+        "peer": one.peer,
+        "instance": hex::encode(&one.instance),
+        "serial": one.serial,
+        "port": one.port,
+        "rule": one.rule,
+        "reason": one.reason,
+        "is_stream": one.is_stream,
+        "opened_ms": one.opened_ms,
+    })
+}
+
+fn revision(response: &ChangeResponse) -> String {
+    let revision = response.revision.unwrap_or_default();
+    format!("{}.{}", revision.epoch, revision.sequence)
+}
+
+fn milliseconds(micros: u64) -> String {
+    format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
+}
+
+/// More rows than anyone reads; `-o json` has all that were told.
+const MAX_LISTED: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_or_a_percentage() {
+        let read = |text: &str| {
+            text.parse::<MaxDrop>()
+                .map(|one| (one.number, one.is_percent))
+        };
+        assert_eq!(read("50"), Ok((50, false)));
+        assert_eq!(read("25%"), Ok((25, true)));
+        assert_eq!(read("100%"), Ok((100, true)));
+        for text in ["", "%", "101%", "-1", "1.5%", "all"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    fn response() -> ChangeResponse {
+        ChangeResponse {
+            revision: Some(vouchsafe_api::v1::Revision {
+                epoch: 1,
+                sequence: 7,
+            }),
+            live: 9,
+            would_drop: 3,
+            losses: vec![WorkloadLoss {
+                workload: "inference/llm".to_owned(),
+                instances: 2,
+                doors: vec!["inference/llm:openai".to_owned()],
+                clients: vec!["edge/gateway".to_owned()],
+                reached_from: vec!["edge/browser".to_owned()],
+                last_client_of: vec!["data/store:web".to_owned()],
+            }],
+            sidecars: vec![
+                SidecarChange {
+                    workload: "edge/gateway".to_owned(),
+                    instance: vec![1; 16],
+                    fallen: vec![Fallen {
+                        direction: "outbound".to_owned(),
+                        peer: "spiffe://f/x".to_owned(),
+                        reason: "revoked".to_owned(),
+                        ..Fallen::default()
+                    }],
+                    total: 3,
+                    live: 9,
+                    applied_us: 4_250,
+                    ..SidecarChange::default()
+                },
+                SidecarChange {
+                    workload: "inference/llm".to_owned(),
+                    instance: vec![2; 16],
+                    unanswered: "it did not answer in time".to_owned(),
+                    applied_us: 1,
+                    ..SidecarChange::default()
+                },
+            ],
+            ..ChangeResponse::default()
+        }
+    }
+
+    #[test]
+    fn what_would_drop_is_named_with_dependants_and_with_who_did_not_answer() {
+        let outcome = show(&response(), true, "", Format::Table);
+        assert_eq!(outcome.status, 0);
+        for words in [
+            "nothing was changed",
+            "would end 3 connections and streams, of 9 live connections",
+            "inference/llm loses all of its 2 instances: nobody is left behind inference/llm:openai",
+            "called by edge/gateway",
+            "which are called by edge/browser",
+            "the last client of data/store:web",
+            "unknown: it did not answer in time",
+            "spiffe://f/x",
+            "and 2 more",
+        ] {
+            assert!(
+                outcome.output.contains(words),
+                "{words}: {}",
+                outcome.output
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_change_and_one_that_a_sidecar_could_not_apply_are_not_as_they_should_be() {
+        let refused = ChangeResponse {
+            refused: "it would end too much".to_owned(),
+            ..response()
+        };
+        let outcome = show(&refused, false, "done", Format::Table);
+        assert_eq!(outcome.status, 1);
+        assert!(outcome.output.contains("REFUSED"), "{}", outcome.output);
+        let mut made = ChangeResponse {
+            made: true,
+            in_force_us: 3_900,
+            ..response()
+        };
+        let outcome = show(&made, false, "done", Format::Table);
+        assert_eq!(outcome.status, 0, "{}", outcome.output);
+        assert!(
+            outcome
+                .output
+                .contains("done\nin force at revision 1.7, 3.9 ms")
+        );
+        assert!(outcome.output.contains("4.2 ms"), "{}", outcome.output);
+        made.sidecars[0].applied_us = 0;
+        made.sidecars[0].error = "it does not compile".to_owned();
+        let outcome = show(&made, false, "done", Format::Table);
+        assert_eq!(outcome.status, 1);
+        assert!(outcome.output.contains("NOT: it does not compile"));
+    }
+}

@@ -1,0 +1,488 @@
+//! `vouchsafe explain --log FILE --id ID`: why something was denied, from what the access log kept of it.
+//!
+//! A line says who asked for what, by which certificate and under which policy revision; a denial also keeps what the
+//! peer had proven. That is all that the decision was made from, so it is made again here, by the policy that was in
+//! force where the control plane kept it, and shown rule by rule.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::result::AttestationResult;
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_config::load::{self, Overlay};
+use vouchsafe_config::policy::{Decision, Direction, Question, Request};
+use vouchsafe_config::reason::who_can::{Door, who_can};
+use vouchsafe_config::revocation::Bearer;
+use vouchsafe_config::set::{Options, PolicySet};
+
+use super::Outcome;
+use crate::policy_sets;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) struct ExplainLog {
+    /// The access log; `-` for standard input.
+    pub(super) log: PathBuf,
+    /// Of the request, as the answer's header or the log has it; without it the first line is explained.
+    pub(super) id: Option<String>,
+    /// Files and folders of policy, for where the policy of that time was not kept.
+    pub(super) policy: Vec<PathBuf>,
+    /// Data folder of the control plane, which keeps former policies.
+    pub(super) data: Option<PathBuf>,
+}
+
+/// What a line of the access log says of a decision.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    id: String,
+    pub(super) time: SystemTime,
+    pub(super) direction: Direction,
+    pub(super) peer: SpiffeId,
+    pub(super) serial: Vec<u8>,
+    spki_sha256: Option<[u8; 32]>,
+    authority_spki_sha256: Option<[u8; 32]>,
+    pub(super) result: Option<AttestationResult>,
+    /// Whether the peer had a result, which the log keeps of what no rule allows only.
+    is_attested: bool,
+    pub(super) local: WorkloadName,
+    pub(super) port: Name,
+    /// Method, path, whether it is gRPC.
+    pub(super) request: Option<(String, String, bool)>,
+    decision: String,
+    pub(super) reason: String,
+    revision: Revision,
+}
+
+pub(super) fn explain_log(asked: &ExplainLog) -> Outcome {
+    match answer(asked) {
+        Ok(outcome) => outcome,
+        Err(message) => Outcome::misused(format!("error: {message}\n")),
+    }
+}
+
+fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
+    let line = read_line(&find(&asked.log, asked.id.as_deref())?)?;
+    let (set, from) = policy_of(asked, &line)?;
+    let mesh = set
+        .mesh()
+        .ok_or("the policy has no Mesh document, so the trust domain is unknown")?;
+    let policy = set.policy(&mesh.trust_domain);
+    let request = line.request.as_ref().map(|(method, path, grpc)| Request {
+        method,
+        path,
+        grpc: *grpc,
+    });
+    let explanation = policy.explain(&Question {
+        direction: line.direction,
+        local: &line.local,
+        peer: Bearer {
+            id: &line.peer,
+            serial: Some(&line.serial),
+            spki_sha256: line.spki_sha256.as_ref(),
+            authority_spki_sha256: line.authority_spki_sha256.as_ref(),
+            result: line.result.as_ref(),
+        },
+        port: &line.port,
+        request: request.as_ref(),
+        now: line.time,
+    });
+    let mut output = format!("{}\n{from}\n{explanation}", headline(&line));
+    for grant in grants(&set, &line, &explanation) {
+        let _ = writeln!(output, "{grant}");
+    }
+    let (found, reason) = match explanation.decision {
+        Decision::Allow(_) => ("allow", ""),
+        Decision::Audit(reason) => ("audit", reason.as_str()),
+        Decision::Deny(reason) => ("deny", reason.as_str()),
+    };
+    let agrees = found == line.decision && (reason.is_empty() || reason == line.reason);
+    if line.is_attested && line.result.is_none() {
+        output.push_str("the log keeps what a peer proved of denials only, so what rules demand of evidence is not judged here\n");
+    } else if !agrees {
+        let _ = writeln!(
+            output,
+            "the sidecar decided otherwise ({}{}{}): this is not the policy that was in force there",
+            line.decision,
+            if line.reason.is_empty() { "" } else { ": " },
+            line.reason
+        );
+        return Ok(Outcome::bad(output));
+    }
+    Ok(match explanation.decision {
+        Decision::Allow(_) | Decision::Audit(_) => Outcome::good(output),
+        Decision::Deny(_) => Outcome::bad(output),
+    })
+}
+
+fn headline(line: &Line) -> String {
+    let class = match (&line.result, line.is_attested) {
+        (Some(result), _) => result.class.as_str(),
+        (None, true) => "attested",
+        (None, false) => "unattested",
+    };
+    let asked = match &line.request {
+        Some((method, path, _)) => format!(" {method} {path}"),
+        None => String::new(),
+    };
+    let arrow = match line.direction {
+        Direction::Inbound => format!("{} ({class}) -> {}:{}", line.peer, line.local, line.port),
+        Direction::Outbound => format!("{} -> {} ({class}):{}", line.local, line.peer, line.port),
+    };
+    format!("{}: {arrow}{asked}", line.id)
+}
+
+/// What the rules that came near ask for.
+fn grants(
+    set: &PolicySet,
+    line: &Line,
+    explanation: &vouchsafe_config::policy::Explanation,
+) -> Vec<String> {
+    let workload = match line.direction {
+        Direction::Inbound => Some(line.local.clone()),
+        Direction::Outbound => line.peer.workload(),
+    };
+    let near: Vec<String> = explanation
+        .rules
+        .iter()
+        .filter(|rule| {
+            use vouchsafe_config::policy::Failure;
+            !matches!(&rule.verdict, Ok(()) | Err(Failure::From))
+        })
+        .map(|rule| rule.source.to_string())
+        .collect();
+    let door = workload.map(|workload| Door {
+        workload,
+        port: line.port.clone(),
+    });
+    let found = door.and_then(|door| who_can(set, &door, false, line.time).ok());
+    let reach = found.into_iter().flat_map(|found| found.direct);
+    let grants = reach.flat_map(|reach| reach.grants);
+    let mut lines: Vec<String> = grants
+        .filter(|grant| near.contains(&grant.rule))
+        .map(|grant| {
+            let until = grant.until.map(|until| format!(", until {until}"));
+            // Where it stands is said above.
+            let rule = grant.rule.split(" (").next().unwrap_or_default();
+            format!(
+                "    {rule} allows {} of a client that is {}{}",
+                grant.ask,
+                grant.client,
+                until.unwrap_or_default()
+            )
+        })
+        .collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+/// The policy that was in force, or the one that the operator names.
+fn policy_of(asked: &ExplainLog, line: &Line) -> Result<(PolicySet, String), String> {
+    let options = Options {
+        now: Some(line.time),
+    };
+    if let Some(data) = &asked.data {
+        let kept = policy_sets::at(data, line.revision).map_err(|error| error.to_string())?;
+        if let Some(kept) = kept {
+            // Read as if they lay in a folder of their own, so that nothing of today's comes between.
+            let folder = Path::new("");
+            let overlay = Overlay {
+                written: { kept.files.into_iter() }
+                    .map(|(name, text)| (folder.join(name), text))
+                    .collect(),
+                ..Overlay::default()
+            };
+            let set = load::policy_with(&[], &overlay, options);
+            let set = set.map_err(|problems| problems.to_string())?;
+            let from = format!(
+                "by the policy of revision {}, as it was kept",
+                kept.revision
+            );
+            return Ok((set, from));
+        }
+    }
+    let set = load::policy(&asked.policy, options).map_err(|problems| problems.to_string())?;
+    let from = format!(
+        "by the policy as it lies there; the one of revision {} is not kept here",
+        line.revision
+    );
+    Ok((set, from))
+}
+
+/// The line of a request.
+fn find(log: &Path, id: Option<&str>) -> Result<String, String> {
+    let wanted = match id {
+        Some(id) => format!("\"id\":\"{id}\""),
+        None => "\"decision\":".to_owned(),
+    };
+    let mut found = None;
+    lines(log, |line| {
+        if line.contains(&wanted) {
+            found = Some(line.to_owned());
+        }
+        found.is_none()
+    })?;
+    found.ok_or_else(|| match id {
+        Some(id) => format!("{} has no line with id `{id}`", log.display()),
+        None => format!("{} has no decision", log.display()),
+    })
+}
+
+/// Shows the JSON lines of a log one by one, for as long as `see` wants more. What else a sidecar says to the same place
+/// is left out, and so is the rest of a line that is longer than any of a sidecar.
+pub(super) fn lines(log: &Path, mut see: impl FnMut(&str) -> bool) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", log.display());
+    let reader: Box<dyn Read> = match log == Path::new("-") {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(log).map_err(failed)?),
+    };
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut reader)
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line);
+        if read.map_err(failed)? == 0 {
+            return Ok(());
+        }
+        let line = String::from_utf8_lossy(&line);
+        if line.starts_with('{') && !see(&line) {
+            return Ok(());
+        }
+    }
+}
+
+pub(super) fn read_line(text: &str) -> Result<Line, String> {
+    let line: Value =
+        serde_json::from_str(text).map_err(|error| format!("the line is no JSON: {error}"))?;
+    let field = |name: &str| line.get(name).and_then(Value::as_str);
+    let need = |name: &str| {
+        field(name).ok_or_else(|| {
+            format!(
+                "the line has no `{name}`: it is no decision about a peer, or of an older sidecar"
+            )
+        })
+    };
+    let direction = match need("direction")? {
+        "inbound" => Direction::Inbound,
+        "outbound" => Direction::Outbound,
+        other => return Err(format!("`direction` is `{other}`")),
+    };
+    let digest = |name: &str| -> Result<Option<[u8; 32]>, String> {
+        let Some(text) = field(name) else {
+            return Ok(None);
+        };
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text, &mut digest).map_err(|_| format!("`{name}` is no digest"))?;
+        Ok(Some(digest))
+    };
+    let result = match field("result") {
+        None => None,
+        Some(text) => {
+            let der = STANDARD.decode(text).map_err(|_| "`result` is no base64")?;
+            Some(AttestationResult::decode(&der).map_err(|error| format!("`result`: {error}"))?)
+        }
+    };
+    let parsed = |name: &str, error: String| format!("`{name}`: {error}");
+    let request = match (field("method"), field("path")) {
+        (Some(method), Some(path)) => {
+            let grpc = line.get("grpc").and_then(Value::as_bool).unwrap_or(false);
+            Some((method.to_owned(), path.to_owned(), grpc))
+        }
+        _ => None,
+    };
+    let time: jiff::Timestamp = need("time")?
+        .parse()
+        .map_err(|error| parsed("time", format!("{error}")))?;
+    let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or_default();
+    Ok(Line {
+        id: need("id")?.to_owned(),
+        time: SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds),
+        direction,
+        peer: need("peer_id")?
+            .parse()
+            .map_err(|error| parsed("peer_id", format!("{error}")))?,
+        serial: hex::decode(need("serial")?).map_err(|_| "`serial` is no hex")?,
+        spki_sha256: digest("spki_sha256")?,
+        authority_spki_sha256: digest("authority_sha256")?,
+        result,
+        is_attested: need("class")? != "unattested",
+        local: need("local")?
+            .parse()
+            .map_err(|error| parsed("local", format!("{error}")))?,
+        port: need("port")?
+            .parse()
+            .map_err(|error| parsed("port", format!("{error}")))?,
+        request,
+        decision: need("decision")?.to_owned(),
+        reason: field("reason").unwrap_or_default().to_owned(),
+        revision: revision(need("revision")?)?,
+    })
+}
+
+fn revision(text: &str) -> Result<Revision, String> {
+    let read = || {
+        let (epoch, sequence) = text.split_once('.')?;
+        Some(Revision {
+            epoch: epoch.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    };
+    read().ok_or_else(|| format!("`{text}` is no revision: expected `<epoch>.<sequence>`"))
+}
+
+/// Several times the longest line that a sidecar writes.
+const MAX_LINE_BYTES: u64 = 256 * 1024;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+    use vouchsafe_attestation::claims::{ClaimValue, Claims, Class, EvidenceKind};
+    use vouchsafe_attestation::result::{DeviceResult, InstanceId};
+
+    use super::*;
+
+    fn example() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/ai-factory")
+    }
+
+    /// What a gateway had proven whose image is another one than the example's rule demands.
+    fn result(image: &str) -> String {
+        let mut claims = Claims::default();
+        let image = ClaimValue::Text(image.to_owned());
+        claims.set(EvidenceKind::Tpm, "image", image).unwrap();
+        let result = AttestationResult {
+            class: Class::Software,
+            root: EvidenceKind::Tpm,
+            instance: InstanceId([7; 16]),
+            evidence_time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            policy_revision: Revision::default(),
+            ear_sha256: [0; 32],
+            devices: vec![DeviceResult {
+                kind: EvidenceKind::Tpm,
+                index: 0,
+                claims,
+            }],
+            inclusion_promise: None,
+        };
+        STANDARD.encode(result.encode().unwrap())
+    }
+
+    pub(crate) fn line(path: &str, reason: &str) -> Value {
+        serde_json::json!({
+            "time": "2027-01-15T08:01:00.000Z", "id": "5f00aa01-1-17", "direction": "inbound", "peer_id": "spiffe://factory.example/ns/edge/workload/gateway",
+            "class": "software", "serial": "0a1b", "local": "inference/llm", "port": "openai", "method": "POST", "path": path,
+            "grpc": false, "decision": "deny", "reason": reason, "revision": "1.7", "result": result("base-1"),
+        })
+    }
+
+    #[track_caller]
+    fn check(lines: &[Value], id: Option<&str>, data: Option<&Path>, status: u8, words: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("access.log");
+        let text: Vec<String> = lines.iter().map(Value::to_string).collect();
+        std::fs::write(&log, format!("sidecar starts\n{}\n", text.join("\n"))).unwrap();
+        let outcome = explain_log(&ExplainLog {
+            log,
+            id: id.map(str::to_owned),
+            policy: vec![example()],
+            data: data.map(Path::to_owned),
+        });
+        let shown = format!("{}{}", outcome.output, outcome.error);
+        for word in words {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        assert_eq!(outcome.status, status, "{shown}");
+    }
+
+    #[test]
+    fn a_past_denial_is_found_by_its_id_and_explained_by_file_and_line() {
+        let mut other = line("/v1/chat/completions", "request");
+        other["id"] = "5f00aa01-1-18".into();
+        check(
+            &[other, line("/v1/files", "request")],
+            Some("5f00aa01-1-17"),
+            None,
+            1,
+            &[
+                "5f00aa01-1-17: spiffe://factory.example/ns/edge/workload/gateway (software) -> inference/llm:openai POST /v1/files",
+                "DENY: request",
+                "llm.yaml:15) does not allow this request",
+                "inference/gateway-to-llm allows ",
+                "revision 1.7 is not kept here",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_policy_that_would_have_decided_otherwise_is_said_to_be_another() {
+        let allowed = line("/v1/chat/completions", "request");
+        check(
+            &[allowed],
+            None,
+            None,
+            1,
+            &["ALLOW", "the sidecar decided otherwise (deny: request)"],
+        );
+    }
+
+    #[test]
+    fn the_policy_that_was_kept_explains_rather_than_the_one_of_today() {
+        let data = tempfile::tempdir().unwrap();
+        let files = load::policy_files(&example()).unwrap().into_iter();
+        let files =
+            files.map(|(name, text)| (name, text.replace("/v1/chat/completions", "/v1/old")));
+        let revision = Revision {
+            epoch: 1,
+            sequence: 5,
+        };
+        let now = SystemTime::UNIX_EPOCH;
+        policy_sets::keep(data.path(), revision, &files.collect(), now).unwrap();
+        let denied = line("/v1/chat/completions", "request");
+        check(
+            &[denied],
+            None,
+            Some(data.path()),
+            1,
+            &["DENY: request", "of revision 1.5, as it was kept"],
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_no_decision_says_what_it_lacks() {
+        for (change, words) in [
+            ("peer_id", "no `peer_id`"),
+            ("serial", "no `serial`"),
+            ("revision", "no `revision`"),
+            ("local", "no `local`"),
+        ] {
+            let mut line = line("/", "request");
+            line[change] = Value::Null;
+            check(&[line], None, None, 2, &[words]);
+        }
+        check(
+            &[line("/", "request")],
+            Some("nowhere"),
+            None,
+            2,
+            &["no line with id `nowhere`"],
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_lines_never_panic(text in ".{0,300}", field in "[a-z_]{1,12}", value in ".{0,40}") {
+            let _ = read_line(&text);
+            let mut line = line("/", "request");
+            line[field] = value.into();
+            let _ = read_line(&line.to_string());
+        }
+    }
+}

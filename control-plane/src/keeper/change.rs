@@ -1,0 +1,145 @@
+//! What operators order: a change of the policy folder, made and in force when they get their answer.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use vouchsafe_api::convert::record::{Event, OperatorAct};
+use vouchsafe_attestation::revision::Revision;
+
+use super::revocations::Actor;
+use super::{Keeper, PublishError, inputs, revocations};
+use crate::change::{ChangeError, FolderChange, Staged};
+use crate::policy::LoadedPolicy;
+use crate::state::ControlPlane;
+use crate::store::{Expect, Store};
+use crate::telemetry::Chain;
+use vouchsafe_config::set::PolicySet;
+
+/// A change that somebody asked for.
+#[derive(Debug)]
+pub struct Order {
+    /// What to do.
+    pub(crate) change: FolderChange,
+    /// For the record.
+    pub(crate) act: OperatorAct,
+    /// Gets the revision that is in force with it.
+    pub(crate) answer: oneshot::Sender<Result<Revision, ChangeError>>,
+}
+
+impl ControlPlane {
+    /// Has a change made; it is in force when this returns.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: but for `Torn` and `Publish` nothing has changed.
+    pub async fn order(
+        &self,
+        change: FolderChange,
+        act: OperatorAct,
+    ) -> Result<Revision, ChangeError> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order {
+            change,
+            act,
+            answer,
+        };
+        let sent = self.orders.send(order).await;
+        sent.map_err(|_| ChangeError::Ending)?;
+        answered.await.map_err(|_| ChangeError::Ending)?
+    }
+}
+
+impl Keeper {
+    /// Makes a change and answers.
+    pub(super) async fn obey(&mut self, order: Order) {
+        let Order {
+            change,
+            act,
+            answer,
+        } = order;
+        let made = self.make(&change, act).await;
+        if let Err(error) = &made {
+            tracing::warn!(error = %Chain(error), "a change of policy was not made");
+        }
+        // Whoever asked may have gone away; what happened is recorded all the same.
+        let _ = answer.send(made);
+    }
+
+    async fn make(
+        &mut self,
+        change: &FolderChange,
+        act: OperatorAct,
+    ) -> Result<Revision, ChangeError> {
+        let policy = self.control_plane.load_with(change).await?;
+        let folder = self.folder.folder().to_owned();
+        let staged = Staged::write(change, &folder, &self.data)?;
+        let actor = Actor {
+            name: act.actor.clone(),
+            why: act.reason.clone(),
+        };
+        let control_plane = &self.control_plane;
+        let recorded = control_plane
+            .record(Event::OperatorAct(Box::new(act)))
+            .await;
+        recorded.map_err(ChangeError::Record)?;
+        staged.commit()?;
+        // The watch has not seen it: its next look reads the folder once more, and whatever else happened there.
+        let inputs = inputs(control_plane, Arc::new(policy));
+        self.actor = Some(actor);
+        let published = self.publish(inputs).await;
+        self.actor = None;
+        published.map_err(ChangeError::Publish)?;
+        Ok(self.publish.borrow().state.revision)
+    }
+
+    /// Records what becomes of revocations, before it acts.
+    pub(crate) async fn settle_revocations(&mut self, set: &PolicySet) -> Result<(), PublishError> {
+        let control_plane = &self.control_plane;
+        let now = control_plane.now();
+        let in_force = revocations::in_force(set, now);
+        let ending = set.revocations().filter(|one| one.ends_soon(now)).count();
+        let metrics = &control_plane.metrics;
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        metrics.revocations.set(count(in_force.len()));
+        metrics.revocations_ending.set(count(ending));
+        if in_force == self.revocations {
+            return Ok(());
+        }
+        let actor = self.actor.clone().unwrap_or_else(Actor::folder);
+        for event in revocations::events(&self.revocations, &in_force, &actor, now) {
+            let recorded = control_plane.record(event).await;
+            recorded.map_err(PublishError::Record)?;
+        }
+        // Texts and numbers always have a JSON form.
+        let value = serde_json::to_vec(&in_force).unwrap_or_default();
+        let store = control_plane.registry.store();
+        let written = store.put_if(REVOCATIONS, value, Expect::Any).await;
+        written.map_err(PublishError::Store)?;
+        self.revocations = in_force;
+        Ok(())
+    }
+}
+
+impl ControlPlane {
+    /// The policy as it would be.
+    ///
+    /// # Errors
+    /// [`ChangeError::Policy`].
+    pub(crate) async fn load_with(
+        &self,
+        change: &FolderChange,
+    ) -> Result<LoadedPolicy, ChangeError> {
+        let folder = std::path::PathBuf::from(&self.policy_folder);
+        let (overlay, now) = (change.overlay(&folder), self.now());
+        let loaded =
+            tokio::task::spawn_blocking(move || LoadedPolicy::load_with(&folder, &overlay, now));
+        let loaded = loaded
+            .await
+            .map_err(|_| ChangeError::Policy("the policy could not be read".to_owned()))?;
+        loaded
+            .and_then(|policy| policy.fits(&self.fixed).map(|()| policy))
+            .map_err(|error| ChangeError::Policy(Chain(&error).to_string()))
+    }
+}
+
+/// Where it is kept which revocations are in force.
+pub(crate) const REVOCATIONS: &str = "mesh/revocations";
