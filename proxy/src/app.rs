@@ -38,7 +38,7 @@ use crate::telemetry::LogLevel;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::control::ControlMetrics;
 use crate::telemetry::metrics::DataMetrics;
-use crate::worker::{self, SpawnError};
+use crate::worker::{self, Connections, SpawnError};
 
 /// Runs a sidecar until it is told to leave.
 ///
@@ -128,7 +128,8 @@ impl App {
         let socket_file = serve_admin(&parts.config.admin, admin, &mut tasks)?;
         match &parts.config.identity {
             IdentitySource::ControlPlane(client) => {
-                follow_control_plane(&parts, client, &addresses, &mut tasks).await?;
+                let live = workers.connections();
+                follow_control_plane(&parts, client, &addresses, live, &mut tasks).await?;
             }
             IdentitySource::Files(files) => follow_files(&parts, files, &mut tasks),
         }
@@ -298,6 +299,7 @@ async fn follow_control_plane(
     parts: &Parts,
     client: &ControlPlaneClient,
     addresses: &Addresses,
+    connections: Connections,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<(), AppError> {
     let control_plane = Arc::new(ControlPlane::new(
@@ -329,6 +331,7 @@ async fn follow_control_plane(
         readiness: Arc::clone(&parts.readiness),
         clock: Arc::clone(&parts.clock),
         metrics: Arc::clone(&parts.metrics),
+        connections,
     };
     spawn(tasks, "rotation", rotation.run());
     spawn(tasks, "mesh state", mesh_state.run());

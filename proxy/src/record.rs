@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use vouchsafe_attestation::name::Name;
+use vouchsafe_attestation::revision::Revision;
 use vouchsafe_config::policy::{Decision, DenyReason, Request};
 
 use crate::http::head::Asked;
@@ -13,12 +14,14 @@ use crate::reason::{self, Reason, Why};
 use crate::registry::live::{Live, StreamGuard};
 use crate::registry::stream::{Closed, Cut, Facts, Ticket};
 use crate::relay::{Count, RelayBytes};
-use crate::telemetry::access_log::{Entry, RequestEntry, Verdict};
+use crate::telemetry::access_log::{Entry, RequestEntry, RequestId, Verdict};
 use crate::worker::Worker;
 
 /// One request or flow.
 #[derive(Debug)]
 pub(crate) struct Record {
+    /// What it is called in the log, and to whom the sidecar answers itself.
+    pub(crate) id: RequestId,
     worker: Rc<Worker>,
     /// The connection that it came by.
     live: Rc<Live>,
@@ -31,6 +34,8 @@ pub(crate) struct Record {
     ticket: Option<Ticket>,
     pub(crate) status: u16,
     is_judged: bool,
+    /// Of the policy that judged it.
+    revision: Revision,
     denied: Option<DenyReason>,
     reason: Option<Reason>,
     /// Why the sidecar ended it while it was live.
@@ -63,6 +68,7 @@ impl Record {
 
     fn begin(worker: &Rc<Worker>, live: &Rc<Live>, facts: Facts) -> Self {
         Self {
+            id: worker.log.id(),
             worker: Rc::clone(worker),
             live: Rc::clone(live),
             on: None,
@@ -71,6 +77,7 @@ impl Record {
             ticket: None,
             status: 0,
             is_judged: false,
+            revision: Revision::default(),
             denied: None,
             reason: None,
             cut: None,
@@ -111,6 +118,7 @@ impl Record {
             // Of what is for no port nothing is judged.
             None => Decision::Deny(DenyReason::UnknownDoor),
         };
+        self.revision = self.worker.registry.revision();
         // A second try is judged again, for policy may have changed, and counted once.
         let again = std::mem::replace(&mut self.is_judged, true);
         let metrics = &self.worker.parts.metrics;
@@ -218,6 +226,8 @@ impl Drop for Record {
         };
         let peer = self.on.as_ref().unwrap_or(&self.live).peer();
         self.worker.log.write(&Entry {
+            id: self.id,
+            revision: self.revision,
             time: self.time,
             direction: self.live.direction,
             lane: self.live.lane,
@@ -226,6 +236,7 @@ impl Drop for Record {
             local: &self.worker.local,
             port: facts.port.as_ref().map_or("", Name::as_str),
             request: facts.asked.as_ref().map(|asked| RequestEntry {
+                grpc: facts.is_grpc,
                 method: asked.method(),
                 path: asked.path(),
                 status: self.status,

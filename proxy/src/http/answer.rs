@@ -6,9 +6,13 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::http1::head::HeadError;
 use crate::reason::{self, Reason, Why};
+use crate::telemetry::access_log::RequestId;
 
 /// Field that says why the sidecar answered itself.
 pub(crate) const REASON_FIELD: &str = "vouchsafe-reason";
+
+/// Field that says by which id the access log has it.
+pub(crate) const ID_FIELD: &str = "vouchsafe-request-id";
 
 /// A request that is not passed on, or has got no answer.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +72,13 @@ impl Refusal {
     }
 
     /// Writes the answer for an HTTP/1 client.
-    pub(crate) fn encode_http1(self, out: &mut BytesMut, keep_alive: bool, to_head: bool) {
+    pub(crate) fn encode_http1(
+        self,
+        id: RequestId,
+        out: &mut BytesMut,
+        keep_alive: bool,
+        to_head: bool,
+    ) {
         let known = StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_GATEWAY);
         let word = self.reason.as_str();
         let connection = if keep_alive {
@@ -77,12 +87,14 @@ impl Refusal {
             "connection: close\r\n"
         };
         let head = format!(
-            "HTTP/1.1 {} {}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n{REASON_FIELD}: {word}\r\n{connection}\r\n",
+            "HTTP/1.1 {} {}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n{REASON_FIELD}: {word}\r\n{connection}{ID_FIELD}: ",
             known.as_u16(),
             known.canonical_reason().unwrap_or(""),
             word.len() + 1,
         );
         out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(&id.to_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
         if !to_head {
             out.extend_from_slice(word.as_bytes());
             out.extend_from_slice(b"\n");
@@ -92,6 +104,7 @@ impl Refusal {
     /// Sends the answer to an HTTP/2 client; to gRPC as trailers only, since it does not look at the status.
     pub(crate) fn send_http2(
         self,
+        id: RequestId,
         respond: &mut SendResponse<Bytes>,
         is_grpc: bool,
         to_head: bool,
@@ -100,6 +113,10 @@ impl Refusal {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(REASON_FIELD, HeaderValue::from_static(word));
+        // Digits and hyphens are always a value.
+        if let Ok(id) = HeaderValue::from_bytes(&id.to_bytes()) {
+            headers.insert(ID_FIELD, id);
+        }
         let content_type = if is_grpc {
             "application/grpc"
         } else {

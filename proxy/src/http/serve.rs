@@ -132,7 +132,7 @@ async fn serve_one<D: Doorway>(
         Failed::Unanswered(refusal) => {
             keep_alive &= bodyless && refusal.status != 400;
             call.fail(refusal);
-            refusal.encode_http1(&mut writer.buf, keep_alive, head.is_head());
+            refusal.encode_http1(call.record.id, &mut writer.buf, keep_alive, head.is_head());
             match writer.flush().await {
                 Ok(()) if keep_alive => After::Next,
                 Ok(()) => After::Linger,
@@ -158,8 +158,9 @@ async fn refuse_head<D: Doorway>(
     let mut record = Record::unread(worker, doorway.live());
     record.status = refusal.status;
     record.failed(refusal.reason);
+    let id = record.id;
     drop(record);
-    refusal.encode_http1(&mut writer.buf, false, false);
+    refusal.encode_http1(id, &mut writer.buf, false, false);
     if writer.flush().await.is_ok() {
         linger(reader, writer).await;
     }
@@ -235,7 +236,7 @@ pub(crate) async fn serve_stream<D: Doorway>(
             let mut record = Record::unread(doorway.worker(), doorway.live());
             record.status = refusal.status;
             record.failed(refusal.reason);
-            refusal.send_http2(&mut respond, false, false);
+            refusal.send_http2(record.id, &mut respond, false, false);
             return;
         }
     };
@@ -271,7 +272,7 @@ pub(crate) async fn serve_stream<D: Doorway>(
     match failed {
         Failed::Unanswered(refusal) => {
             call.fail(refusal);
-            refusal.send_http2(&mut respond, head.is_grpc(), head.is_head());
+            refusal.send_http2(call.record.id, &mut respond, head.is_grpc(), head.is_head());
         }
         Failed::Broken(reason) => {
             call.record.failed(reason);

@@ -28,6 +28,7 @@ use vouchsafe_config::set::PolicySet;
 
 use crate::state::{PolicyEpoch, WorkloadEndpoints};
 
+mod probe;
 pub mod stream;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
+use super::probe::{self, Documents};
 use super::{Judge, RevisionError, read_snapshot};
 use crate::clock::MeshClock;
 use crate::health::Readiness;
@@ -21,6 +22,7 @@ use crate::svid::backoff::{Backoff, SaidOnce};
 use crate::svid::connection::{ConnectError, ControlPlane};
 use crate::telemetry::Chain;
 use crate::telemetry::control::{ControlMetrics, unix_seconds};
+use crate::worker::Connections;
 
 /// Keeps policy, endpoints and bundle as the control plane says.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct MeshStateClient {
     pub clock: Arc<MeshClock>,
     /// Counts messages.
     pub metrics: Arc<ControlMetrics>,
+    /// What is live, to say what a change would end.
+    pub connections: Connections,
 }
 
 impl MeshStateClient {
@@ -68,17 +72,21 @@ impl MeshStateClient {
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut stream = self.open().await?;
         let mut broken = SaidOnce::default();
+        let mut documents = Documents::default();
         loop {
             let message = stream.next(&self.clock).await?;
             let revision = revision_of(&message);
-            match self.apply(judge, message) {
+            match self.apply(judge, message, &mut documents) {
                 Ok(Applied::Revision(revision)) => {
                     stream.acknowledge(revision, None).await?;
                     tracing::info!(%revision, "mesh state applied");
                     broken.recovered();
                 }
                 Ok(Applied::Heartbeat) => {}
-                Ok(Applied::Asked(probe)) => stream.report(self.judge_probe(&probe)).await?,
+                Ok(Applied::Asked(probe)) => {
+                    let report = self.judge_probe(&probe, &documents).await;
+                    stream.report(report).await?;
+                }
                 Ok(Applied::WantsSnapshot) => return Err(StreamError::Delta),
                 Err(error) => {
                     self.count(error.reason());
@@ -139,6 +147,7 @@ impl MeshStateClient {
         &self,
         judge: &mut Judge,
         message: v1::WatchResponse,
+        documents: &mut Documents,
     ) -> Result<Applied, RevisionError> {
         match WatchResponse::try_from(message)? {
             WatchResponse::Heartbeat(signed) => {
@@ -151,7 +160,9 @@ impl MeshStateClient {
             WatchResponse::Snapshot(snapshot) => {
                 self.accept(judge, &snapshot.revision)?;
                 let revision = snapshot.revision.revision;
+                let held = Documents::of(&snapshot.resources);
                 let read = read_snapshot(snapshot, &self.trust_domain)?;
+                *documents = held;
                 // The bundle first: a policy never runs with authorities that its own revision dropped.
                 self.identities.replace_bundle(read.bundle);
                 self.state.replace_policy(read.policy);
@@ -164,8 +175,10 @@ impl MeshStateClient {
     }
 
     /// What would fall if the probe's resources were in force.
-    fn judge_probe(&self, probe: &Probe) -> ProbeReport {
-        ProbeReport::failed(probe.id, "this sidecar does not judge probes")
+    async fn judge_probe(&self, probe: &Probe, documents: &Documents) -> ProbeReport {
+        let supposed = documents.supposed(probe, &self.trust_domain);
+        let own = self.state.identity.load_full();
+        probe::answer(probe.id, supposed, &self.connections, own, self.clock.now()).await
     }
 
     fn accept(&self, judge: &mut Judge, signed: &SignedRevision) -> Result<(), RevisionError> {

@@ -90,6 +90,7 @@ impl Following {
             readiness: Arc::clone(&readiness),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
+            connections: crate::worker::Connections::none(),
         };
         // The certificate's end is judged by mesh time.
         clock.observe_ms(NOW_MS);

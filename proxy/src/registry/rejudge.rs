@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_config::policy::{Context, Decision, DenyReason, Policy, RuleId, authorize_live};
 use vouchsafe_config::revocation::{Action, Bearer, Revocation};
@@ -50,6 +51,11 @@ impl Registry {
     /// Whether what is live was judged by this policy.
     pub(crate) fn follows(&self, policy: &Arc<PolicyEpoch>) -> bool {
         Arc::ptr_eq(&self.policy.borrow(), policy)
+    }
+
+    /// The revision of the policy by which what is live was judged.
+    pub(crate) fn revision(&self) -> Revision {
+        self.policy.borrow().revision
     }
 
     /// Judges again what a changed policy can touch, and ends what it no longer allows.

@@ -4,7 +4,7 @@
 //! lines are dropped and counted; denials never are: they wait in a buffer of their own, and when that is full the worker
 //! waits for the writer. Every field that a peer controls is escaped, so a line is one line.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,6 +12,9 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use vouchsafe_attestation::revision::Revision;
 use vouchsafe_config::policy::{Direction, RuleSource};
 use vouchsafe_config::proxy::AccessLog;
 
@@ -20,10 +23,39 @@ use crate::registry::{LaneKind, direction_word};
 use crate::telemetry::metrics::DataMetrics;
 use crate::tls::peer_verifier::Verified;
 
+/// What one request or flow is called: in the log, and to whom the sidecar answers itself. `<run>-<worker>-<number>`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct RequestId {
+    /// Random, of this run of the sidecar, so that a restart gives no id twice.
+    run: u32,
+    worker: usize,
+    number: u64,
+}
+
+impl RequestId {
+    fn encode(self, out: &mut Vec<u8>) {
+        hex(out, &self.run.to_be_bytes());
+        out.push(b'-');
+        number(out, self.worker as u64, 1);
+        out.push(b'-');
+        number(out, self.number, 1);
+    }
+
+    /// As a field of a header: hexadecimal digits, digits and `-`, at most 50 bytes.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        self.encode(&mut out);
+        out
+    }
+}
+
 /// What is logged of one request or flow.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
+    pub(crate) id: RequestId,
     pub(crate) time: SystemTime,
+    /// By which policy it was judged.
+    pub(crate) revision: Revision,
     pub(crate) direction: Direction,
     pub(crate) lane: LaneKind,
     /// Number of the connection with its worker.
@@ -46,6 +78,7 @@ pub(crate) struct Entry<'a> {
 /// The HTTP part.
 #[derive(Debug)]
 pub(crate) struct RequestEntry<'a> {
+    pub(crate) grpc: bool,
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     /// Zero where the downstream went away before there was one.
@@ -79,6 +112,7 @@ pub struct AccessLogWriter {
     batches: SyncSender<Batch>,
     spent: Arc<std::sync::Mutex<Receiver<Vec<u8>>>>,
     denials_only: bool,
+    run: u32,
     thread: JoinHandle<()>,
 }
 
@@ -96,6 +130,8 @@ impl AccessLogWriter {
                 Box::new(OpenOptions::new().create(true).append(true).open(path)?)
             }
         };
+        let mut run = [0; 4];
+        aws_lc_rs::rand::fill(&mut run).map_err(|_| io::Error::other("no random bytes"))?;
         let (batches, received) = sync_channel::<Batch>(BATCHES);
         let (give_back, spent) = sync_channel(BATCHES);
         let thread = std::thread::Builder::new()
@@ -112,6 +148,7 @@ impl AccessLogWriter {
             batches,
             spent: Arc::new(std::sync::Mutex::new(spent)),
             denials_only: matches!(log, AccessLog::DenialsOnly),
+            run: u32::from_be_bytes(run),
             thread,
         })
     }
@@ -123,7 +160,9 @@ impl AccessLogWriter {
             spent: Arc::clone(&self.spent),
             denials_only: self.denials_only,
             metrics: Arc::clone(metrics),
+            run: self.run,
             number,
+            next: Cell::new(0),
             lines: RefCell::default(),
         }
     }
@@ -143,7 +182,10 @@ pub(crate) struct AccessLogBuffer {
     spent: Arc<std::sync::Mutex<Receiver<Vec<u8>>>>,
     denials_only: bool,
     metrics: Arc<DataMetrics>,
+    run: u32,
     number: usize,
+    /// Requests and flows that were given an id.
+    next: Cell<u64>,
     lines: RefCell<Lines>,
 }
 
@@ -152,7 +194,6 @@ struct Lines {
     text: Vec<u8>,
     count: u64,
     denials: Vec<u8>,
-    next_id: u64,
     date: Date,
 }
 
@@ -164,6 +205,17 @@ struct Date {
 }
 
 impl AccessLogBuffer {
+    /// The id of a request or flow that begins.
+    pub(crate) fn id(&self) -> RequestId {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        RequestId {
+            run: self.run,
+            worker: self.number,
+            number,
+        }
+    }
+
     /// Encodes one entry.
     pub(crate) fn write(&self, entry: &Entry<'_>) {
         // What policy takes back while it is live counts as what it denies.
@@ -173,15 +225,13 @@ impl AccessLogBuffer {
         }
         let mut lines = self.lines.borrow_mut();
         let lines = &mut *lines;
-        lines.next_id += 1;
-        let id = lines.next_id;
         let into = if denial {
             &mut lines.denials
         } else {
             lines.count += 1;
             &mut lines.text
         };
-        encode(into, &mut lines.date, self.number, id, entry);
+        encode(into, &mut lines.date, entry);
         if lines.text.len() >= BATCH_BYTES || lines.denials.len() >= BATCH_BYTES {
             self.hand_over(lines);
         }
@@ -239,7 +289,7 @@ impl Drop for AccessLogBuffer {
     }
 }
 
-fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &Entry<'_>) {
+fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
     let since = entry
         .time
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -249,9 +299,7 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
     out.push(b'.');
     number(out, since.subsec_millis().into(), 3);
     out.extend_from_slice(b"Z\",\"id\":\"");
-    number(out, worker as u64, 1);
-    out.push(b'-');
-    number(out, id, 1);
+    entry.id.encode(out);
     out.extend_from_slice(b"\",\"connection\":");
     number(out, entry.connection, 1);
     field(out, "direction", direction_word(entry.direction));
@@ -260,6 +308,7 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
         Some(verified) => {
             field(out, "peer_id", verified.peer.id().as_str());
             field(out, "class", verified.class());
+            hex_field(out, "serial", verified.peer.serial().as_bytes());
         }
         None => out.extend_from_slice(b",\"peer_id\":null,\"class\":null"),
     }
@@ -268,10 +317,18 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
     if let Some(request) = &entry.request {
         field(out, "method", request.method);
         field(out, "path", request.path);
+        if request.grpc {
+            out.extend_from_slice(b",\"grpc\":true");
+        }
         out.extend_from_slice(b",\"status\":");
         number(out, request.status.into(), 1);
     }
     field(out, "decision", entry.verdict.as_str());
+    out.extend_from_slice(b",\"revision\":\"");
+    number(out, entry.revision.epoch, 1);
+    out.push(b'.');
+    number(out, entry.revision.sequence, 1);
+    out.push(b'"');
     match entry.verdict {
         Verdict::Allow(Some(rule)) => {
             out.extend_from_slice(b",\"rule\":\"");
@@ -296,6 +353,9 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
     if let Some(document) = entry.cut.and_then(|why| why.document.as_deref()) {
         field(out, "ended_by", document);
     }
+    if let (Verdict::Deny(_) | Verdict::Audit(_), Some(verified)) = (entry.verdict, entry.peer) {
+        shown(out, verified);
+    }
     out.extend_from_slice(b",\"received_bytes\":");
     number(out, entry.received_bytes, 1);
     out.extend_from_slice(b",\"sent_bytes\":");
@@ -307,6 +367,34 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, worker: usize, id: u64, entry: &En
     out.push(b'.');
     number(out, (entry.elapsed.subsec_micros() % 1000).into(), 3);
     out.extend_from_slice(b"}\n");
+}
+
+/// What the peer had shown, so that what no rule allows can be judged again: `vouchsafe explain --log`.
+fn shown(out: &mut Vec<u8>, verified: &Verified) {
+    let peer = &verified.peer;
+    hex_field(out, "spki_sha256", peer.spki_sha256());
+    hex_field(out, "authority_sha256", peer.authority_spki_sha256());
+    // It was decoded from a certificate, so it has an encoding within its bounds.
+    if let Some(der) = peer.result().and_then(|result| result.encode().ok()) {
+        out.extend_from_slice(b",\"result\":\"");
+        out.extend_from_slice(STANDARD.encode(der).as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn hex_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    hex(out, value);
+    out.push(b'"');
+}
+
+fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
+    for byte in bytes {
+        out.extend(digit(byte >> 4).into_iter().chain(digit(byte & 15)));
+    }
 }
 
 impl Date {
@@ -422,6 +510,15 @@ mod tests {
     fn line(path: &str, verdict: Verdict<'_>) -> String {
         let mut out = Vec::new();
         let entry = Entry {
+            id: RequestId {
+                run: 0x00c0_ffee,
+                worker: 1,
+                number: 2,
+            },
+            revision: Revision {
+                epoch: 1,
+                sequence: 42,
+            },
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_401_600_042),
             direction: Direction::Inbound,
             lane: LaneKind::Shared,
@@ -430,6 +527,7 @@ mod tests {
             local: "inference/llm",
             port: "openai",
             request: Some(RequestEntry {
+                grpc: false,
                 method: "POST",
                 path,
                 status: 200,
@@ -441,7 +539,7 @@ mod tests {
             sent_bytes: 6,
             elapsed: Duration::from_micros(1_234),
         };
-        encode(&mut out, &mut Date::default(), 1, 2, &entry);
+        encode(&mut out, &mut Date::default(), &entry);
         String::from_utf8(out).unwrap()
     }
 
@@ -457,6 +555,8 @@ mod tests {
         assert_eq!(value["time"], "2026-11-23T02:40:00.042Z");
         assert_eq!(value["rule"], "AccessPolicy inference/gateway:12");
         assert_eq!(value["elapsed_ms"], 1.234);
+        assert_eq!(value["id"], "00c0ffee-1-2");
+        assert_eq!(value["revision"], "1.42");
         assert_eq!(line.matches('\n').count(), 1);
     }
 
