@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import urllib.parse
 
@@ -153,6 +154,38 @@ def ask(url, question):
                     if text := choice["delta"].get("content"):
                         pieces.append((time.monotonic() - begun, text))
         return answer.status, pieces, ""
+
+
+class LiveStream:
+    """A completion that goes on for as long as it may; shows its words as they come, and notes how and when it ended."""
+
+    def __init__(self, url):
+        self.url, self.words, self.complete, self.ended, self.status = url, 0, False, None, None
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        parts = urllib.parse.urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+        question = {"stream": True, "min_tokens": 1024, "max_tokens": 1024,
+                    "messages": [{"role": "user", "content": "What is evidence, and who checks it?"}]}
+        # However it breaks off, that it did is what counts.
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("POST", "/v1/chat/completions", json.dumps(question),
+                               {"content-type": "application/json"})
+            answer = connection.getresponse()
+            self.status = answer.status
+            while line := answer.readline():
+                self.complete |= line.startswith(b"data: [DONE]")
+                if line.startswith(b"data: {"):
+                    for choice in json.loads(line[6:])["choices"]:
+                        self.show(choice["delta"].get("content") or "")
+        self.ended = time.monotonic()
+
+    def show(self, text):
+        if text:
+            self.words += 1
+            print(("\n      " if self.words % 16 == 1 else "") + text, end="", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -421,6 +454,8 @@ def show(factory):
               and result["class"] == ("simulated" if factory.simulated else "software")
               and result["devices"][0]["claims"]["image"] == "model-server-1")
 
+    show_revocation(factory, table)
+
     intact = factory.cli("log", "verify")
     table.row("the record of all issuances and refusals", "intact, by its own hashes", intact.split(",")[0].strip(),
               intact.startswith("intact"))
@@ -430,6 +465,41 @@ def show(factory):
           f"  {detail}\n")
     show_certificate(factory.llm)
     return table.held
+
+
+def show_revocation(factory, table):
+    """The machine behind a live stream is revoked, and the stream dies; an act on the record gives it back."""
+    name = "inference/stolen-gpu-1"
+    stream = LiveStream(factory.gateway.url("inference/llm", "/v1/chat/completions"))
+    wait_for("a stream of the model", lambda: stream.words > 40, factory.processes)
+    begun = time.monotonic()
+    made = json.loads(factory.cli("revoke", name, "--node", "inference/gpu-1", "--reason", "stolen from the rack",
+                                  "--max-drop", "100%", "-o", "json"))
+    wait_for("the stream to end", lambda: stream.ended, factory.processes)
+    took = (stream.ended - begun) * 1000
+    print(f" ...\n      [vouchsafe revoke {name} --node inference/gpu-1]"
+          f"\n      [the stream ended {took:.0f} ms after the command was typed; the control plane needed"
+          f" {made['in_force_us'] / 1000:.1f} ms, the sidecars at most"
+          f" {max((s['applied_us'] or 0) for s in made['sidecars']) / 1000:.1f} ms more]\n", flush=True)
+    table.row("an operator revokes the machine gpu-1 while a stream runs", "the live stream ends at once",
+              f"ended after {stream.words} words, {took:.0f} ms after the command",
+              made["made"] and not stream.complete and took < 5000)
+    status, headers, _ = request(factory.gateway.url("inference/llm", "/v1/models"))
+    table.row("the gateway asks the revoked machine for its models", "denied: revoked", seen(status, headers),
+              status in (403, 502, 503))
+
+    factory.cli("revoke", "end", name, "--reason", "it was only moved")
+    status, pieces = wait_for("the model to answer again", lambda: answered(factory), factory.processes)
+    records = [json.loads(line) for line in factory.cli("log", "tail", "-n", "1000", "-o", "json").splitlines()]
+    told = [r for r in records if r["kind"] == "revocation_ended" and r["name"] == name]
+    table.row("the operator ends the revocation, and says why", "service returns; the record names him and his reason",
+              f"{status}, {len(pieces)} tokens; recorded: {told[-1]['why'] if told else 'nothing'}",
+              status == 200 and bool(told) and told[-1]["why"] == "it was only moved")
+
+
+def answered(factory):
+    status, pieces, _ = ask(factory.app, "what is a lease?")
+    return (status, pieces) if status == 200 and pieces else None
 
 
 def seen(status, headers):

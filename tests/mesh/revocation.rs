@@ -190,3 +190,79 @@ fn a_revoked_workload_gets_no_certificate() {
         sidecar.is_ready().then_some(())
     });
 }
+
+/// What the command says, as JSON.
+#[track_caller]
+fn command(mesh: &Mesh, arguments: &[&str]) -> serde_json::Value {
+    let mut all = arguments.to_vec();
+    all.extend(["-o", "json"]);
+    let said = mesh.cli(&all).expect_success();
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+#[track_caller]
+fn kinds_of(mesh: &Mesh, wanted: &str) -> Vec<serde_json::Value> {
+    let records = mesh.records().into_iter();
+    records.filter(|record| record["kind"] == wanted).collect()
+}
+
+#[test]
+fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() {
+    let factory = Factory::start("dedicated");
+    let mut revoked = flow(&factory.client).expect("the client is let in");
+    let mut kept = flow(&factory.other).expect("the other client is let in");
+
+    let predicates = ["--node", "app/two", "--reason", "stolen"];
+    let asked = [&["revoke", "explain", "app/incident-8"][..], &predicates].concat();
+    let would = command(&factory.mesh, &asked);
+    assert_eq!(would["made"], false);
+    // Both ends of the flow say that it would fall, and of the other one neither does.
+    assert_eq!(would["would_drop"], 2, "{would}");
+    assert_eq!(would["losses"][0]["workload"], "app/client", "{would}");
+    assert!(echoes(&mut revoked), "asking has cut a flow");
+
+    let refused = [
+        &["revoke", "app/incident-8", "--max-drop", "1"][..],
+        &predicates,
+    ]
+    .concat();
+    let refused = factory.mesh.cli(&refused);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stdout.contains("REFUSED"), "{refused:?}");
+    assert!(echoes(&mut revoked), "a refused revocation has cut a flow");
+
+    let made = [&["revoke", "app/incident-8"][..], &predicates].concat();
+    let made = command(&factory.mesh, &made);
+    assert_eq!(made["made"], true, "{made}");
+    let applied = made["sidecars"].as_array().expect("a list");
+    assert_eq!(applied.len(), 3, "{made}");
+    assert!(
+        applied.iter().all(|one| one["applied_us"].is_u64()),
+        "{made}"
+    );
+    assert!(
+        ends(&mut revoked),
+        "a live flow of a revoked client goes on"
+    );
+    assert!(echoes(&mut kept), "somebody else was cut");
+    assert!(
+        flow(&factory.client).is_none(),
+        "a revoked client is let in"
+    );
+    let listed = command(&factory.mesh, &["revoke", "list"]);
+    assert_eq!(listed[0]["name"], "app/incident-8");
+
+    let why = ["revoke", "end", "app/incident-8", "--reason", "only moved"];
+    let ended = command(&factory.mesh, &why);
+    assert_eq!(ended["made"], true, "{ended}");
+    wait::until("the client to be let in again", || {
+        flow(&factory.client).map(drop)
+    });
+    let told = kinds_of(&factory.mesh, "revocation_ended");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        (&told[0]["name"], &told[0]["why"]),
+        (&"app/incident-8".into(), &"only moved".into())
+    );
+    assert_eq!(kinds_of(&factory.mesh, "revoked").len(), 1);
+}

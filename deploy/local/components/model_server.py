@@ -40,8 +40,8 @@ class Trigrams:
                 self.after_two[first, second][third] += 1
                 self.after_one[second][third] += 1
 
-    def generate(self, prompt, limit, temperature, seed):
-        """Yields at most `limit` words: a sentence near the prompt to begin with, then on from there."""
+    def generate(self, prompt, least, limit, temperature, seed):
+        """Yields `least` to `limit` words: a sentence near the prompt to begin with, then on from there."""
         draw = random.Random(seed)
         wanted = set(re.findall(r"[\w'-]+", prompt.lower())) - COMMON
         first, second = "<s>", "<s>"
@@ -54,7 +54,7 @@ class Trigrams:
                 counts = self.after_two.get((first, second)) or self.after_one.get(second) or {END: 1}
             word = self.choose(draw, counts, wanted, temperature)
             if word == END:
-                if given >= min(24, limit):
+                if given >= min(least, limit):
                     return
                 first, second = "<s>", "<s>"
                 continue
@@ -105,12 +105,14 @@ class ModelServer(Handler):
                 return
             prompt = " ".join(text_of(message) for message in request["messages"])
             limit = int(request.get("max_tokens") or request.get("max_completion_tokens") or 48)
+            # As vLLM has it: an answer that goes on for as long as somebody listens.
+            least = int(request.get("min_tokens") or 24)
             temperature = float(request.get("temperature") or 0.7)
             seed = request.get("seed")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.refuse(400, f"not a chat completion request: {error!r}")
             return
-        words = join(self.model.generate(prompt, min(limit, 1024), temperature, seed))
+        words = join(self.model.generate(prompt, least, min(limit, 1024), temperature, seed))
         base = {"id": "chatcmpl-" + uuid.uuid4().hex, "created": int(time.time()), "model": MODEL}
         if request.get("stream"):
             self.stream(base, words, len(prompt.split()), request.get("stream_options") or {})
