@@ -35,3 +35,5 @@ mod shape;
 #[cfg(test)]
 mod testing;
 mod yaml;
+
+pub use scalar::parse_duration;

@@ -9,7 +9,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use crate::document::Head;
 use crate::problem::Reporter;
 use crate::scalar;
-use crate::shape::{Field, MapShape, Place, Shape, not_built, optional, required};
+use crate::shape::{Field, MapShape, Place, Shape, optional, required};
 use crate::source::Span;
 use crate::yaml::Node;
 
@@ -22,6 +22,10 @@ pub struct Mesh {
     pub certificate_lifetime: Duration,
     /// How often an instance proves its binding root afresh and gets a new certificate; default 10 min.
     pub reattest_root: Duration,
+    /// How often an instance with a TPM proves its event log and the kernel's measurement list; default 1 min.
+    pub reattest_tpm_log: Duration,
+    /// How often an instance with GPUs proves them; default 10 min.
+    pub reattest_gpu: Duration,
     /// Whether `simulated` evidence may be accepted at all; fixed when the trust domain is created.
     pub danger_accept_simulated: bool,
     /// Roots of TPM manufacturers that may vouch for endorsement keys.
@@ -61,8 +65,14 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Default of `reattest.root`: six tries before a certificate of the default lifetime ends.
 pub const DEFAULT_REATTEST_ROOT: Duration = Duration::from_secs(600);
-/// Shortest `reattest.root`: a TPM quote takes up to half a second.
-pub const MIN_REATTEST_ROOT: Duration = Duration::from_secs(1);
+/// Default of `reattest.tpm_log`: a file that should not have run is noticed within a minute.
+pub const DEFAULT_REATTEST_TPM_LOG: Duration = Duration::from_secs(60);
+/// Default of `reattest.gpu`: with each renewal.
+pub const DEFAULT_REATTEST_GPU: Duration = Duration::from_secs(600);
+/// Shortest interval of `reattest`: a TPM quote takes up to half a second.
+pub const MIN_REATTEST: Duration = Duration::from_secs(1);
+/// Longest interval of `reattest`: no certificate lives longer, and each renewal proves everything.
+pub const MAX_REATTEST: Duration = MAX_LIFETIME;
 
 pub(crate) static SPEC: MapShape = MapShape {
     fields: &FIELDS,
@@ -97,10 +107,20 @@ static FIELDS: [Field; 5] = [
                     "root",
                     Shape::Text(&scalar::DURATION),
                     "10m",
-                    "How often an instance proves its binding root afresh.",
+                    "How often an instance proves its binding root afresh, with all the rest, and gets a new certificate.",
                 ),
-                not_built("tpm_log"),
-                not_built("gpu"),
+                optional(
+                    "tpm_log",
+                    Shape::Text(&scalar::DURATION),
+                    "1m",
+                    "How often an instance with a TPM proves event log and measured files, between renewals.",
+                ),
+                optional(
+                    "gpu",
+                    Shape::Text(&scalar::DURATION),
+                    "10m",
+                    "How often an instance with GPUs proves them, between renewals.",
+                ),
             ],
             exactly_one: &[],
         }),
@@ -140,6 +160,7 @@ static FIELDS: [Field; 5] = [
 
 /// Reports what the shape can't say.
 pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
+    check_intervals(spec, place, reporter);
     let lifetime = spec.find(&["certificates", "lifetime"]);
     let root = spec.find(&["reattest", "root"]);
     let mut bad = |node: &Node, path: &str, message: String, allowed: String| {
@@ -159,11 +180,9 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
         );
     }
     let interval = match root {
+        // One that is too short has been reported.
         Some(node) => match node.as_duration() {
-            Some(found) if found < MIN_REATTEST_ROOT => {
-                let message = format!("{} is too short", scalar::show_duration(found));
-                return bad(node, "reattest.root", message, "at least `1s`".to_owned());
-            }
+            Some(found) if found < MIN_REATTEST => return,
             found => found,
         },
         None => Some(DEFAULT_REATTEST_ROOT),
@@ -193,6 +212,41 @@ pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     }
 }
 
+/// Each interval within its bounds, and none without effect.
+fn check_intervals(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
+    let root = match spec.find(&["reattest", "root"]) {
+        Some(node) => node.as_duration(),
+        None => Some(DEFAULT_REATTEST_ROOT),
+    };
+    for key in ["root", "tpm_log", "gpu"] {
+        let node = spec.find(&["reattest", key]);
+        let Some((node, found)) = node.and_then(|node| Some((node, node.as_duration()?))) else {
+            continue;
+        };
+        let path = place.key(&format!("reattest.{key}"), Span::default()).path;
+        let shown = scalar::show_duration(found);
+        if found < MIN_REATTEST || found > MAX_REATTEST {
+            let wrong = if found < MIN_REATTEST {
+                "short"
+            } else {
+                "long"
+            };
+            let problem = reporter.at(node.span, format!("{shown} is too {wrong}"));
+            reporter.report(problem.path(path).allowed("`1s` to `24h`"));
+        } else if key != "root"
+            && let Some(root) = root
+            && found > root
+        {
+            let message = format!(
+                "{shown} has no effect: each renewal proves it, every {} (`reattest.root`)",
+                scalar::show_duration(root)
+            );
+            let problem = reporter.at(node.span, message);
+            reporter.report(problem.path(path).warning());
+        }
+    }
+}
+
 pub(crate) fn read(_head: &Head, spec: &Node) -> Option<Mesh> {
     let duration = |keys: &[&str], default| match spec.find(keys) {
         Some(node) => node.as_duration(),
@@ -215,10 +269,66 @@ pub(crate) fn read(_head: &Head, spec: &Node) -> Option<Mesh> {
         trust_domain: spec.get("trust_domain")?.parse()?,
         certificate_lifetime: duration(&["certificates", "lifetime"], DEFAULT_LIFETIME)?,
         reattest_root: duration(&["reattest", "root"], DEFAULT_REATTEST_ROOT)?,
+        reattest_tpm_log: duration(&["reattest", "tpm_log"], DEFAULT_REATTEST_TPM_LOG)?,
+        reattest_gpu: duration(&["reattest", "gpu"], DEFAULT_REATTEST_GPU)?,
         danger_accept_simulated: match spec.get("danger_accept_simulated") {
             Some(node) => node.as_bool()?,
             None => false,
         },
         ek_roots: ek_roots.collect::<Option<_>>()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::set::{Options, PolicySet};
+    use crate::source::Source;
+
+    fn read(reattest: &str) -> Result<PolicySet, String> {
+        let text = format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\n\
+             spec: {{trust_domain: a.example, reattest: {reattest}}}\n"
+        );
+        let sources = vec![Source::new("mesh.yaml", text)];
+        PolicySet::parse(sources, Options::default()).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn intervals_have_defaults_and_are_read() {
+        let seconds = |reattest: &str| {
+            let set = read(reattest).unwrap();
+            let mesh = set.mesh().unwrap();
+            [mesh.reattest_root, mesh.reattest_tpm_log, mesh.reattest_gpu]
+                .map(|interval| interval.as_secs())
+        };
+        assert_eq!(seconds("{root: 10m}"), [600, 60, 600]);
+        let all = "{root: 5m, tpm_log: 30s, gpu: 2m}";
+        assert_eq!(seconds(all), [300, 30, 120]);
+    }
+
+    #[test]
+    fn each_interval_has_its_bounds() {
+        for key in ["root", "tpm_log", "gpu"] {
+            for (interval, wrong) in [("999ms", "too short"), ("25h", "too long")] {
+                let said = read(&format!("{{{key}: {interval}}}")).unwrap_err();
+                assert!(said.contains(wrong), "{key}: {said}");
+                assert!(said.contains(&format!("reattest.{key}")), "{key}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interval_that_has_no_effect_is_warned_of() {
+        let set = read("{root: 1m, gpu: 2m}").unwrap();
+        let said: Vec<String> = set.warnings().iter().map(ToString::to_string).collect();
+        let expected = "2m has no effect: each renewal proves it, every 1m (`reattest.root`)";
+        assert!(said.iter().any(|said| said.contains(expected)), "{said:?}");
+        // A default that comes after the renewal is nobody's mistake.
+        let set = read("{root: 1m}").unwrap();
+        assert!(
+            !set.warnings()
+                .iter()
+                .any(|said| said.to_string().contains("no effect"))
+        );
+    }
 }

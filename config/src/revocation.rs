@@ -8,14 +8,15 @@ use std::time::SystemTime;
 use vouchsafe_attestation::claims::Class;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::Peer;
-use vouchsafe_attestation::result::AttestationResult;
+use vouchsafe_attestation::result::{AttestationResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use crate::claim::Requirement;
 use crate::node::Node;
-use crate::policy::RuleSource;
+use crate::policy::{DenyReason, RuleSource};
 use crate::problem::Problem;
 
 /// An act that ends trust: it holds until it expires or its document is removed, which the record shows.
@@ -33,6 +34,17 @@ pub struct Revocation {
     pub expires: Option<SystemTime>,
     /// Where it was written.
     pub source: RuleSource,
+    /// Whose act it is.
+    pub cause: Cause,
+}
+
+/// Whose act a revocation is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// An operator's: a document.
+    Act,
+    /// The control plane's, by what became of an instance.
+    Standing(Withdrawn),
 }
 
 /// What becomes of connections and streams that rest on what was revoked. New ones are denied whatever it says.
@@ -89,6 +101,8 @@ pub struct Match {
     pub policy_revision_below: Option<Revision>,
     /// Devices of a kind whose claims are so: one such device is enough, and a claim that it lacks counts as so.
     pub devices: Vec<Requirement>,
+    /// Instances of this mesh. No document names any.
+    pub instances: Vec<InstanceId>,
 }
 
 /// What a revocation looks at.
@@ -118,7 +132,45 @@ impl<'a> From<&'a Peer> for Bearer<'a> {
     }
 }
 
+impl From<Withdrawal> for Revocation {
+    fn from(withdrawal: Withdrawal) -> Self {
+        let instance = withdrawal.instance;
+        Self {
+            name: standing_name(instance),
+            matches: Match {
+                instances: vec![instance],
+                ..Match::default()
+            },
+            action: Action::Cut,
+            reason: withdrawal.reason,
+            expires: None,
+            source: RuleSource {
+                document: format!("standing of instance {instance}"),
+                file: "the control plane".to_owned(),
+                line: 1,
+            },
+            cause: Cause::Standing(withdrawal.state),
+        }
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "32 hexadecimal digits are the name of a document"
+)]
+fn standing_name(instance: InstanceId) -> WorkloadName {
+    format!("standing/{instance}").parse().expect("a name")
+}
+
 impl Revocation {
+    /// The word for whom it denies.
+    pub fn deny_reason(&self) -> DenyReason {
+        match self.cause {
+            Cause::Standing(Withdrawn::Lapsed) => DenyReason::Lapsed,
+            Cause::Standing(Withdrawn::Revoked) | Cause::Act => DenyReason::Revoked,
+        }
+    }
+
     /// Whether it means this bearer now. Allocates nothing.
     pub fn means(&self, bearer: &Bearer<'_>, trust_domain: &TrustDomain, now: SystemTime) -> bool {
         self.is_in_force(now) && self.matches.holds(bearer, trust_domain)
@@ -223,7 +275,14 @@ impl Match {
                 .result
                 .is_some_and(|result| has_device(result, wanted))
         });
+        // Another trust domain numbers its instances as it likes.
+        let instance = self.instances.is_empty()
+            || bearer.id.trust_domain() == trust_domain
+                && bearer
+                    .result
+                    .is_some_and(|result| self.instances.contains(&result.instance));
         serial
+            && instance
             && listed(&self.spkis, bearer.spki_sha256)
             && id
             && workload

@@ -364,6 +364,11 @@ fn host_port(text: &str) -> Option<()> {
     (host_is_good && port > 0).then_some(())
 }
 
+/// Reads a duration as documents write it: `10s`, `5m`, `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    duration(text)
+}
+
 /// Whole numbers with units, largest unit first or not; no unit twice would be pedantry.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;

@@ -25,7 +25,9 @@ pub fn authorize(policy: &Policy, context: &Context<'_>) -> Decision {
 pub fn authorize_live(policy: &Policy, context: &Context<'_>) -> Decision {
     let question = Question::from(context);
     match policy.revoked(&question.peer, question.now) {
-        Some(revocation) if revocation.action == Action::Cut => Decision::Deny(DenyReason::Revoked),
+        Some(revocation) if revocation.action == Action::Cut => {
+            Decision::Deny(revocation.deny_reason())
+        }
         _ => judge_rules(policy, &question, &mut Unwatched),
     }
 }
@@ -115,8 +117,8 @@ impl Failure {
 
 /// The one walk: [`authorize`] makes it unwatched, an explanation watches it.
 pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
-    if policy.revoked(&question.peer, question.now).is_some() {
-        return Decision::Deny(DenyReason::Revoked);
+    if let Some(revocation) = policy.revoked(&question.peer, question.now) {
+        return Decision::Deny(revocation.deny_reason());
     }
     judge_rules(policy, question, watch)
 }
@@ -153,6 +155,7 @@ fn deny(enforcement: Enforcement, reason: DenyReason, question: &Question<'_>) -
             DenyReason::UnknownDoor
             | DenyReason::Unattested
             | DenyReason::Class
+            | DenyReason::Lapsed
             | DenyReason::Revoked,
         ) => Decision::Deny(reason),
         (Enforcement::Audit, DenyReason::NoRule) if question.peer.result.is_none() => {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::Withdrawal;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use super::{Port, Protocol, RuleId, RuleSource};
@@ -22,7 +24,12 @@ pub struct Policy {
     /// Workload and door of each rule.
     places: Vec<(usize, usize)>,
     sources: Vec<RuleSource>,
+    /// Those of documents first, then those of instances.
     revocations: Vec<Revocation>,
+    /// How many are of documents.
+    acts: usize,
+    /// Place of the revocation of an instance.
+    withdrawn: HashMap<InstanceId, usize>,
 }
 
 /// A workload and its doors.
@@ -88,6 +95,7 @@ impl Policy {
         policy
             .revocations
             .sort_by_key(|one| std::cmp::Reverse(one.action));
+        policy.acts = policy.revocations.len();
         for workload in workloads {
             policy.add(workload, &by_door, &labelled);
         }
@@ -144,15 +152,29 @@ impl Policy {
         self.by_name.contains_key(workload)
     }
 
-    /// The revocation that means a bearer now; of several the sternest.
-    pub fn revoked(&self, bearer: &Bearer<'_>, now: SystemTime) -> Option<&Revocation> {
-        let trust_domain = self.trust_domain.as_ref()?;
-        self.revocations
-            .iter()
-            .find(|one| one.means(bearer, trust_domain, now))
+    /// With the instances of this trust domain that are not to be trusted now.
+    pub fn withdraw(mut self, withdrawals: impl IntoIterator<Item = Withdrawal>) -> Self {
+        for withdrawal in withdrawals {
+            let place = self.revocations.len();
+            self.withdrawn.insert(withdrawal.instance, place);
+            self.revocations.push(Revocation::from(withdrawal));
+        }
+        self
     }
 
-    /// All revocations, the sternest first; also those that have expired.
+    /// The revocation that means a bearer now; of several the sternest. Allocates nothing.
+    pub fn revoked(&self, bearer: &Bearer<'_>, now: SystemTime) -> Option<&Revocation> {
+        let trust_domain = self.trust_domain.as_ref()?;
+        let means = |one: &&Revocation| one.means(bearer, trust_domain, now);
+        // Those of instances may be thousands, and each request asks.
+        let instance = bearer.result.map(|result| &result.instance);
+        let withdrawn = instance.and_then(|instance| self.withdrawn.get(instance));
+        let withdrawn = withdrawn.and_then(|place| self.revocations.get(*place));
+        let mut acts = self.revocations.iter().take(self.acts);
+        withdrawn.filter(means).or_else(|| acts.find(means))
+    }
+
+    /// All revocations, also those that have expired: of documents, the sternest first, then of instances.
     pub fn revocations(&self) -> &[Revocation] {
         &self.revocations
     }

@@ -109,13 +109,15 @@ pub enum DenyReason {
     Claims,
     /// No rule for this peer allows this request.
     Request,
-    /// A revocation means the peer, whatever rules say.
+    /// The peer's instance has been silent for too long, whatever rules say.
+    Lapsed,
+    /// A revocation means the peer, or its evidence turned bad, whatever rules say.
     Revoked,
 }
 
 impl DenyReason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UnknownDoor,
         Self::NoRule,
         Self::Unattested,
@@ -123,6 +125,7 @@ impl DenyReason {
         Self::EvidenceTooOld,
         Self::Claims,
         Self::Request,
+        Self::Lapsed,
         Self::Revoked,
     ];
 
@@ -136,6 +139,7 @@ impl DenyReason {
             Self::EvidenceTooOld => "evidence_too_old",
             Self::Claims => "claims",
             Self::Request => "request",
+            Self::Lapsed => "lapsed",
             Self::Revoked => "revoked",
         }
     }

@@ -192,7 +192,8 @@ fn each_reason_is_produced_by_its_condition() {
             "evidence_too_old",
             "claims",
             "request",
-            // `revocation` has the tests of its own condition.
+            // `revocation` has the tests of their own conditions.
+            "lapsed",
             "revoked"
         ]
     );

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
-use super::{Action, IdPattern, Match, Revocation, without_zeros};
+use super::{Action, Cause, IdPattern, Match, Revocation, without_zeros};
 use crate::claim;
 use crate::document::Head;
 use crate::policy::RuleSource;
@@ -183,6 +183,7 @@ pub(crate) fn read(head: &Head, spec: &Node, source: RuleSource) -> Option<Revoc
             Some(node) => Some(scalar::revision(node.text()?)?),
         },
         devices: claim::read(found.get("device")),
+        instances: Vec::new(),
     };
     // A match that lost all its parts would mean everybody.
     (!matches.is_empty()).then_some(())?;
@@ -196,6 +197,7 @@ pub(crate) fn read(head: &Head, spec: &Node, source: RuleSource) -> Option<Revoc
             Some(node) => Some(node.as_time()?),
         },
         source,
+        cause: Cause::Act,
         name,
     })
 }

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind};
 use vouchsafe_attestation::name::Name;
+use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 
 use super::*;
 use crate::policy::{Context, Decision, DenyReason, Direction, authorize};
@@ -446,4 +448,32 @@ fn of_several_the_sternest_counts() {
         .unwrap();
     assert_eq!(revocation.action, Action::Drain);
     assert_eq!(revocation.source.document, "Revocation a/r1");
+}
+
+#[test]
+fn an_instance_whose_standing_is_withdrawn_is_denied_by_its_own_word_and_nobody_else_is() {
+    let result = testing::attested();
+    let with = |instance, state| {
+        policy(&[]).withdraw([Withdrawal {
+            instance,
+            state,
+            reason: "ima_file".into(),
+            since: testing::now(),
+        }])
+    };
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for (state, reason) in [
+            (Withdrawn::Lapsed, DenyReason::Lapsed),
+            (Withdrawn::Revoked, DenyReason::Revoked),
+        ] {
+            let withdrawn = with(result.instance, state);
+            for port in ["web", "seen"] {
+                let found = decide(&withdrawn, port, direction);
+                assert_eq!(found, Decision::Deny(reason), "{port}");
+            }
+        }
+        let other = with(InstanceId([0xee; 16]), Withdrawn::Revoked);
+        let found = decide(&other, "web", direction);
+        assert!(matches!(found, Decision::Allow(_)), "{found:?}");
+    }
 }

@@ -13,6 +13,7 @@
 //! | [`svid`] | the profile of a leaf certificate | SPIFFE X509-SVID |
 //! | [`trust_bundle`] | which authorities may speak for which trust domain | SPIFFE Trust Domain and Bundle |
 //! | [`peer`] | chain → [`peer::Peer`], the only constructor of one | promise 2 |
+//! | [`standing`] | whether an instance is to be trusted between its attestations | DESIGN §7 |
 //! | [`revision`], [`merkle`] | versions of the mesh state and proofs that a resource belongs to one | RFC 6962 |
 //!
 //! # Why
@@ -28,6 +29,7 @@ pub mod peer;
 pub mod result;
 pub mod revision;
 pub mod spiffe_id;
+pub mod standing;
 pub mod svid;
 pub mod trust_bundle;
 pub mod trust_domain;
