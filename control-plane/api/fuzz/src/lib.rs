@@ -4,6 +4,7 @@
 use prost::Message;
 use vouchsafe_api::convert::attest::{AttestRequest, AttestResponse};
 use vouchsafe_api::convert::mesh_state::probe::Probe;
+use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{WatchRequest, WatchResponse};
 use vouchsafe_api::convert::record::RecordEntry;
@@ -43,6 +44,9 @@ pub fn mesh_state(data: &[u8]) {
     if let Ok(trust) = InstanceTrust::decode(InstanceId([0; 16]), data) {
         let again = InstanceTrust::decode(trust.instance, &trust.encode());
         assert_eq!(again.ok(), Some(trust));
+    }
+    if let Ok(paced) = PacedRenewal::decode(data) {
+        assert_eq!(PacedRenewal::decode(&paced.encode()), Ok(paced));
     }
 }
 

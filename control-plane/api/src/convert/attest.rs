@@ -7,6 +7,7 @@ mod challenge;
 mod evidence;
 mod hello;
 mod outcome;
+pub mod reattest;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::sha256;
 
+use self::reattest::{Confirmed, Proof, Slot};
 use super::{ConvertError, bounded, each, word};
 use crate::v1;
 
@@ -40,6 +42,8 @@ pub struct Hello {
     pub endpoints: Vec<Endpoint>,
     /// Of the sidecar, for `status`.
     pub software_version: String,
+    /// What a reattestation proves; `None` for an enrolment or a renewal, which prove everything.
+    pub proof: Option<Proof>,
 }
 
 /// A join token: 16 to 256 printable characters. Never logged, kept by its hash only.
@@ -239,7 +243,7 @@ pub struct PcrSelection {
 /// Evidence as collected.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Evidence {
-    /// PKCS#10 in DER; only its key is used.
+    /// PKCS#10 in DER, only its key is used; empty for a reattestation.
     pub csr: Vec<u8>,
     /// In the order of collection, the binding root last.
     pub items: Vec<EvidenceItem>,
@@ -396,12 +400,14 @@ pub struct Issued {
     pub attestation_result: Vec<u8>,
     /// Whom to believe.
     pub trust_bundle: Vec<AuthorityCertificate>,
-    /// Slot for the next attestation.
+    /// Slot for the renewal.
     pub renew_at: SystemTime,
     /// The control plane's time.
     pub server_time: SystemTime,
     /// Which instance this is.
     pub instance: InstanceId,
+    /// Proofs that are due before the renewal.
+    pub reattest: Vec<Slot>,
 }
 
 /// An authority as it travels; `attestation::trust_bundle` reads it.
@@ -451,6 +457,8 @@ pub enum AttestResponse {
     Challenge(Box<Challenge>),
     /// Last.
     Issued(Box<Issued>),
+    /// Last, of a reattestation.
+    Confirmed(Confirmed),
     /// Last, at any point.
     Refusal(Refusal),
 }
@@ -486,6 +494,7 @@ impl TryFrom<v1::AttestResponse> for AttestResponse {
         match wire.step.ok_or(ConvertError::Missing("step"))? {
             Step::Challenge(challenge) => Ok(Self::Challenge(Box::new(challenge.try_into()?))),
             Step::Issued(issued) => Ok(Self::Issued(Box::new(issued.try_into()?))),
+            Step::Confirmed(confirmed) => Ok(Self::Confirmed(confirmed.try_into()?)),
             Step::Refusal(refusal) => Ok(Self::Refusal(refusal.try_into()?)),
         }
     }
@@ -497,6 +506,7 @@ impl From<AttestResponse> for v1::AttestResponse {
         let step = match response {
             AttestResponse::Challenge(challenge) => Step::Challenge((*challenge).into()),
             AttestResponse::Issued(issued) => Step::Issued((*issued).into()),
+            AttestResponse::Confirmed(confirmed) => Step::Confirmed(confirmed.into()),
             AttestResponse::Refusal(refusal) => Step::Refusal(refusal.into()),
         };
         Self { step: Some(step) }

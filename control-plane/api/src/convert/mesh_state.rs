@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`probe`] | what would fall if a change were made |
 //! | [`trust`] | instances that must not be believed |
+//! | [`renewal`] | certificates that are to be renewed ahead of time |
 
 use std::time::SystemTime;
 
@@ -21,6 +22,7 @@ use super::{ConvertError, array, bounded, bytes, each, frame, some_bytes, text, 
 use crate::v1;
 
 pub mod probe;
+pub mod renewal;
 pub mod trust;
 
 #[cfg(test)]
@@ -120,6 +122,9 @@ pub enum ResourceName {
     TrustBundle,
     /// Why an instance must not be believed, content is [`v1::InstanceTrust`]; of those that may be, there is none.
     Trust(InstanceId),
+    /// Certificates are to be renewed ahead of time, those of a workload or, written `-/-`, all; content is
+    /// [`v1::PacedRenewal`].
+    Renewal(Option<WorkloadName>),
 }
 
 impl std::fmt::Display for ResourceName {
@@ -133,6 +138,8 @@ impl std::fmt::Display for ResourceName {
             Self::Endpoints(workload) => write!(f, "endpoints/{workload}"),
             Self::TrustBundle => f.write_str("trust-bundle"),
             Self::Trust(instance) => write!(f, "trust/{instance}"),
+            Self::Renewal(Some(workload)) => write!(f, "renewal/{workload}"),
+            Self::Renewal(None) => f.write_str("renewal/-/-"),
         }
     }
 }
@@ -161,6 +168,13 @@ impl std::str::FromStr for ResourceName {
                     .parse()
                     .map_err(|_| malformed)?;
                 Ok(Self::Endpoints(workload))
+            }
+            ["renewal", "-", "-"] => Ok(Self::Renewal(None)),
+            ["renewal", namespace, workload] => {
+                let workload = format!("{namespace}/{workload}").parse();
+                workload
+                    .map(|workload| Self::Renewal(Some(workload)))
+                    .map_err(|_| malformed)
             }
             ["policy", kind, namespace, name] if word(kind) && word(namespace) && word(name) => {
                 Ok(Self::Policy {

@@ -8,12 +8,15 @@
 //! The leaf hash is [`vouchsafe_attestation::merkle::leaf_hash`] (RFC 6962 §2.1), so that the tiles of a transparency
 //! log can hold the same leaves. A leaf has at most [`MAX_LEAF_BYTES`], which fits the u16 of C2SP tlog-tiles.
 
+pub mod standing;
+
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::merkle::{Hash, leaf_hash};
 use vouchsafe_attestation::revision::Revision;
 
+use self::standing::{BrakeChange, ForcedRenewal, StandingChange};
 use super::{ConvertError, frame, time, unix_ms};
 
 /// Largest leaf.
@@ -59,6 +62,12 @@ pub enum Event {
     RevocationEnded(Box<RevocationAct>),
     /// An operator asked for a change of policy, and it was found good; the change itself follows.
     OperatorAct(Box<OperatorAct>),
+    /// Peers are to treat an instance otherwise than before.
+    StandingChanged(Box<StandingChange>),
+    /// So many are silent at once that silence cuts nobody, or no longer.
+    BrakeChanged(Box<BrakeChange>),
+    /// Certificates are renewed ahead of time.
+    RenewalForced(Box<ForcedRenewal>),
 }
 
 /// What became of a revocation.
@@ -206,6 +215,9 @@ impl RecordEntry {
                 time: fields.time("time")?,
                 event: Event::OperatorAct(Box::new(fields.operator_act()?)),
             },
+            b"standing_changed" => fields.standing_changed()?,
+            b"brake_changed" => fields.brake_changed()?,
+            b"renewal_forced" => fields.renewal_forced()?,
             _ => return Err(MALFORMED),
         };
         // What is left over, or was written in another way, is not ours.
@@ -282,6 +294,18 @@ impl RecordEntry {
             Event::OperatorAct(act) => {
                 fields.extend(act.fields());
                 "operator_act"
+            }
+            Event::StandingChanged(change) => {
+                fields.extend(change.fields());
+                "standing_changed"
+            }
+            Event::BrakeChanged(change) => {
+                fields.extend(change.fields());
+                "brake_changed"
+            }
+            Event::RenewalForced(forced) => {
+                fields.extend(forced.fields());
+                "renewal_forced"
             }
         };
         (kind, fields)
@@ -649,6 +673,27 @@ mod tests {
             Event::OperatorAct(Box::new(OperatorAct {
                 files: vec!["revocations/app.incident-7.yaml".into(), "b.yaml".into()],
                 ..act
+            })),
+            Event::StandingChanged(Box::new(StandingChange {
+                workload: "inference/llm".into(),
+                instance: [9; 16],
+                standing: "revoked".into(),
+                reason: "ima_file".into(),
+                detail: "no rule allows `/tmp/x`".into(),
+                evidence_sha256: [10; 32],
+                difference: vec!["PCR 10 of sha256: aa is bb".into(), "file `/tmp/x`".into()],
+            })),
+            Event::BrakeChanged(Box::new(BrakeChange {
+                scope: "mesh".into(),
+                state: "held".into(),
+                silent: 40,
+                of: 100,
+            })),
+            Event::RenewalForced(Box::new(ForcedRenewal {
+                scope: "inference/llm".into(),
+                reason: "key ceremony".into(),
+                start: at(10),
+                end: at(600_010),
             })),
         ]
         .into_iter()

@@ -89,7 +89,7 @@ impl TryFrom<v1::Evidence> for Evidence {
             return Err(ConvertError::Missing("items"));
         }
         Ok(Self {
-            csr: some_bytes("csr", MAX_CSR_BYTES, wire.csr)?,
+            csr: bytes("csr", MAX_CSR_BYTES, wire.csr)?,
             items: each("items", MAX_ITEMS, wire.items, EvidenceItem::try_from)?,
         })
     }

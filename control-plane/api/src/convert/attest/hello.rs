@@ -6,7 +6,7 @@ use vouchsafe_attestation::binding::{Nonce, Purpose};
 use vouchsafe_attestation::claims::EvidenceKind;
 
 use super::{
-    AzVtpmOffer, Endpoint, Hello, JoinToken, MAX_OFFERS, NvidiaGpuOffer, Offer, TpmOffer,
+    AzVtpmOffer, Endpoint, Hello, JoinToken, MAX_OFFERS, NvidiaGpuOffer, Offer, Proof, TpmOffer,
     endpoints, some_word, workload,
 };
 use crate::convert::{ConvertError, array, each, some_bytes, word};
@@ -35,6 +35,16 @@ impl TryFrom<v1::Hello> for Hello {
             "" => None,
             token => Some(JoinToken::new(token)?),
         };
+        let proof = match (purpose, wire.proof.as_str()) {
+            (Purpose::Reattest, word) => Some(Proof::parse(word)?),
+            (Purpose::Enroll | Purpose::Renew, "") => None,
+            (Purpose::Enroll | Purpose::Renew, _) => {
+                return Err(ConvertError::Malformed {
+                    field: "proof",
+                    expected: "empty: an enrolment or a renewal proves everything",
+                });
+            }
+        };
         Ok(Self {
             purpose,
             workload: workload(&wire.workload)?,
@@ -44,6 +54,7 @@ impl TryFrom<v1::Hello> for Hello {
             join_token,
             endpoints: endpoints(wire.endpoints)?,
             software_version: word("software_version", MAX_VERSION_BYTES, wire.software_version)?,
+            proof,
         })
     }
 }
@@ -64,6 +75,7 @@ impl From<Hello> for v1::Hello {
             join_token: hello.join_token.map(|token| token.0).unwrap_or_default(),
             endpoints: hello.endpoints.into_iter().map(Into::into).collect(),
             software_version: hello.software_version,
+            proof: { hello.proof }.map_or_else(String::new, |proof| proof.as_str().to_owned()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::svid::Leaf;
 
+use super::reattest::slots;
 use super::{Issued, Refusal, some_word};
 use crate::convert::{ConvertError, array, each, mesh_state, some_bytes, text, time, unix_ms};
 use crate::v1;
@@ -36,6 +37,7 @@ impl TryFrom<v1::Issued> for Issued {
             renew_at: time("renew_at_ms", wire.renew_at_ms)?,
             server_time: time("server_time_ms", wire.server_time_ms)?,
             instance: InstanceId(array("instance", &wire.instance)?),
+            reattest: slots(wire.reattest)?,
         })
     }
 }
@@ -49,6 +51,7 @@ impl From<Issued> for v1::Issued {
             renew_at_ms: unix_ms(issued.renew_at),
             server_time_ms: unix_ms(issued.server_time),
             instance: issued.instance.0.to_vec(),
+            reattest: issued.reattest.into_iter().map(Into::into).collect(),
         }
     }
 }

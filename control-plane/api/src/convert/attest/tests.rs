@@ -3,6 +3,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 use prost::Message;
 
+use super::reattest::{Confirmed, Proof, Slot};
 use super::*;
 
 fn hello() -> Hello {
@@ -40,7 +41,24 @@ fn hello() -> Hello {
             ports: vec!["openai".parse().unwrap()],
         }],
         software_version: "0.1.0".into(),
+        proof: None,
     }
+}
+
+fn reattestation() -> Hello {
+    Hello {
+        purpose: Purpose::Reattest,
+        join_token: None,
+        proof: Some(Proof::TpmLog),
+        ..hello()
+    }
+}
+
+fn slots() -> Vec<Slot> {
+    let at = UNIX_EPOCH + Duration::from_millis(1_800_000_060_000);
+    { Proof::ALL.into_iter() }
+        .map(|proof| Slot { proof, at })
+        .collect()
 }
 
 fn challenge() -> Challenge {
@@ -164,6 +182,14 @@ fn issued() -> Issued {
         renew_at: UNIX_EPOCH + Duration::from_millis(1_800_000_600_000),
         server_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_001),
         instance: InstanceId([4; 16]),
+        reattest: slots(),
+    }
+}
+
+fn confirmed() -> Confirmed {
+    Confirmed {
+        server_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_001),
+        reattest: slots(),
     }
 }
 
@@ -175,15 +201,22 @@ fn refusal() -> Refusal {
     }
 }
 
-fn requests() -> [AttestRequest; 2] {
+fn requests() -> [AttestRequest; 4] {
+    let unsigned = Evidence {
+        csr: vec![],
+        ..evidence()
+    };
     [
+        AttestRequest::Hello(Box::new(reattestation())),
+        AttestRequest::Evidence(Box::new(unsigned)),
         AttestRequest::Hello(Box::new(hello())),
         AttestRequest::Evidence(Box::new(evidence())),
     ]
 }
 
-fn responses() -> [AttestResponse; 3] {
+fn responses() -> [AttestResponse; 4] {
     [
+        AttestResponse::Confirmed(confirmed()),
         AttestResponse::Challenge(Box::new(challenge())),
         AttestResponse::Issued(Box::new(issued())),
         AttestResponse::Refusal(refusal()),
@@ -403,6 +436,34 @@ fn canonical_evidence_covers_every_field() {
             }
         }
     }
+}
+
+#[test]
+fn only_a_reattestation_names_a_proof_and_it_must() {
+    let with = |hello: Hello, proof: &str| {
+        let mut wire = v1::Hello::from(hello);
+        wire.proof = proof.to_owned();
+        Hello::try_from(wire).map(|hello| hello.proof)
+    };
+    assert_eq!(with(reattestation(), "gpu"), Ok(Some(Proof::Gpu)));
+    assert_eq!(with(hello(), ""), Ok(None));
+    for (hello, proof) in [
+        (reattestation(), ""),
+        (reattestation(), "root"),
+        (hello(), "gpu"),
+    ] {
+        assert!(with(hello, proof).is_err(), "{proof}");
+    }
+}
+
+#[test]
+fn a_proof_has_one_slot() {
+    let mut wire = v1::Confirmed::from(confirmed());
+    wire.reattest[1] = wire.reattest[0].clone();
+    assert!(Confirmed::try_from(wire).is_err());
+    let mut wire = v1::Issued::from(issued());
+    wire.reattest.extend_from_within(..1);
+    assert!(Issued::try_from(wire).is_err());
 }
 
 #[test]

@@ -120,6 +120,8 @@ fn names_of_resources_are_read_strictly() {
         "policy//a/b",
         "policy/Workload/a/b/c",
         "policy/Workload/../b",
+        "renewal/-/b",
+        "renewal",
         "trust/",
         "trust/000102030405060708090A0B0C0D0E0F",
         "trust/000102030405060708090a0b0c0d0e",

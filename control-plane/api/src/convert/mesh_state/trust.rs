@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use prost::Message;
 use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 
 use super::super::{ConvertError, time, unix_ms, word};
 use crate::v1;
@@ -36,6 +37,34 @@ impl InstanceState {
         match self {
             Self::Lapsed => "lapsed",
             Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl From<InstanceTrust> for Withdrawal {
+    fn from(trust: InstanceTrust) -> Self {
+        Self {
+            instance: trust.instance,
+            state: match trust.state {
+                InstanceState::Lapsed => Withdrawn::Lapsed,
+                InstanceState::Revoked => Withdrawn::Revoked,
+            },
+            reason: trust.reason,
+            since: trust.since,
+        }
+    }
+}
+
+impl From<Withdrawal> for InstanceTrust {
+    fn from(withdrawal: Withdrawal) -> Self {
+        Self {
+            instance: withdrawal.instance,
+            state: match withdrawal.state {
+                Withdrawn::Lapsed => InstanceState::Lapsed,
+                Withdrawn::Revoked => InstanceState::Revoked,
+            },
+            reason: withdrawal.reason,
+            since: withdrawal.since,
         }
     }
 }
