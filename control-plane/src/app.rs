@@ -6,17 +6,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_config::control_plane::ControlPlaneConfig;
 use vouchsafe_verifier::vendor_roots::VendorRoots;
 
+use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::endorsements::Endorsements;
@@ -28,12 +29,14 @@ use crate::mesh::{Inputs, Published};
 use crate::operator::OperatorSocket;
 use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
 use crate::registration::Registry;
+use crate::renewals::Renewals;
+use crate::standing::acts;
 use crate::state::ControlPlane;
 use crate::store::redb::RedbStore;
 use crate::store::{Expect, Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 use crate::tls::TlsEpoch;
-use crate::{change, http, server};
+use crate::{change, http, reappraisal, server};
 
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -123,11 +126,13 @@ impl App {
         let now = SystemTime::now();
         let core = Core::open(&config, now).await?;
         let (registry, ca, log) = (core.registry, core.ca, core.log);
+        let forced = { Renewals::open(registry.store()).await }.map_err(StartError::Store)?;
         let inputs = Inputs {
             policy: Arc::clone(&core.policy),
             endpoints: registry.endpoints(now),
             bundle: ca.bundle(),
-            trust: Vec::new(),
+            trust: registry.distrusted(now),
+            renewals: forced.current(now),
         };
         let (state, policy_changed) = keeper::first_state(&registry, &inputs).await?;
         let keys = RoleKeys::new(&ca, now)?;
@@ -167,8 +172,10 @@ impl App {
             shutdown,
             metrics,
             endorsements,
-            attestations: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
-            renewals: Arc::new(Semaphore::new(MAX_ATTESTATIONS)),
+            attestations: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
+            renewals: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
+            calendar: Mutex::default(),
+            forced,
             data: config.data.clone(),
             policy_folder: config.policy.display().to_string(),
             orders,
@@ -267,6 +274,8 @@ impl App {
             tasks.spawn(http::serve(listener, shared(), stops()));
         }
         tasks.spawn(self.keeper.run(stops()));
+        tasks.spawn(acts::watch_over(shared(), stops()));
+        tasks.spawn(reappraisal::keep_judging(shared(), stops()));
         tasks.spawn(self.control_plane.endorsements.clone().run(stops()));
         tokio::select! {
             () = shutdown => tracing::info!("shutting down"),
@@ -488,6 +497,8 @@ const RECORD_FILE: &str = "records";
 const HEAD_FILE: &str = "records.head";
 /// Each takes a few milliseconds of cryptography; more at once would only make all of them late.
 const MAX_ATTESTATIONS: usize = 256;
+/// Who waits for a place holds a stream and a hello.
+const MAX_WAITING: usize = 1024;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! archive/issued/HEX     one attestation each, as JSON ([`Bundle`]), by the SHA-256 of the file: the record's `evidence_sha256`
+//! archive/confirmed/HEX  the same of parts that were good between renewals: what bad evidence is compared with
 //! archive/refused/HEX    the same of refusals, apart, so that a flood of them displaces nothing else
 //! archive/objects/HEX    what many share: endorsements, profiles, roots of TPMs' makers
 //! ```
@@ -26,11 +27,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use vouchsafe_api::convert::attest::Evidence;
 use vouchsafe_attestation::svid::sha256;
+use vouchsafe_config::profile::AttestationProfile;
+use vouchsafe_verifier::vendor_roots::VendorRoots;
 
 use self::bundle::{Bundle, Outcome, PolicyTexts};
+use self::rerun::RerunError;
 use crate::case::Case;
 use crate::files::{self, FileError};
+use crate::refusal::Refused;
 
 /// The archive of a data folder.
 #[derive(Debug)]
@@ -46,16 +52,18 @@ pub struct Archive {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Part {
     Issued,
+    Confirmed,
     Refused,
     Objects,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Issued, Self::Refused, Self::Objects];
+    const ALL: [Self; 4] = [Self::Issued, Self::Confirmed, Self::Refused, Self::Objects];
 
     fn name(self) -> &'static str {
         match self {
             Self::Issued => "issued",
+            Self::Confirmed => "confirmed",
             Self::Refused => "refused",
             Self::Objects => "objects",
         }
@@ -65,6 +73,7 @@ impl Part {
         let [issued, refused, objects] = LIMITS;
         match self {
             Self::Issued => issued,
+            Self::Confirmed => CONFIRMED_LIMIT,
             Self::Refused => refused,
             Self::Objects => objects,
         }
@@ -105,9 +114,10 @@ impl Archive {
     ) -> io::Result<[u8; 32]> {
         let (archive, case) = (Arc::clone(self), Arc::clone(case));
         let kept = tokio::task::spawn_blocking(move || {
-            let part = match outcome.is_issued() {
-                true => Part::Issued,
-                false => Part::Refused,
+            let part = match outcome {
+                Outcome::Issued { .. } => Part::Issued,
+                Outcome::Confirmed { .. } => Part::Confirmed,
+                Outcome::Refused { .. } => Part::Refused,
             };
             let (bundle, objects) = Bundle::of(&case, policy, outcome);
             for object in objects {
@@ -118,6 +128,33 @@ impl Archive {
             Ok(digest)
         });
         kept.await.map_err(io::Error::other)?
+    }
+
+    /// The evidence of a decision, without its credentials; `None` where the archive does not hold it any more.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    pub async fn evidence(self: &Arc<Self>, digest: [u8; 32]) -> Option<Evidence> {
+        let archive = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || {
+            let data = archive.folder.parent()?;
+            rerun::evidence(data, &digest).ok()
+        });
+        read.await.ok()?
+    }
+
+    /// The case of a decision, to be judged by a profile; the inner error is that of keys that are refused by themselves.
+    ///
+    /// # Errors
+    /// [`RerunError`] where the archive does not hold all of it any more.
+    pub(crate) fn recall(
+        &self,
+        digest: &[u8; 32],
+        profile: &AttestationProfile,
+        roots: &VendorRoots,
+    ) -> Result<Result<Case, Refused>, RerunError> {
+        let data = self.folder.parent().unwrap_or(&self.folder);
+        rerun::recall(data, digest, profile, roots)
     }
 
     fn put(&self, part: Part, bytes: &[u8], now: SystemTime) -> io::Result<[u8; 32]> {
@@ -223,6 +260,8 @@ const FOLDER: &str = "archive";
 /// Most bytes of issuances, refusals and objects: 2 GiB, 256 MiB, 512 MiB. An issuance of one confidential VM takes about
 /// 30 KiB, so a thousand of them that attest every ten minutes fill it in half a day; copy the folder for longer.
 pub const LIMITS: [u64; 3] = [2 << 30, 256 << 20, 512 << 20];
+/// Most bytes of confirmed parts: only the newest of each instance is ever looked at, 30 KiB of a TPM with a boot log.
+const CONFIRMED_LIMIT: u64 = 256 << 20;
 /// Ninety days.
 pub const MAX_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How much is written between two looks at the limits: a look lists the folder.

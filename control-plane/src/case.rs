@@ -22,7 +22,7 @@ use vouchsafe_verifier::evidence::tpm::public::PublicArea;
 use vouchsafe_verifier::evidence::tpm::{Challenged, Offer as CheckableOffer, TpmState};
 use vouchsafe_verifier::vendor_roots::VendorRoots;
 
-use crate::reference::{Fitting, appraise_profile};
+use crate::reference::{Fitting, appraise_profile, narrowed};
 use crate::refusal::Refused;
 use crate::rpc::attest::received;
 
@@ -37,6 +37,8 @@ pub struct Case {
     pub evidence: Evidence,
     /// Kinds that were challenged.
     pub required: Vec<EvidenceKind>,
+    /// Kinds of the whole machine, where only a part of it was challenged.
+    pub part_of: Option<Vec<EvidenceKind>>,
     /// The TPM that was challenged.
     pub tpm: Option<Challenged>,
     /// What was known of the instance's TPM; `None` for an enrolment.
@@ -151,6 +153,9 @@ impl Case {
     /// # Errors
     /// [`Refused`], naming the check that failed.
     pub fn judge(&self, profile: &AttestationProfile) -> Result<Fitting, Refused> {
+        let narrowed =
+            { self.part_of.as_ref() }.map(|whole| narrowed(profile, whole, &self.required));
+        let profile = narrowed.as_ref().unwrap_or(profile);
         let items = self.items()?;
         let base = self.base();
         let endorsements: Vec<File<'_>> = { self.endorsements.iter() }
@@ -168,7 +173,23 @@ impl Case {
             endorsements: &endorsements,
             roots: &self.roots,
         };
-        appraise_profile(&items, profile, &expected, self.time)
+        let fitting = appraise_profile(&items, profile, &expected, self.time)?;
+        let state = fitting.appraised.tpm();
+        if let (Some(before), Some(now)) = (&self.previous_tpm, state)
+            && before.clock.reset_count != now.clock.reset_count
+        {
+            // Whoever lived through it is not who was judged before (evidence of another boot is that of an enrolment).
+            return Err(Refused::new(
+                "tpm_reset",
+                "enrol again: the machine was started anew",
+                format!(
+                    "the TPM's reset count was {}, is {}",
+                    before.clock.reset_count, now.clock.reset_count
+                ),
+            )
+            .of_evidence());
+        }
+        Ok(fitting)
     }
 
     /// Name of the made-up machine, if one was challenged.

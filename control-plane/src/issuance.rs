@@ -4,7 +4,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use vouchsafe_api::convert::attest::reattest::Proof;
 use vouchsafe_attestation::binding::Nonce;
+use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::{AttestationResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
@@ -20,7 +22,9 @@ use vouchsafe_verifier::appraise::Appraised;
 
 use crate::ca::CertifiedRequest;
 use crate::ear::{self, CoLocation, Subject};
+use crate::reference;
 use crate::refusal::{Refused, unavailable};
+use crate::standing::{Duties, Duty};
 use crate::svid_template::{SvidTemplate, serial, validity};
 
 /// Why an instance may bear a workload's name.
@@ -193,8 +197,10 @@ pub struct Plan {
     pub result: AttestationResult,
     /// The full result: EAR claims as JSON.
     pub ear: Vec<u8>,
-    /// When the instance is to attest again; jitter is in it, drawn once.
-    pub renew_at: SystemTime,
+    /// What the instance owes from now on.
+    pub duties: Duties,
+    /// Drawn once for the slots of this certificate.
+    pub jitter: u16,
 }
 
 /// Plans a certificate for evidence that was verified.
@@ -226,13 +232,17 @@ pub fn plan(decision: &Decision<'_>, appraised: Appraised) -> Result<Plan, Refus
         not_after,
     };
     let ear = ear::compose(&subject, &appraised);
+    let devices = appraised.devices().iter();
+    let kinds: Vec<EvidenceKind> = devices.map(|device| device.kind).collect();
     let result = appraised.into_result(decision.instance, decision.revision, sha256(&ear));
     let encoded = result
         .encode()
         .map_err(|error| unavailable(format!("the attestation result is too large: {error}")))?;
     let [random @ .., slot_high, slot_low] = decision.random;
-    let slot = u16::from_be_bytes([slot_high, slot_low]);
+    let lifetime = not_after.duration_since(now).unwrap_or_default();
     Ok(Plan {
+        duties: duties(decision.mesh, &kinds, lifetime),
+        jitter: u16::from_be_bytes([slot_high, slot_low]),
         template: SvidTemplate {
             id,
             spki: decision.request.spki().to_vec(),
@@ -243,16 +253,26 @@ pub fn plan(decision: &Decision<'_>, appraised: Appraised) -> Result<Plan, Refus
         },
         result,
         ear,
-        renew_at: renew_at(now, not_after, decision.mesh.reattest_root, slot),
     })
 }
 
-/// The slot of the next attestation: within the last tenth before the interval is over, and never later than half of
-/// the certificate's life. Drawn once, because drawing at each look narrows the spread to its beginning.
-fn renew_at(now: SystemTime, not_after: SystemTime, interval: Duration, slot: u16) -> SystemTime {
-    let half = not_after.duration_since(now).unwrap_or_default() / 2;
-    let latest = interval.min(half);
-    now + latest - latest / 10 * u32::from(slot) / (u32::from(u16::MAX) + 1)
+/// What an instance with this evidence owes, and how often: everything by half of its certificate's life at the latest,
+/// and those parts that the Mesh wants more often than that.
+pub fn duties(mesh: &Mesh, kinds: &[EvidenceKind], lifetime: Duration) -> Duties {
+    let root = mesh.reattest_root.min(lifetime / 2);
+    let parts = Proof::ALL.into_iter().map(|proof| {
+        let interval = match proof {
+            Proof::TpmLog => mesh.reattest_tpm_log,
+            Proof::Gpu => mesh.reattest_gpu,
+        };
+        (proof, interval)
+    });
+    let wanted = parts
+        .filter(|(proof, interval)| *interval < root && !reference::part(*proof, kinds).is_empty());
+    wanted
+        .map(|(proof, interval)| (Duty::Part(proof), interval))
+        .chain([(Duty::Root, root)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -353,14 +373,38 @@ mod tests {
         check(tokens(-60), "a", None, by("simulated_machine:a"), pinned);
     }
 
+    fn mesh(root: u64, tpm_log: u64, gpu: u64) -> Mesh {
+        Mesh {
+            trust_domain: "factory.example".parse().unwrap(),
+            certificate_lifetime: Duration::from_secs(3600),
+            reattest_root: Duration::from_secs(root),
+            reattest_tpm_log: Duration::from_secs(tpm_log),
+            reattest_gpu: Duration::from_secs(gpu),
+            danger_accept_simulated: false,
+            ek_roots: vec![],
+        }
+    }
+
+    #[track_caller]
+    fn owes(mesh: &Mesh, kinds: &[EvidenceKind], lifetime: u64, expected: &[(&str, u64)]) {
+        let found = duties(mesh, kinds, Duration::from_secs(lifetime));
+        let found: Vec<_> = { found.iter() }
+            .map(|(duty, interval)| (duty.as_str(), interval.as_secs()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
     #[test]
-    fn renewal_slots_spread_over_a_tenth_and_stay_before_half_of_life() {
-        let (interval, life) = (Duration::from_secs(600), Duration::from_secs(3600));
-        let at = |slot| renew_at(now(), now() + life, interval, slot);
-        assert_eq!(at(0), now() + interval);
-        assert!(at(u16::MAX) > now() + interval * 9 / 10);
-        assert!(at(u16::MAX) < now() + interval * 91 / 100);
-        let short = renew_at(now(), now() + Duration::from_secs(60), interval, 0);
-        assert_eq!(short, now() + Duration::from_secs(30));
+    fn parts_are_owed_where_the_machine_has_them_and_more_often_than_everything() {
+        use EvidenceKind::{NvidiaGpu, SevSnp, Simulated, Tpm};
+        let mesh = mesh(600, 60, 300);
+        owes(&mesh, &[Simulated], 3600, &[("root", 600)]);
+        owes(&mesh, &[Tpm], 3600, &[("root", 600), ("tpm_log", 60)]);
+        let all = [NvidiaGpu, NvidiaGpu, Tpm, SevSnp];
+        let each = [("root", 600), ("tpm_log", 60), ("gpu", 300)];
+        owes(&mesh, &all, 3600, &each);
+        // A short certificate is renewed at half of its life, which is before the GPUs would be due.
+        owes(&mesh, &all, 400, &[("root", 200), ("tpm_log", 60)]);
+        owes(&mesh, &all, 100, &[("root", 50)]);
     }
 }

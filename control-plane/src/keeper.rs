@@ -92,6 +92,7 @@ impl Keeper {
     /// Runs until `shutdown`, then writes down what is only in memory.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut registrations = self.control_plane.registry.changes();
+        let mut renewals = self.control_plane.forced.changes();
         let (mut look, mut beat, mut tidy) = (
             interval(LOOK_INTERVAL),
             interval(HEARTBEAT_INTERVAL),
@@ -111,6 +112,7 @@ impl Keeper {
                     registrations.mark_unchanged();
                     self.refresh().await;
                 }
+                Ok(()) = renewals.changed() => self.refresh().await,
                 _ = beat.tick() => self.beat().await,
                 _ = tidy.tick() => self.tidy().await,
             }
@@ -345,7 +347,8 @@ pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) ->
         policy,
         endpoints: control_plane.registry.endpoints(control_plane.now()),
         bundle: control_plane.ca.bundle(),
-        trust: Vec::new(),
+        trust: control_plane.registry.distrusted(control_plane.now()),
+        renewals: control_plane.forced.current(control_plane.now()),
     }
 }
 

@@ -20,6 +20,11 @@
 //! | [`policy_sets`] | former policies, for `rollback` and `explain` |
 //! | [`store`], [`registration`] | what must outlive the process |
 //! | [`log`] | the append-only record |
+//! | [`mod@standing`] | whose trust ends between attestations, and the brake |
+//! | [`renewals`] | certificates that are renewed ahead of time |
+//! | [`admission`], [`slots`] | who attests now, and when each comes back |
+//! | [`reappraisal`] | live results judged again when policy or endorsements change |
+//! | [`mod@difference`] | what changed between good evidence and bad |
 //! | [`ca`], [`svid_template`] | keys and certificates |
 //! | [`endorsements`] | what vendors say about hardware: fetched, kept, renewed |
 //! | [`refusal`] | the bounded words of refusals |
@@ -31,12 +36,14 @@
 //! threads of its own ([`store::redb`], [`log`]), which group what waits into one sync. Should one core ever be too
 //! little for a mesh, a pool for verifying evidence is the first thing to add, and replicas the second.
 
+pub mod admission;
 pub mod app;
 pub mod archive;
 pub mod ca;
 pub mod case;
 pub mod change;
 pub mod cli;
+pub mod difference;
 pub mod ear;
 pub mod endorsements;
 pub mod files;
@@ -49,11 +56,15 @@ pub mod operator;
 pub mod policy;
 pub mod policy_sets;
 pub mod profile_draft;
+pub mod reappraisal;
 pub mod reference;
 pub mod refusal;
 pub mod registration;
+pub mod renewals;
 pub mod rpc;
 pub mod server;
+pub mod slots;
+pub mod standing;
 pub mod state;
 pub mod store;
 pub mod svid_template;

@@ -7,6 +7,7 @@ mod ima;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use vouchsafe_api::convert::attest::reattest::Proof;
 use vouchsafe_attestation::claims::{ClaimValue, Class, EvidenceKind};
 use vouchsafe_config::profile::{
     Alternative as Configured, AttestationProfile, EventLog, PcrHash, TpmReference as ConfiguredTpm,
@@ -66,6 +67,51 @@ pub fn ima_rules(profile: &AttestationProfile) -> Vec<Policy> {
         .collect()
 }
 
+/// The kinds that prove a part of a machine which proved `kinds`: what the part is about, and the device that signs over
+/// it. Empty where the machine has no such part.
+///
+/// A vTPM of Azure is its machine's binding root and has no list of measured files: it is proven with everything.
+pub fn part(proof: Proof, kinds: &[EvidenceKind]) -> Vec<EvidenceKind> {
+    let has = |kind: EvidenceKind| kinds.contains(&kind);
+    match proof {
+        Proof::TpmLog if has(EvidenceKind::Tpm) => vec![EvidenceKind::Tpm],
+        Proof::Gpu if has(EvidenceKind::NvidiaGpu) => {
+            let root = EvidenceKind::binding_root(kinds.iter().copied());
+            [EvidenceKind::NvidiaGpu].into_iter().chain(root).collect()
+        }
+        Proof::TpmLog | Proof::Gpu => Vec::new(),
+    }
+}
+
+/// What a profile demands of a part of a machine: of each alternative for all the machine's kinds, what it says of those
+/// of the part. No other alternative counts, or a machine could prove its parts by different ones.
+pub fn narrowed(
+    profile: &AttestationProfile,
+    whole: &[EvidenceKind],
+    part: &[EvidenceKind],
+) -> AttestationProfile {
+    let whole: BTreeSet<EvidenceKind> = whole.iter().copied().collect();
+    let is_of_it = |alternative: &&Configured| {
+        let kinds: BTreeSet<EvidenceKind> = alternative.kinds().into_iter().collect();
+        kinds == whole
+    };
+    let has = |kind: EvidenceKind| part.contains(&kind);
+    let narrow = |alternative: &Configured| {
+        let mut narrow = alternative.clone();
+        narrow.tpm = narrow.tpm.filter(|_| has(EvidenceKind::Tpm));
+        narrow.simulated = { narrow.simulated }.filter(|_| has(EvidenceKind::Simulated));
+        narrow.hardware.retain(|kind, _| has(*kind));
+        narrow
+    };
+    AttestationProfile {
+        any_of: { profile.any_of.iter() }
+            .filter(is_of_it)
+            .map(narrow)
+            .collect(),
+        ..profile.clone()
+    }
+}
+
 /// Evidence that fits an alternative, with the name of the image that it matched.
 #[derive(Debug)]
 pub struct Fitting {
@@ -107,6 +153,7 @@ pub fn appraise_profile(
             "offer the evidence that the workload's profile names",
             format!("profile {} has no such alternative", profile.name),
         )
+        .of_evidence()
     }))
 }
 
@@ -143,6 +190,7 @@ fn fit(
             "run an image that the workload's profile names",
             format!("the profile has no image `{image}`, or it has ended"),
         )
+        .of_evidence()
     })?;
     let (max_instances, until) = (held.max_instances, held.until);
     Ok(Fitting {
@@ -165,7 +213,8 @@ fn check_tpm(tpm: &ConfiguredTpm, appraised: &Appraised) -> Result<(), Refused> 
                 appraised.class(),
                 names.join(", ")
             ),
-        ));
+        )
+        .of_evidence());
     }
     let replayed = appraised
         .devices()
@@ -176,7 +225,8 @@ fn check_tpm(tpm: &ConfiguredTpm, appraised: &Appraised) -> Result<(), Refused> 
             "event_log",
             "the machine must provide its boot event log",
             "the profile requires an event log that replays to the quoted values",
-        ));
+        )
+        .of_evidence());
     }
     Ok(())
 }

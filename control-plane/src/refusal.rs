@@ -17,6 +17,19 @@ pub struct Refused {
     pub detail: String,
     /// When another attempt makes sense.
     pub retry_after: Duration,
+    /// What it says of the instance that showed the evidence.
+    pub blame: Blame,
+}
+
+/// What a refusal says of an instance that was good before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// Its evidence turned bad: nobody may talk to it any more.
+    Evidence,
+    /// Nothing: what it asked for can't be had, or it asked wrongly.
+    Request,
+    /// Nothing: we could not listen, or lack what others say of its hardware.
+    Ours,
 }
 
 impl Refused {
@@ -31,6 +44,23 @@ impl Refused {
             remedy: remedy.into(),
             detail: detail.into(),
             retry_after: OPERATOR_ACTS,
+            blame: Blame::Request,
+        }
+    }
+
+    /// For evidence that was judged and is bad.
+    pub fn of_evidence(self) -> Self {
+        Self {
+            blame: Blame::Evidence,
+            ..self
+        }
+    }
+
+    /// For what is not the peer's fault.
+    pub fn ours(self) -> Self {
+        Self {
+            blame: Blame::Ours,
+            ..self
         }
     }
 
@@ -83,9 +113,9 @@ impl From<vouchsafe_verifier::verdict::Refusal> for Refused {
         match refusal.check.is_passing() {
             true => Self {
                 retry_after: ENDORSEMENTS_COME,
-                ..refused
+                ..refused.ours()
             },
-            false => refused,
+            false => refused.of_evidence(),
         }
     }
 }
@@ -99,6 +129,7 @@ pub fn unavailable(detail: impl Into<String>) -> Refused {
             "try again: the control plane could not do its part",
             detail,
         )
+        .ours()
     }
 }
 

@@ -1,15 +1,16 @@
 //! What all parts of a running control plane share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_verifier::vendor_roots::VendorRoots;
 
+use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
@@ -19,6 +20,9 @@ use crate::mesh::Published;
 use crate::mesh::probes::Probes;
 use crate::policy::Fixed;
 use crate::registration::Registry;
+use crate::renewals::Renewals;
+use crate::slots::{Calendar, Slots};
+use crate::standing::Duties;
 use crate::telemetry::Metrics;
 
 /// A running control plane.
@@ -50,10 +54,14 @@ pub struct ControlPlane {
     pub metrics: Metrics,
     /// Vendors' statements about hardware.
     pub endorsements: Endorsements,
+    /// Renewals ahead of time.
+    pub forced: Renewals,
     /// Attestations at once: each may cost milliseconds of cryptography.
-    pub attestations: Arc<Semaphore>,
+    pub attestations: Arc<Gate>,
     /// Bounds those of instances that present a certificate.
-    pub renewals: Arc<Semaphore>,
+    pub renewals: Arc<Gate>,
+    /// When instances come back.
+    pub calendar: Mutex<Calendar>,
     /// The data folder.
     pub data: PathBuf,
     /// Where policy comes from.
@@ -72,6 +80,13 @@ impl ControlPlane {
     )]
     pub fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    /// Slots of a certificate issued now, spread over what is assigned already.
+    pub fn assign(&self, duties: &Duties, now: SystemTime, random: u16) -> Slots {
+        // A panic elsewhere leaves at worst one slot uncounted.
+        let mut calendar = { self.calendar.lock() }.unwrap_or_else(PoisonError::into_inner);
+        calendar.assign(duties, now, random)
     }
 
     /// Writes an event down; on the disk when it returns.

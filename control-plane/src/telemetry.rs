@@ -43,6 +43,58 @@ pub struct Metrics {
     pub revocations_ending: IntGauge,
     /// Vendors' statements about hardware.
     pub endorsements: EndorsementMetrics,
+    /// What becomes of instances between renewals.
+    pub standing: StandingMetrics,
+}
+
+/// Metrics of instances between renewals.
+#[derive(Clone, Debug)]
+pub struct StandingMetrics {
+    /// Parts that were proven, by proof.
+    pub confirmed: IntCounterVec,
+    /// Changes of standing, by what it became.
+    pub changes: IntCounterVec,
+    /// Instances that nobody may talk to, by standing.
+    pub withdrawn: IntGaugeVec,
+    /// Scopes in which the brake holds.
+    pub brake: IntGauge,
+}
+
+impl StandingMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            confirmed: counters(
+                "vouchsafe_confirmed_total",
+                "Parts of evidence that were proven between renewals.",
+                &["proof"],
+            )?,
+            changes: counters(
+                "vouchsafe_standing_changes_total",
+                "Instances that lapsed, were restored or revoked by their evidence.",
+                &["standing"],
+            )?,
+            withdrawn: IntGaugeVec::new(
+                Opts::new(
+                    "vouchsafe_instances_withdrawn",
+                    "Instances that nobody may talk to, whose certificates have not ended.",
+                ),
+                &["standing"],
+            )?,
+            brake: gauge(
+                "vouchsafe_lapse_brake_held",
+                "Workloads, and 1 for the mesh, in which so many are silent that nobody lapses.",
+            )?,
+        })
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 4] {
+        [
+            Box::new(self.confirmed.clone()),
+            Box::new(self.changes.clone()),
+            Box::new(self.withdrawn.clone()),
+            Box::new(self.brake.clone()),
+        ]
+    }
 }
 
 /// Metrics of endorsements, by source.
@@ -159,6 +211,7 @@ impl Metrics {
                 "Revocations in force that end within a day.",
             )?,
             endorsements: EndorsementMetrics::new()?,
+            standing: StandingMetrics::new()?,
             registry,
         };
         metrics.register()?;
@@ -184,6 +237,7 @@ impl Metrics {
         ];
         all.into_iter()
             .chain(self.endorsements.collectors())
+            .chain(self.standing.collectors())
             .try_for_each(|metric| self.registry.register(metric))
     }
 

@@ -4,6 +4,7 @@ mod hardware;
 mod harness;
 mod machines;
 mod revoking;
+mod standing;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -151,7 +152,7 @@ async fn each_lie_gets_its_word_and_a_record() {
             },
         ),
         (
-            "purpose_not_supported",
+            "enroll_again",
             Sidecar {
                 purpose: Purpose::Reattest,
                 ..good()

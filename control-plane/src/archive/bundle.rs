@@ -47,6 +47,9 @@ pub struct Bundle {
     pub(super) base: String,
     /// Kinds that were challenged.
     pub(super) required: Vec<String>,
+    /// Kinds of the whole machine, where only a part of it was challenged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) part_of: Option<Vec<String>>,
     /// `Hello` of the protocol without its join token, in base64.
     pub(super) hello: String,
     /// `Evidence` of the protocol without activated credentials, in base64.
@@ -94,6 +97,13 @@ pub enum Outcome {
         /// SHA-256 of the full attestation result.
         result_sha256: String,
     },
+    /// The present certificate goes on.
+    Confirmed {
+        /// Which instance.
+        instance: String,
+        /// Which part was proven.
+        proof: String,
+    },
     /// None.
     Refused {
         /// The word.
@@ -121,11 +131,6 @@ impl Outcome {
             reason: refused.reason.to_owned(),
             detail: refused.detail.clone(),
         }
-    }
-
-    /// Whether there is a certificate.
-    pub fn is_issued(&self) -> bool {
-        matches!(self, Self::Issued { .. })
     }
 }
 
@@ -213,6 +218,8 @@ impl Bundle {
             required: { case.required.iter() }
                 .map(|kind| kind.as_str().to_owned())
                 .collect(),
+            part_of: { case.part_of.as_ref() }
+                .map(|kinds| kinds.iter().map(|kind| kind.as_str().to_owned()).collect()),
             hello: STANDARD.encode(v1::Hello::from(hello).encode_to_vec()),
             evidence: STANDARD.encode(evidence.encode_to_vec()),
             credential_opened,

@@ -23,6 +23,7 @@ use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_api::convert::time;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::binding::Nonce;
+use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::sha256;
@@ -100,12 +101,7 @@ pub fn rerun(data: &Path, entry: &RecordEntry, roots: &VendorRoots) -> Result<Re
     if digest == [0; 32] {
         return Err(RerunError::NoEvidence);
     }
-    let bytes = read(data, &digest)?;
-    let bundle: Bundle =
-        serde_json::from_slice(&bytes).map_err(|_| RerunError::Malformed("form"))?;
-    if bundle.version != VERSION {
-        return Err(RerunError::Malformed("version"));
-    }
+    let bundle = load(data, &digest)?;
     let profile = bundle.profile(data)?;
     let judged = match bundle.case(data, &profile, roots)? {
         Ok(case) => case
@@ -114,6 +110,37 @@ pub fn rerun(data: &Path, entry: &RecordEntry, roots: &VendorRoots) -> Result<Re
         Err(refused) => Err(refused),
     };
     bundle.compare(recorded, result, judged)
+}
+
+fn load(data: &Path, digest: &[u8; 32]) -> Result<Bundle, RerunError> {
+    let bytes = read(data, digest)?;
+    let bundle: Bundle =
+        serde_json::from_slice(&bytes).map_err(|_| RerunError::Malformed("form"))?;
+    if bundle.version != VERSION {
+        return Err(RerunError::Malformed("version"));
+    }
+    Ok(bundle)
+}
+
+/// The evidence of a decision.
+///
+/// # Errors
+/// [`RerunError`].
+pub fn evidence(data: &Path, digest: &[u8; 32]) -> Result<Evidence, RerunError> {
+    load(data, digest)?.evidence()
+}
+
+/// The case of a decision, to be judged by another profile than then.
+///
+/// # Errors
+/// [`RerunError`].
+pub(super) fn recall(
+    data: &Path,
+    digest: &[u8; 32],
+    profile: &AttestationProfile,
+    roots: &VendorRoots,
+) -> Result<Result<Case, Refused>, RerunError> {
+    load(data, digest)?.case(data, profile, roots)
 }
 
 impl Bundle {
@@ -141,6 +168,8 @@ impl Bundle {
                 rerun.result = hex::encode(sha256(&self.result(case, appraised)?));
                 rerun.agrees = rerun.result == rerun.recorded_result;
             }
+            // The record has no entry for what was confirmed.
+            (Ok(_), Outcome::Confirmed { .. }) => rerun.agrees = rerun.recorded != "issued",
             // Good evidence that was refused: by membership, or for what came before.
             (Ok(_), Outcome::Refused { .. }) => {
                 rerun.is_complete = false;
@@ -205,10 +234,11 @@ impl Bundle {
             .try_into()
             .map_err(|_| RerunError::Malformed("hello"))?;
         let evidence = self.evidence()?;
-        let required = { self.required.iter() }
-            .map(|word| word.parse())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| RerunError::Malformed("required"))?;
+        let required = kinds("required", &self.required)?;
+        let part_of = match &self.part_of {
+            None => None,
+            Some(words) => Some(kinds("part_of", words)?),
+        };
         let now = at("time_ms", self.time_ms)?;
         let tpm = match self.credential_opened {
             None => None,
@@ -235,6 +265,7 @@ impl Bundle {
             hello,
             evidence,
             required,
+            part_of,
             tpm,
             previous_tpm,
             connection: Connection {
@@ -298,6 +329,13 @@ impl Bundle {
             .map(|checked| checked.danger_recall(pcr_selection(profile)))
             .map_err(Refused::from))
     }
+}
+
+fn kinds(field: &'static str, words: &[String]) -> Result<Vec<EvidenceKind>, RerunError> {
+    let kinds = words.iter().map(|word| word.parse());
+    kinds
+        .collect::<Result<_, _>>()
+        .map_err(|_| RerunError::Malformed(field))
 }
 
 fn decode<M: Message + Default>(field: &'static str, text: &str) -> Result<M, RerunError> {

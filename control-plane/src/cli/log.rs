@@ -198,8 +198,41 @@ pub(super) fn record_line(record: &Record) -> String {
             text("policy_sequence"),
             text("documents")
         ),
+        "standing_changed" => standing_line(&value, &text),
+        "brake_changed" => format!(
+            "brake {} for {}: {} of {} instances silent",
+            text("state"),
+            text("scope"),
+            text("silent"),
+            text("of")
+        ),
+        "renewal_forced" => format!(
+            "renewal of {} forced until {}: {}",
+            text("scope"),
+            show_time(value.get("end").and_then(Value::as_u64).unwrap_or_default()),
+            text("reason")
+        ),
         "authority_created" => format!("{} made, key {}", text("role"), text("spki_sha256")),
         _ => record.json.clone(),
     };
     format!("{:>6}  {}  {what}\n", record.number, show_time(time))
+}
+
+/// What became of an instance, and below it what changed in its evidence.
+fn standing_line(value: &Value, text: &impl Fn(&str) -> String) -> String {
+    let mut line = format!(
+        "{} instance {} of {}: {}",
+        text("standing").to_uppercase(),
+        text("instance"),
+        text("workload"),
+        text("reason")
+    );
+    if !text("detail").is_empty() {
+        line.push_str(&format!(": {}", text("detail")));
+    }
+    let changes = value.get("difference").and_then(Value::as_array);
+    for change in changes.into_iter().flatten().filter_map(Value::as_str) {
+        line.push_str(&format!("\n        {change}"));
+    }
+    line
 }

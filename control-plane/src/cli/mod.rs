@@ -20,6 +20,7 @@ mod endorsements;
 mod explain_log;
 mod log;
 mod reason;
+mod renew;
 mod revoke;
 mod serve;
 mod status;
@@ -123,6 +124,8 @@ enum Command {
     Rollback(apply::Rollback),
     /// Proposes the rules that a port in `audit` lacks, from access logs, and tries whether they are enough.
     Suggest(suggest::Arguments),
+    /// Has instances renew their certificates ahead of time, at a pace.
+    Renew(renew::Arguments),
     /// Workloads and their instances.
     #[command(subcommand)]
     Workload(WorkloadCommand),
@@ -236,6 +239,7 @@ async fn run(command: Command) -> Outcome {
         Command::Apply(arguments) => arguments.run().await,
         Command::Rollback(arguments) => arguments.run().await,
         Command::Suggest(arguments) => arguments.run(),
+        Command::Renew(arguments) => renew::run(&arguments).await,
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
         Command::Workload(WorkloadCommand::Explain { workload, ask }) => {

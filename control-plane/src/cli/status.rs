@@ -1,7 +1,9 @@
 //! `vouchsafe status`.
 
 use serde_json::json;
-use vouchsafe_api::v1::{Endpoint, Revision, RevocationStatus, StatusRequest, StatusResponse};
+use vouchsafe_api::v1::{
+    Endpoint, Revision, RevocationStatus, SidecarStatus, StatusRequest, StatusResponse,
+};
 
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, show_time, table};
@@ -55,6 +57,11 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "spki_sha256": hex::encode(&authority.spki_sha256),
             "not_after_ms": authority.not_after_ms,
         })).collect::<Vec<_>>(),
+        "brakes": status.brakes.iter().map(|brake| json!({
+            "scope": brake.scope,
+            "silent": brake.silent,
+            "of": brake.of,
+        })).collect::<Vec<_>>(),
         "sidecars": status.sidecars.iter().map(|sidecar| json!({
             "workload": sidecar.workload,
             "instance": hex::encode(&sidecar.instance),
@@ -66,6 +73,8 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "applied": revision(sidecar.applied.as_ref()),
             "error": sidecar.error,
             "software_version": sidecar.software_version,
+            "standing": sidecar.standing,
+            "standing_reason": sidecar.standing_reason,
             "endpoints": sidecar.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
     })
@@ -126,6 +135,12 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             show_time(one.expires_ms)
         ));
     }
+    for brake in &status.brakes {
+        out.push_str(&format!(
+            "BRAKE         {} of {} instances of {} are silent: none of them lapses\n",
+            brake.silent, brake.of, brake.scope
+        ));
+    }
     let authorities = status.authorities.iter().map(|authority| {
         vec![
             authority.role.clone(),
@@ -156,6 +171,7 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             show_time(sidecar.evidence_time_ms),
             show_time(sidecar.not_after_ms),
             connected,
+            standing(sidecar),
             revision(sidecar.applied.as_ref()),
             listeners.join(" "),
         ]
@@ -168,12 +184,20 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             "EVIDENCE",
             "CERTIFICATE ENDS",
             "CONNECTED",
+            "STANDING",
             "APPLIED",
             "LISTENS",
         ],
         sidecars.collect(),
     ));
     out
+}
+
+fn standing(sidecar: &SidecarStatus) -> String {
+    match sidecar.standing_reason.as_str() {
+        "" => sidecar.standing.clone(),
+        reason => format!("{}: {reason}", sidecar.standing.to_uppercase()),
+    }
 }
 
 fn root_pin(status: &StatusResponse) -> String {

@@ -36,6 +36,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use vouchsafe_attestation::svid::sha256;
 use vouchsafe_config::control_plane::EndorsementSources;
 use vouchsafe_verifier::endorsement::need::{Need, Source};
 use vouchsafe_verifier::endorsement::needs::{MAX_NEEDS, of_endorsement};
@@ -274,6 +275,21 @@ impl Endorsements {
         let cache = lock(&self.0.cache);
         let valid = cache.held().filter(|held| now <= held.endorsement.until());
         valid.map(|held| Arc::clone(&held.endorsement)).collect()
+    }
+
+    /// Digest of each edition that is held and valid, by name.
+    pub(crate) fn editions(&self) -> HashMap<String, [u8; 32]> {
+        let valid = self.valid().into_iter();
+        valid
+            .map(|held| (held.need().name(), sha256(held.bytes())))
+            .collect()
+    }
+
+    /// The edition of a name that is held and valid.
+    pub(crate) fn newest(&self, name: &str) -> Option<Vec<u8>> {
+        let mut valid = self.valid().into_iter();
+        let held = valid.find(|held| held.need().name() == name)?;
+        Some(held.bytes().to_vec())
     }
 
     /// What is held and wanted, for operators.

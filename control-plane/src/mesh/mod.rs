@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use prost::Message;
 use vouchsafe_api::convert::attest::{AuthorityCertificate, Endpoint};
+use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{ResourceName, resource_leaf, revision_tbs, trust_bundle};
 use vouchsafe_api::convert::unix_ms;
@@ -40,6 +41,8 @@ pub struct Inputs {
     pub bundle: Vec<AuthorityCertificate>,
     /// Instances that must not be believed, each once.
     pub trust: Vec<InstanceTrust>,
+    /// Renewals ahead of time, each scope once.
+    pub renewals: Vec<(Option<WorkloadName>, PacedRenewal)>,
 }
 
 /// One state of the mesh. Immutable: a change makes a new one.
@@ -86,6 +89,10 @@ impl MeshState {
         for trust in &inputs.trust {
             let name = ResourceName::Trust(trust.instance).to_string();
             contents.insert(name, trust.encode().into());
+        }
+        for (scope, paced) in &inputs.renewals {
+            let name = ResourceName::Renewal(scope.clone()).to_string();
+            contents.insert(name, paced.encode().into());
         }
         let leaves = contents
             .iter()
@@ -148,6 +155,8 @@ impl MeshState {
         let distrusted = self.resources.range(TRUST_PREFIX.to_owned()..);
         let distrusted = distrusted.take_while(|(name, _)| name.starts_with(TRUST_PREFIX));
         names.extend(distrusted.map(|(name, _)| name.clone()));
+        let renewals = [None, Some(workload.clone())];
+        names.extend(renewals.map(|scope| ResourceName::Renewal(scope).to_string()));
         let mesh = set.documents().iter().filter(|one| one.kind == Kind::Mesh);
         for document in mesh.chain(set.slice_for(workload)) {
             names.push(document.resource_name());

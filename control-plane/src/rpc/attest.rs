@@ -10,31 +10,32 @@
 //!
 //! Source: DESIGN §5.2 to §5.5.
 
+mod confirm;
 mod issue;
 mod offer;
 pub(crate) mod received;
+mod refuse;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, Stream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
-use vouchsafe_api::convert::attest::{
-    AttestRequest, AttestResponse, Challenge, Evidence, Hello, Issued,
-};
-use vouchsafe_api::convert::record::{Event, Refused as RefusedRecord};
+use vouchsafe_api::convert::attest::{AttestRequest, AttestResponse, Challenge, Evidence, Hello};
 use vouchsafe_api::v1;
 use vouchsafe_api::v1::attestation_server::Attestation;
 use vouchsafe_attestation::binding::Nonce;
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::Withdrawn;
 use vouchsafe_config::profile::AttestationProfile;
 use vouchsafe_config::workload::Workload;
 use vouchsafe_verifier::evidence::tpm;
 
+use crate::admission::{Place, Rank};
 use crate::archive::bundle::{Outcome, PolicyTexts, whole_ms};
 use crate::ca::{CertifiedRequest, random};
 use crate::case::{self, Case};
@@ -42,8 +43,8 @@ use crate::mesh::MeshState;
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
 use crate::registration::Instance;
+use crate::standing::Duty;
 use crate::state::ControlPlane;
-use crate::telemetry::Chain;
 use crate::tls::Connection;
 
 /// The attestation service.
@@ -74,11 +75,12 @@ impl Attestation for AttestationApi {
         let attestation = Conversation {
             control_plane: Arc::clone(&self.control_plane),
             connection: Arc::clone(connection),
-            permit: None,
+            place: None,
             incoming: request.into_inner(),
             deadline: Instant::now() + STREAM_DEADLINE,
             asked: String::new(),
             shown: None,
+            known: None,
         };
         let phases = stream::unfold(Phase::Hello(Box::new(attestation)), |phase| async {
             let (answer, next) = phase.run().await?;
@@ -107,7 +109,7 @@ impl Phase {
             },
             Self::Evidence(mut conversation, challenged) => {
                 let answer = match conversation.evidence(*challenged).await {
-                    Ok(issued) => AttestResponse::Issued(Box::new(issued)),
+                    Ok(answer) => answer,
                     Err(refused) => conversation.refuse(refused).await,
                 };
                 Some((answer, Self::Over))
@@ -122,12 +124,14 @@ struct Conversation {
     control_plane: Arc<ControlPlane>,
     connection: Arc<Connection>,
     /// Taken when the hello is there, held as long as the stream lives: a stream that says nothing holds nothing.
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     incoming: Streaming<v1::AttestRequest>,
     deadline: Instant,
     /// For the record: what was asked for, and what was shown.
     asked: String,
     shown: Option<Shown>,
+    /// The instance that the connection proves to be, and what it is about to prove.
+    known: Option<(InstanceId, Duty)>,
 }
 
 /// Evidence that came, and what it is judged by.
@@ -161,11 +165,14 @@ impl Conversation {
             AttestRequest::Evidence(_) => return Err(out_of_order()),
         };
         self.asked = hello.workload.to_string();
-        self.permit = Some(self.take_place()?);
+        let known = self.known(&hello)?;
+        self.place = Some(self.take_place(&hello, known.as_ref()).await?);
         let state = Arc::clone(&self.control_plane.mesh.borrow().state);
         let (workload, profile) = find(&state, &hello.workload)?;
-        let required = self.choose(&profile, &hello)?;
-        let known = self.known(&hello)?;
+        let required = match (hello.proof, &known) {
+            (Some(proof), Some(known)) => self.part(proof, known, &hello)?,
+            (Some(_) | None, _) => self.choose(&profile, &hello)?,
+        };
         let (tpm, answers) = self.answers(&hello, &required, &state, &profile, known.as_ref())?;
         let nonce = Nonce(random().map_err(|error| unavailable(error.to_string()))?);
         let challenge = Challenge {
@@ -193,24 +200,34 @@ impl Conversation {
         Ok((challenge, challenged))
     }
 
-    /// A place among the attestations that run at once. Who presents a certificate has places apart, so that a flood
-    /// of strangers keeps nobody from renewing.
-    fn take_place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+    /// A place among the attestations that run at once, by urgency. Who presents a certificate has places apart, so that
+    /// a flood of strangers keeps nobody from renewing.
+    async fn take_place(&self, hello: &Hello, known: Option<&Instance>) -> Result<Place, Refused> {
         let control_plane = &self.control_plane;
-        let places = match self.connection.peer {
+        let now = control_plane.now();
+        let gate = match self.connection.peer {
             Some(_) => &control_plane.renewals,
             None => &control_plane.attestations,
         };
-        Arc::clone(places).try_acquire_owned().map_err(|_| {
-            Refused::retry(
+        let rank = match known {
+            Some(known) => Rank::of_instance(known.not_after, hello.proof.is_none(), now),
+            None => {
+                let others = control_plane.registry.has_instances(&hello.workload, now);
+                Rank::of_stranger(others, now)
+            }
+        };
+        gate.enter(rank).await.map_err(|retry_after| Refused {
+            retry_after,
+            ..Refused::retry(
                 "busy",
-                "try again: too many attestations at once",
+                "try again when told: too many attestations at once",
                 "the limit of attestations at once is reached",
             )
+            .ours()
         })
     }
 
-    async fn evidence(&mut self, mut challenged: Challenged) -> Result<Issued, Refused> {
+    async fn evidence(&mut self, mut challenged: Challenged) -> Result<AttestResponse, Refused> {
         let evidence = match self.next().await? {
             AttestRequest::Evidence(evidence) => *evidence,
             AttestRequest::Hello(_) => return Err(out_of_order()),
@@ -230,15 +247,24 @@ impl Conversation {
         let request = early?;
         let fitting = self.judge(&case, &challenged.profile).await;
         let fitting = fitting.map_err(|refused| refused.explained_by(lacking))?;
-        self.issue(challenged, &case, &request, fitting).await
+        match request {
+            Some(request) => {
+                let issued = self.issue(challenged, &case, &request, fitting).await?;
+                Ok(AttestResponse::Issued(Box::new(issued)))
+            }
+            None => {
+                let confirmed = self.confirm(challenged, &case, fitting).await?;
+                Ok(AttestResponse::Confirmed(confirmed))
+            }
+        }
     }
 
-    /// What can be refused without judging evidence.
+    /// What can be refused without judging evidence. The request is there unless only a part is proven.
     fn check_early(
         &self,
         challenged: &Challenged,
         evidence: &Evidence,
-    ) -> Result<CertifiedRequest, Refused> {
+    ) -> Result<Option<CertifiedRequest>, Refused> {
         if Instant::now() >= challenged.expires {
             return Err(Refused::retry(
                 "challenge_expired",
@@ -255,7 +281,18 @@ impl Conversation {
                     "challenged under {}, in force is {}",
                     challenged.state.revision, current.revision
                 ),
-            ));
+            )
+            .ours());
+        }
+        if challenged.hello.proof.is_some() {
+            return match evidence.csr.is_empty() {
+                true => Ok(None),
+                false => Err(Refused::new(
+                    "certificate_request",
+                    "renew where a certificate is wanted",
+                    "a certificate is requested with the proof of a part",
+                )),
+            };
         }
         let request = CertifiedRequest::verify(&evidence.csr).map_err(|error| {
             Refused::new(
@@ -275,7 +312,7 @@ impl Conversation {
                 ),
             ));
         }
-        Ok(request)
+        Ok(Some(request))
     }
 
     /// What the evidence is judged by, from our own view of the connection.
@@ -286,6 +323,7 @@ impl Conversation {
             hello: challenged.hello.clone(),
             evidence,
             required: challenged.required.clone(),
+            part_of: challenged.part_of(),
             tpm: challenged.tpm.take(),
             previous_tpm: { challenged.known.as_ref() }.and_then(|known| known.tpm.clone()),
             connection: case::Connection {
@@ -356,63 +394,6 @@ impl Conversation {
         kept.map_err(|error| unavailable(format!("the archive can't be written: {error}")))
     }
 
-    /// Records a refusal with all that is known, and answers with the word and the remedy only.
-    async fn refuse(&mut self, refused: Refused) -> AttestResponse {
-        let evidence_sha256 = self.keep_refused(&refused).await;
-        let control_plane = &self.control_plane;
-        let refusals = &control_plane.metrics.refused;
-        refusals.with_label_values(&[refused.reason]).inc();
-        let peer = self.connection.address.to_string();
-        tracing::info!(
-            workload = self.asked,
-            reason = refused.reason,
-            detail = refused.detail,
-            peer,
-            "attestation refused"
-        );
-        let state = Arc::clone(&control_plane.mesh.borrow().state);
-        if let Ok(workload) = self.asked.parse::<WorkloadName>()
-            && state.policy.set.workload(&workload).is_some()
-        {
-            let now = control_plane.now();
-            control_plane
-                .registry
-                .refused(workload, now, refused.reason);
-        }
-        let event = Event::Refused(Box::new(RefusedRecord {
-            workload: self.asked.clone(),
-            reason: refused.reason.to_owned(),
-            detail: refused.detail.clone(),
-            peer,
-            evidence_sha256,
-            policy_revision: state.revision,
-        }));
-        if let Err(error) = control_plane.record(event).await {
-            tracing::error!(error = %Chain(&error), "failed to record a refusal");
-        }
-        AttestResponse::Refusal(refused.to_wire())
-    }
-
-    /// A refusal stands whether its evidence could be kept or not.
-    async fn keep_refused(&mut self, refused: &Refused) -> [u8; 32] {
-        let Some(Shown { case, policy }) = self.shown.take() else {
-            return [0; 32];
-        };
-        let outcome = Outcome::refused(refused);
-        match self
-            .control_plane
-            .archive
-            .keep(&case, policy, outcome)
-            .await
-        {
-            Ok(digest) => digest,
-            Err(error) => {
-                tracing::error!(%error, "failed to keep refused evidence");
-                [0; 32]
-            }
-        }
-    }
-
     /// The peer's next message, within the stream's deadline and every bound.
     async fn next(&mut self) -> Result<AttestRequest, Refused> {
         let message = tokio::time::timeout_at(self.deadline, self.incoming.message())
@@ -471,6 +452,17 @@ fn out_of_order() -> Refused {
         "update the sidecar: a hello comes first, evidence second",
         "a message came out of order",
     )
+}
+
+/// A revoked instance proves nothing any more: its machine starts anew, as another one.
+fn not_revoked(instance: &Instance) -> Result<(), Refused> {
+    match &instance.withdrawn {
+        Some(withdrawal) if withdrawal.state == Withdrawn::Revoked => Err(enroll_again(format!(
+            "instance {} is revoked: {}",
+            instance.id, withdrawal.reason
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn enroll_again(detail: impl Into<String>) -> Refused {

@@ -6,12 +6,14 @@ mod losses;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use vouchsafe_api::convert::ConvertError;
 use vouchsafe_api::convert::attest::workload;
+use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_api::v1;
@@ -88,6 +90,13 @@ impl Operator for OperatorApi {
             record_head: head.hash.to_vec(),
             accepts_simulated: control_plane.fixed.accepts_simulated,
             revocations: revocations(&state.policy.set, now),
+            brakes: { control_plane.registry.held().into_iter() }
+                .map(|grip| v1::BrakeStatus {
+                    scope: grip.scope(),
+                    silent: grip.silent as u64,
+                    of: grip.of as u64,
+                })
+                .collect(),
         }))
     }
 
@@ -147,6 +156,29 @@ impl Operator for OperatorApi {
         Ok(Response::new(changed))
     }
 
+    async fn force_renewal(
+        &self,
+        request: Request<v1::ForceRenewalRequest>,
+    ) -> Result<Response<v1::ForceRenewalResponse>, Status> {
+        let request = request.into_inner();
+        let bad = |error: ConvertError| Status::invalid_argument(error.to_string());
+        let scope = match request.workload.as_str() {
+            "" => None,
+            name => Some(workload(name).map_err(bad)?),
+        };
+        let over = Duration::from_millis(request.over_ms);
+        if over > PacedRenewal::MAX_OVER || request.reason.trim().is_empty() {
+            let wanted = "a renewal takes at most a day, and a reason";
+            return Err(Status::invalid_argument(wanted));
+        }
+        let announced = self.control_plane.renew(scope, over, request.reason).await;
+        let (instances, end) = announced.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(v1::ForceRenewalResponse {
+            instances: instances as u64,
+            end_ms: unix_ms(end),
+        }))
+    }
+
     async fn tail_records(
         &self,
         request: Request<v1::TailRecordsRequest>,
@@ -203,6 +235,12 @@ impl OperatorApi {
                     error: session.error.unwrap_or_default(),
                     software_version: instance.software_version,
                     endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
+                    standing: { instance.withdrawn.as_ref() }
+                        .map_or("live", |one| one.state.as_str())
+                        .to_owned(),
+                    standing_reason: { instance.withdrawn }
+                        .map(|one| one.reason)
+                        .unwrap_or_default(),
                 }
             };
         live.into_iter().map(sidecar).collect()
@@ -220,6 +258,9 @@ fn concerning(
         let names_it = RecordEntry::decode(&record.leaf).is_ok_and(|entry| match entry.event {
             Event::Issued(issued) => issued.spiffe_id == id.as_str(),
             Event::Refused(refused) => refused.workload == name.to_string(),
+            Event::StandingChanged(change) => change.workload == name.to_string(),
+            Event::RenewalForced(forced) => forced.scope == name.to_string(),
+            Event::BrakeChanged(change) => change.scope == name.to_string(),
             Event::PolicyChanged { .. }
             | Event::AuthorityCreated { .. }
             | Event::Revoked(_)

@@ -11,7 +11,7 @@ use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind, Time};
 use vouchsafe_attestation::peer::{Peer, PeerRole, verify_peer};
 use vouchsafe_attestation::svid::sha256;
 
-use super::harness::{Factory, SetHello, now};
+use super::harness::{Factory, SetHello, eventually, now};
 use super::machines::{INSTANCE, Snp, SnpLies, Vendors};
 use crate::archive::rerun::{Rerun, RerunError, rerun};
 
@@ -519,4 +519,27 @@ fn other_bodies() -> impl Iterator<Item = EvidenceBody> {
         }),
     ]
     .into_iter()
+}
+
+#[tokio::test]
+async fn a_tcb_floor_that_rises_revokes_a_live_result_by_its_archived_evidence() {
+    let vendors = Vendors::new();
+    let factory = factory(&vendors).await;
+    let machine = vendors.snp(9);
+    let (issued, _) = factory.attest_set(&llm(), honest(&machine)).await.unwrap();
+    let floor = |least: &str| policy().replace(">=200", least);
+    factory.write_policy(&floor(">=210"));
+    factory.write_policy(&floor(">=211"));
+    eventually("the instance to be revoked", || async {
+        factory.records().iter().any(|record| {
+            let Event::StandingChanged(change) = &record.event else {
+                return false;
+            };
+            assert_eq!(change.reason, "reported_tcb_too_old");
+            assert_eq!(change.instance, issued.instance.0);
+            change.standing == "revoked"
+        })
+    })
+    .await;
+    factory.stop().await;
 }

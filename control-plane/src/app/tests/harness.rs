@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::{Status, Streaming};
+use vouchsafe_api::convert::attest::reattest::Proof;
 use vouchsafe_api::convert::attest::{
     AttestRequest, AttestResponse, Challenge, Endpoint, Evidence, EvidenceBody, EvidenceItem,
     Hello, Issued, JoinToken, Offer, Refusal, SimulatedEvidence,
@@ -351,7 +352,7 @@ impl Factory {
         let challenge = match first {
             AttestResponse::Challenge(challenge) => *challenge,
             AttestResponse::Refusal(refusal) => return Err(refusal.reason),
-            AttestResponse::Issued(_) => panic!("issued without evidence"),
+            other => panic!("no evidence was shown: {other:?}"),
         };
         let evidence = connection.evidence(sidecar, &stream, &challenge);
         stream.send(evidence).await;
@@ -374,7 +375,7 @@ impl Factory {
         let challenge = match first {
             AttestResponse::Challenge(challenge) => *challenge,
             AttestResponse::Refusal(refusal) => return Err(refusal.reason),
-            AttestResponse::Issued(_) => panic!("issued without evidence"),
+            other => panic!("no evidence was shown: {other:?}"),
         };
         let base = connection.base(hello, &stream, &challenge);
         let items = collect(&base, &challenge);
@@ -512,6 +513,7 @@ impl Sidecar {
                 ports: vec!["http".parse().unwrap()],
             }],
             software_version: "0.1.0".to_owned(),
+            proof: (self.purpose == Purpose::Reattest).then_some(Proof::TpmLog),
         }))
     }
 }
@@ -593,6 +595,7 @@ impl Client {
             join_token: None,
             endpoints: vec![],
             software_version: "0.1.0".to_owned(),
+            proof: None,
         }));
         let (requests, receiver) = mpsc::channel(4);
         requests.send(first.into()).await.unwrap();

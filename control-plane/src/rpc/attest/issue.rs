@@ -11,7 +11,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_config::node::NodeHardware;
 use vouchsafe_config::revocation::Bearer;
 
-use super::{Challenged, Conversation, enroll_again};
+use super::{Challenged, Conversation, enroll_again, not_revoked};
 use crate::archive::bundle::Outcome;
 use crate::ca::{CertifiedRequest, random};
 use crate::case::Case;
@@ -19,9 +19,10 @@ use crate::ear::CoLocation;
 use crate::issuance::{
     Decision, Membership, Plan, hardware_name, membership, plan, refuse_revoked,
 };
+use crate::reappraisal::{editions, terms};
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
-use crate::registration::Instance;
+use crate::registration::{Instance, Owed};
 use crate::telemetry::Chain;
 
 impl Conversation {
@@ -99,6 +100,10 @@ impl Conversation {
             .ca
             .sign_svid(&plan.template, now)
             .map_err(failed)?;
+        self.refuse_withdrawn(&challenged)?;
+        let outcome = Outcome::issued(&plan, co_location);
+        let evidence_sha256 = self.keep(case, &challenged, outcome).await?;
+        let identities = identities(&hardware, machine.clone());
         let registered = Instance {
             id: instance,
             workload: case.hello.workload.clone(),
@@ -114,10 +119,25 @@ impl Conversation {
             endpoints: case.hello.endpoints.clone(),
             software_version: case.hello.software_version.clone(),
             ear: String::from_utf8_lossy(&plan.ear).into_owned(),
+            identities: identities.clone(),
+            owed: { plan.duties.iter() }
+                .map(|(duty, interval)| {
+                    (
+                        *duty,
+                        Owed {
+                            interval: *interval,
+                            good: now,
+                        },
+                    )
+                })
+                .collect(),
+            withdrawn: None,
+            certificate_evidence: evidence_sha256,
+            good_evidence: evidence_sha256,
+            judged_by: terms(&challenged.state, &case.hello.workload).unwrap_or_default(),
+            rests_on: editions(case),
         };
-        self.register(registered, &challenged, &member).await?;
-        let outcome = Outcome::issued(&plan, co_location);
-        let evidence_sha256 = self.keep(case, &challenged, outcome).await?;
+        let restored = self.register(registered, &challenged, &member).await?;
         let record = Event::Issued(Box::new(Issuance {
             purpose: case.hello.purpose.as_str().to_owned(),
             spiffe_id: plan.template.id.as_str().to_owned(),
@@ -129,7 +149,7 @@ impl Conversation {
             not_after: plan.template.not_after,
             class: plan.result.class.as_str().to_owned(),
             kinds,
-            hardware: identities(&hardware, machine),
+            hardware: identities,
             member: member.describe(),
             policy_revision: case.revision,
             evidence_sha256,
@@ -139,13 +159,23 @@ impl Conversation {
             return Err(unavailable(Chain(&error).to_string()));
         }
         self.say_issued(&plan);
+        if restored {
+            control_plane.restored(&instance, evidence_sha256).await;
+        }
+        if challenged.known.is_none() {
+            for superseded in control_plane.registry.supersede(&instance, now) {
+                control_plane.superseded(&superseded).await;
+            }
+        }
+        let slots = control_plane.assign(&plan.duties, now, plan.jitter);
         Ok(Issued {
             certificate_chain: signed.chain,
             attestation_result: plan.ear,
             trust_bundle: control_plane.ca.bundle(),
-            renew_at: plan.renew_at,
+            renew_at: slots.renewal,
             server_time: control_plane.now(),
             instance,
+            reattest: slots.parts,
         })
     }
 
@@ -220,21 +250,33 @@ impl Conversation {
         }
     }
 
+    /// Says whether this restored an instance that had lapsed.
     async fn register(
         &self,
         instance: Instance,
         challenged: &Challenged,
         member: &Membership,
-    ) -> Result<(), Refused> {
+    ) -> Result<bool, Refused> {
         let spend = match member {
             Membership::Spend(token) => Some(*token),
             Membership::Node(_) | Membership::Pinned(_) => None,
         };
         if challenged.known.is_some() && spend.is_none() {
-            self.control_plane.registry.renew(instance);
-            return Ok(());
+            return Ok(self.control_plane.registry.renew(instance));
         }
-        self.control_plane.registry.enroll(instance, spend).await
+        self.control_plane.registry.enroll(instance, spend).await?;
+        Ok(false)
+    }
+
+    /// No certificate for an instance that was revoked while it renewed.
+    fn refuse_withdrawn(&self, challenged: &Challenged) -> Result<(), Refused> {
+        let Some(known) = &challenged.known else {
+            return Ok(());
+        };
+        match self.control_plane.registry.instance(&known.id) {
+            Some(instance) => not_revoked(&instance),
+            None => Ok(()),
+        }
     }
 
     fn say_issued(&self, plan: &Plan) {
@@ -264,9 +306,10 @@ fn kinds(fitting: &Fitting) -> Vec<String> {
     kinds
 }
 
-/// The machine, and the GPUs that its word does not name.
-fn identities(hardware: &NodeHardware, machine: String) -> Vec<String> {
+/// The machine, and the GPUs that its word does not name, in an order of their own.
+pub(super) fn identities(hardware: &NodeHardware, machine: String) -> Vec<String> {
     let gpus = hardware.gpu_ueids.iter();
-    let gpus = gpus.map(|ueid| format!("gpu_ueid:{ueid}"));
+    let mut gpus: Vec<String> = gpus.map(|ueid| format!("gpu_ueid:{ueid}")).collect();
+    gpus.sort_unstable();
     std::iter::once(machine).chain(gpus).collect()
 }

@@ -12,13 +12,14 @@ use vouchsafe_config::revocation::Bearer;
 use vouchsafe_verifier::evidence::tpm;
 
 use super::received::wire_selection;
-use super::{Conversation, enroll_again};
+use super::{Conversation, enroll_again, not_revoked};
 use crate::case::tpm_offer;
 use crate::issuance::refuse_revoked;
 use crate::mesh::MeshState;
 use crate::reference::{self, ima_rules, pcr_selection};
 use crate::refusal::Refused;
 use crate::registration::Instance;
+use crate::standing::Duty;
 
 impl Conversation {
     /// The kinds of the first alternative of the profile for which everything is offered.
@@ -63,18 +64,11 @@ impl Conversation {
         ))
     }
 
-    /// The instance that a renewal is of: who the connection says it is, and nothing that the hello claims.
-    pub(super) fn known(&self, hello: &Hello) -> Result<Option<Instance>, Refused> {
+    /// The instance that goes on: who the connection says it is, and nothing that the hello claims.
+    pub(super) fn known(&mut self, hello: &Hello) -> Result<Option<Instance>, Refused> {
         match hello.purpose {
             Purpose::Enroll => return Ok(None),
-            Purpose::Reattest => {
-                return Err(Refused::new(
-                    "purpose_not_supported",
-                    "renew instead: this control plane issues a certificate for every attestation",
-                    "purpose `reattest`",
-                ));
-            }
-            Purpose::Renew => {}
+            Purpose::Renew | Purpose::Reattest => {}
         }
         let peer = self.connection.peer.as_ref();
         let result = peer.and_then(|peer| peer.result());
@@ -90,9 +84,21 @@ impl Conversation {
         if peer.id().workload().as_ref() != Some(&hello.workload) {
             return Err(enroll_again(format!("the connection is of {}", peer.id())));
         }
+        if hello.proof.is_some() && *peer.spki_sha256() != hello.spki_sha256 {
+            return Err(Refused::new(
+                "certificate_request_key",
+                "prove parts for the key that the certificate bears",
+                "the hello names another key than the connection's certificate",
+            ));
+        }
         let instance = self.control_plane.registry.instance(&result.instance);
         match instance {
-            Some(instance) if instance.workload == hello.workload => Ok(Some(instance)),
+            Some(instance) if instance.workload == hello.workload => {
+                not_revoked(&instance)?;
+                let duty = hello.proof.map_or(Duty::Root, Duty::Part);
+                self.known = Some((instance.id, duty));
+                Ok(Some(instance))
+            }
             Some(_) | None => Err(enroll_again(format!(
                 "instance {} is not registered",
                 result.instance
@@ -124,7 +130,7 @@ impl Conversation {
         }
         let offer = tpm_offer(hello).filter(|_| required.contains(&EvidenceKind::Tpm));
         let Some(offer) = offer else {
-            if known.is_some_and(|known| known.tpm.is_some()) {
+            if hello.proof.is_none() && known.is_some_and(|known| known.tpm.is_some()) {
                 return Err(enroll_again("the instance enrolled with a TPM"));
             }
             return Ok((None, answers));

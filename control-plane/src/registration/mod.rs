@@ -4,24 +4,27 @@
 //! an instance (an enrolment, a spent token) is in the store before the certificate is; what a renewal changes follows
 //! within two seconds in one transaction for all of them.
 
+mod stored;
+pub(crate) mod trust;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use vouchsafe_api::convert::attest::{Endpoint, endpoints};
-use vouchsafe_api::convert::unix_ms;
-use vouchsafe_api::v1;
+use vouchsafe_api::convert::attest::Endpoint;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
-use vouchsafe_verifier::evidence::tpm::ima::Checkpoint;
-use vouchsafe_verifier::evidence::tpm::{JudgedList, TpmState};
+use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
+use vouchsafe_verifier::evidence::tpm::TpmState;
 
+use self::stored::StoredInstance;
+pub(crate) use self::stored::StoredTpm;
 use crate::issuance::token_spent;
+use crate::reappraisal::Editions;
 use crate::refusal::{Refused, unavailable};
+use crate::standing::{Duties, Duty, Vigil};
 use crate::store::redb::RedbStore;
 use crate::store::{Expect, Store, StoreError, Write};
 
@@ -56,6 +59,41 @@ pub struct Instance {
     pub software_version: String,
     /// The full attestation result.
     pub ear: String,
+    /// Identities of all its devices, sorted.
+    pub identities: Vec<String>,
+    /// What it owes, and when each was last good.
+    pub owed: BTreeMap<Duty, Owed>,
+    /// Why nobody may talk to it now; `None` while it is live.
+    pub withdrawn: Option<Withdrawal>,
+    /// SHA-256 of the evidence that its certificate rests on, as it is archived; zeros where none is.
+    pub certificate_evidence: [u8; 32],
+    /// The same of the newest evidence that was good, of whichever duty.
+    pub good_evidence: [u8; 32],
+    /// Digest of the terms that it was judged by last ([`crate::reappraisal::terms`]).
+    pub judged_by: [u8; 32],
+    /// Editions of vendors' statements that it was judged with last.
+    pub rests_on: Editions,
+}
+
+/// A proof that an instance owes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owed {
+    /// How often.
+    pub interval: Duration,
+    /// When it was last good.
+    pub good: SystemTime,
+}
+
+impl Instance {
+    /// Its duties, as a [`Vigil`] takes them.
+    fn duties(&self) -> Duties {
+        let owed = self.owed.iter();
+        owed.map(|(duty, owed)| (*duty, owed.interval)).collect()
+    }
+
+    fn is_trusted(&self, now: SystemTime) -> bool {
+        self.not_after > now && self.withdrawn.is_none()
+    }
 }
 
 /// What a mesh-state stream says about an instance; not stored.
@@ -76,6 +114,8 @@ pub struct Registry {
     inner: Mutex<Inner>,
     admission: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
+    /// Silence is measured from here on.
+    opened: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +125,22 @@ struct Inner {
     pins: HashMap<[u8; 32], String>,
     refusals: HashMap<WorkloadName, (SystemTime, &'static str)>,
     dirty: BTreeSet<InstanceId>,
+    vigil: Vigil,
+}
+
+impl Inner {
+    /// Takes an instance in, with what its proof of everything means. Says whether that restored it.
+    fn take(&mut self, mut instance: Instance, elapsed: Duration) -> bool {
+        let duties = instance.duties();
+        let before = self.instances.get(&instance.id);
+        // Nothing that comes meanwhile un-revokes.
+        instance.withdrawn = { before.and_then(|before| before.withdrawn.clone()) }
+            .filter(|withdrawal| withdrawal.state == Withdrawn::Revoked);
+        let workload = &instance.workload;
+        let restored = (self.vigil).proven(instance.id, workload, &duties, elapsed);
+        self.instances.insert(instance.id, instance);
+        restored
+    }
 }
 
 impl Registry {
@@ -99,7 +155,7 @@ impl Registry {
             let stored: StoredInstance =
                 serde_json::from_slice(&entry.value).map_err(|_| damaged(&key))?;
             let instance = stored.into_instance().ok_or_else(|| damaged(&key))?;
-            inner.instances.insert(instance.id, instance);
+            inner.recall(instance);
         }
         for (key, entry) in store.list(JOIN_TOKENS).await?.0 {
             let digest = key.strip_prefix(JOIN_TOKENS).unwrap_or_default();
@@ -113,6 +169,7 @@ impl Registry {
             inner: Mutex::new(inner),
             admission: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
+            opened: Instant::now(),
         })
     }
 
@@ -146,7 +203,7 @@ impl Registry {
     pub fn endpoints(&self, now: SystemTime) -> BTreeMap<WorkloadName, Vec<Endpoint>> {
         let inner = self.lock();
         let mut found: BTreeMap<WorkloadName, Vec<Endpoint>> = BTreeMap::new();
-        for instance in inner.instances.values().filter(|one| one.not_after > now) {
+        for instance in inner.instances.values().filter(|one| one.is_trusted(now)) {
             let held = found.entry(instance.workload.clone()).or_default();
             held.extend(instance.endpoints.iter().cloned());
         }
@@ -187,6 +244,13 @@ impl Registry {
         machines.len()
     }
 
+    /// Whether a workload has an instance that peers may talk to.
+    pub fn has_instances(&self, workload: &WorkloadName, now: SystemTime) -> bool {
+        let inner = self.lock();
+        let mut instances = inner.instances.values();
+        instances.any(|one| one.workload == *workload && one.is_trusted(now))
+    }
+
     /// Registers a new instance, spending a token where one admits it; in the store when it returns.
     ///
     /// # Errors
@@ -214,20 +278,22 @@ impl Registry {
             if let Some(token) = spend {
                 inner.pins.insert(token, instance.hardware.clone());
             }
-            inner.instances.insert(instance.id, instance);
+            inner.take(instance, self.elapsed());
         }
         self.notify();
         Ok(())
     }
 
-    /// Replaces an instance after a renewal; the store follows with [`Self::flush`].
-    pub fn renew(&self, instance: Instance) {
-        {
+    /// Replaces an instance after a renewal; the store follows with [`Self::flush`]. Says whether this restored one that
+    /// had lapsed.
+    pub fn renew(&self, instance: Instance) -> bool {
+        let restored = {
             let mut inner = self.lock();
             inner.dirty.insert(instance.id);
-            inner.instances.insert(instance.id, instance);
-        }
+            inner.take(instance, self.elapsed())
+        };
         self.notify();
+        restored
     }
 
     /// A mesh-state stream of an instance opened.
@@ -299,6 +365,7 @@ impl Registry {
                     }
                     inner.instances.remove(&id);
                     inner.sessions.remove(&id);
+                    inner.vigil.forget(&id);
                 }
                 Ok(())
             }
@@ -312,6 +379,10 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is a single insertion or removal, so a panic elsewhere leaves nothing half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     fn notify(&self) {
@@ -329,279 +400,10 @@ fn write_instance(instance: &Instance) -> Write {
     }
 }
 
-/// The stored form: texts and numbers only, so that it outlives changes of types.
-#[derive(Debug, Deserialize, Serialize)]
-struct StoredInstance {
-    id: String,
-    workload: String,
-    hardware: String,
-    tpm: Option<StoredTpm>,
-    #[serde(default)]
-    vtpm_key: String,
-    class: String,
-    kinds: Vec<String>,
-    image: String,
-    member: String,
-    evidence_time_ms: u64,
-    not_after_ms: u64,
-    endpoints: Vec<(String, Vec<String>)>,
-    software_version: String,
-    ear: String,
-}
-
-/// What is kept of a TPM, as it is stored.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct StoredTpm {
-    ek_sha256: String,
-    ak_name: String,
-    clock: u64,
-    reset_count: u32,
-    restart_count: u32,
-    safe: bool,
-    #[serde(default)]
-    ima: Option<StoredList>,
-}
-
-/// How far a measurement list was judged.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct StoredList {
-    bank: String,
-    count: u64,
-    aggregate: String,
-    policy_sha256: String,
-}
-
-impl From<&JudgedList> for StoredList {
-    fn from(judged: &JudgedList) -> Self {
-        Self {
-            bank: judged.checkpoint.bank.as_str().to_owned(),
-            count: judged.checkpoint.count,
-            aggregate: hex::encode(&judged.checkpoint.aggregate),
-            policy_sha256: hex::encode(judged.policy_sha256),
-        }
-    }
-}
-
-impl StoredList {
-    fn into_judged(self) -> Option<JudgedList> {
-        let mut policy_sha256 = [0; 32];
-        hex::decode_to_slice(&self.policy_sha256, &mut policy_sha256).ok()?;
-        Some(JudgedList {
-            checkpoint: Checkpoint {
-                bank: self.bank.parse().ok()?,
-                count: self.count,
-                aggregate: hex::decode(&self.aggregate).ok()?,
-            },
-            policy_sha256,
-        })
-    }
-}
-
-impl From<&Instance> for StoredInstance {
-    fn from(instance: &Instance) -> Self {
-        let endpoints = instance.endpoints.iter().map(|endpoint| {
-            let ports = endpoint.ports.iter().map(ToString::to_string).collect();
-            (endpoint.listener.clone(), ports)
-        });
-        Self {
-            id: instance.id.to_string(),
-            workload: instance.workload.to_string(),
-            hardware: instance.hardware.clone(),
-            tpm: instance.tpm.as_ref().map(StoredTpm::from),
-            vtpm_key: hex::encode(&instance.vtpm_key),
-            class: instance.class.clone(),
-            kinds: instance.kinds.clone(),
-            image: instance.image.clone(),
-            member: instance.member.clone(),
-            evidence_time_ms: unix_ms(instance.evidence_time),
-            not_after_ms: unix_ms(instance.not_after),
-            endpoints: endpoints.collect(),
-            software_version: instance.software_version.clone(),
-            ear: instance.ear.clone(),
-        }
-    }
-}
-
-impl StoredInstance {
-    fn into_instance(self) -> Option<Instance> {
-        let mut id = [0; 16];
-        hex::decode_to_slice(&self.id, &mut id).ok()?;
-        let time = |ms| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-        let wire = self.endpoints.into_iter();
-        let wire = wire.map(|(listener, ports)| v1::Endpoint { listener, ports });
-        Some(Instance {
-            id: InstanceId(id),
-            workload: self.workload.parse().ok()?,
-            hardware: self.hardware,
-            tpm: match self.tpm {
-                Some(tpm) => Some(tpm.into_state()?),
-                None => None,
-            },
-            vtpm_key: hex::decode(&self.vtpm_key).ok()?,
-            class: self.class,
-            kinds: self.kinds,
-            image: self.image,
-            member: self.member,
-            evidence_time: time(self.evidence_time_ms)?,
-            not_after: time(self.not_after_ms)?,
-            endpoints: endpoints(wire.collect()).ok()?,
-            software_version: self.software_version,
-            ear: self.ear,
-        })
-    }
-}
-
-impl From<&TpmState> for StoredTpm {
-    fn from(tpm: &TpmState) -> Self {
-        Self {
-            ek_sha256: hex::encode(tpm.ek_sha256),
-            ak_name: hex::encode(&tpm.ak_name),
-            clock: tpm.clock.clock,
-            reset_count: tpm.clock.reset_count,
-            restart_count: tpm.clock.restart_count,
-            safe: tpm.clock.safe,
-            ima: tpm.ima.as_ref().map(StoredList::from),
-        }
-    }
-}
-
-impl StoredTpm {
-    pub(crate) fn into_state(self) -> Option<TpmState> {
-        let mut ek_sha256 = [0; 32];
-        hex::decode_to_slice(&self.ek_sha256, &mut ek_sha256).ok()?;
-        Some(TpmState {
-            ek_sha256,
-            ak_name: hex::decode(&self.ak_name).ok()?,
-            clock: ClockInfo {
-                clock: self.clock,
-                reset_count: self.reset_count,
-                restart_count: self.restart_count,
-                safe: self.safe,
-            },
-            ima: match self.ima {
-                Some(list) => Some(list.into_judged()?),
-                None => None,
-            },
-        })
-    }
-}
-
 const INSTANCES: &str = "instances/";
 const JOIN_TOKENS: &str = "join-tokens/";
 /// An instance that ended is kept for a while, so that `status` can say what became of it.
 const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
-
-    use super::*;
-
-    fn now() -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
-    }
-
-    fn instance(number: u8) -> Instance {
-        Instance {
-            id: InstanceId([number; 16]),
-            workload: "inference/llm".parse().unwrap(),
-            hardware: format!("tpm_ek_sha256:{number}"),
-            tpm: Some(TpmState {
-                ek_sha256: [number; 32],
-                ak_name: vec![0, 11, number],
-                clock: ClockInfo {
-                    clock: 1,
-                    reset_count: 2,
-                    restart_count: 3,
-                    safe: true,
-                },
-                ima: Some(JudgedList {
-                    checkpoint: Checkpoint {
-                        bank: HashAlgorithm::Sha256,
-                        count: 826,
-                        aggregate: vec![4; 32],
-                    },
-                    policy_sha256: [5; 32],
-                }),
-            }),
-            vtpm_key: vec![number],
-            class: "software".into(),
-            kinds: vec!["tpm".into()],
-            image: "node".into(),
-            member: "node inference/gpu-07".into(),
-            evidence_time: now(),
-            not_after: now() + Duration::from_secs(60),
-            endpoints: vec![Endpoint {
-                listener: format!("127.0.0.1:{}", 9000 + u16::from(number)),
-                ports: vec!["openai".parse().unwrap()],
-            }],
-            software_version: "0.1.0".into(),
-            ear: "{}".into(),
-        }
-    }
-
-    async fn registry(folder: &std::path::Path) -> Registry {
-        let store = RedbStore::open(&folder.join("store.redb")).unwrap();
-        Registry::open(store).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_token_wanted_by_many_machines_at_once_admits_exactly_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = Arc::new(registry(folder.path()).await);
-        let claims: Vec<_> = (0..16)
-            .map(|number| {
-                let registry = Arc::clone(&registry);
-                tokio::spawn(async move { registry.enroll(instance(number), Some([1; 32])).await })
-            })
-            .collect();
-        let mut admitted = 0;
-        for claim in claims {
-            match claim.await.unwrap() {
-                Ok(()) => admitted += 1,
-                Err(refused) => assert_eq!(refused.reason, "join_token_spent"),
-            }
-        }
-        assert_eq!(admitted, 1);
-        assert_eq!(registry.instances(now()).len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_restart_knows_instances_renewals_and_spent_tokens() {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = registry(folder.path()).await;
-        registry.enroll(instance(1), Some([1; 32])).await.unwrap();
-        let mut renewed = instance(1);
-        renewed.not_after += Duration::from_secs(600);
-        registry.renew(renewed.clone());
-        registry.flush(now()).await.unwrap();
-        drop(registry);
-        let store = loop {
-            // The store's thread lets go of the file after the drop, not within it.
-            match RedbStore::open(&folder.path().join("store.redb")) {
-                Ok(store) => break store,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let registry = Registry::open(store).await.unwrap();
-        assert_eq!(registry.instance(&renewed.id), Some(renewed));
-        assert_eq!(
-            registry.pinned(&[1; 32]).as_deref(),
-            Some("tpm_ek_sha256:1")
-        );
-    }
-
-    #[tokio::test]
-    async fn an_instance_that_ended_has_no_endpoint_and_is_forgotten_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = registry(folder.path()).await;
-        registry.enroll(instance(1), None).await.unwrap();
-        assert_eq!(registry.endpoints(now()).len(), 1);
-        let later = now() + Duration::from_secs(60);
-        assert_eq!(registry.endpoints(later).len(), 0);
-        registry.flush(later + KEPT_AFTER_END).await.unwrap();
-        assert_eq!(registry.instance(&InstanceId([1; 16])), None);
-    }
-}
+mod tests;

@@ -1,0 +1,213 @@
+use std::sync::Arc;
+
+use vouchsafe_api::convert::attest::reattest::Proof;
+use vouchsafe_verifier::evidence::tpm::JudgedList;
+use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
+use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
+use vouchsafe_verifier::evidence::tpm::ima::Checkpoint;
+
+use super::trust::Confirming;
+use super::*;
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn instance(number: u8) -> Instance {
+    Instance {
+        id: InstanceId([number; 16]),
+        workload: "inference/llm".parse().unwrap(),
+        hardware: format!("tpm_ek_sha256:{number}"),
+        tpm: Some(TpmState {
+            ek_sha256: [number; 32],
+            ak_name: vec![0, 11, number],
+            clock: ClockInfo {
+                clock: 1,
+                reset_count: 2,
+                restart_count: 3,
+                safe: true,
+            },
+            ima: Some(JudgedList {
+                checkpoint: Checkpoint {
+                    bank: HashAlgorithm::Sha256,
+                    count: 826,
+                    aggregate: vec![4; 32],
+                },
+                policy_sha256: [5; 32],
+            }),
+        }),
+        vtpm_key: vec![number],
+        class: "software".into(),
+        kinds: vec!["tpm".into()],
+        image: "node".into(),
+        member: "node inference/gpu-07".into(),
+        evidence_time: now(),
+        not_after: now() + Duration::from_secs(60),
+        endpoints: vec![Endpoint {
+            listener: format!("127.0.0.1:{}", 9000 + u16::from(number)),
+            ports: vec!["openai".parse().unwrap()],
+        }],
+        software_version: "0.1.0".into(),
+        ear: "{}".into(),
+        identities: vec![format!("tpm_ek_sha256:{number}")],
+        owed: BTreeMap::from([
+            (Duty::Root, owed(600)),
+            (Duty::Part(Proof::TpmLog), owed(60)),
+        ]),
+        withdrawn: None,
+        certificate_evidence: [6; 32],
+        good_evidence: [7; 32],
+        judged_by: [8; 32],
+        rests_on: vec![("amd/vcek".into(), [9; 32])],
+    }
+}
+
+fn owed(seconds: u64) -> Owed {
+    Owed {
+        interval: Duration::from_secs(seconds),
+        good: now(),
+    }
+}
+
+/// Opens the store again: its thread lets go of the file after the drop, not within it.
+async fn reopen(folder: &std::path::Path) -> Registry {
+    let store = loop {
+        match RedbStore::open(&folder.join("store.redb")) {
+            Ok(store) => break store,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    Registry::open(store).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_instance_stays_so_through_renewals_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    let id = InstanceId([1; 16]);
+    assert!(registry.revoke(&id, "ima_file", now()).await.is_some());
+    assert!(registry.revoke(&id, "ima_file", now()).await.is_none());
+    // A renewal that was under way when the evidence turned bad.
+    registry.renew(instance(1));
+    assert_eq!(registry.withdrawals(now()).len(), 1);
+    assert_eq!(registry.endpoints(now()).len(), 0);
+    // Nothing was flushed: it is in the store at once.
+    drop(registry);
+    let registry = reopen(folder.path()).await;
+    let found = registry.withdrawals(now());
+    assert_eq!(found[0].state, Withdrawn::Revoked);
+    assert_eq!(found[0].reason, "ima_file");
+    let evidence = registry.confirm(&id, &Confirming::of(Proof::TpmLog, now()));
+    assert_eq!(evidence, None);
+    assert_eq!(registry.withdrawals(now()).len(), 1);
+    // Its certificate has ended: there is nobody left to cut.
+    let end = now() + Duration::from_secs(60);
+    assert_eq!(registry.withdrawals(end).len(), 0);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_was_started_again_takes_the_place_of_the_old_one_unless_that_still_listens()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    let again = |number| Instance {
+        id: InstanceId([number; 16]),
+        ..instance(1)
+    };
+    for one in [instance(1), again(2), instance(3)] {
+        registry.enroll(one, None).await.unwrap();
+    }
+    registry.stream_opened(InstanceId([2; 16]));
+    registry.enroll(again(4), None).await.unwrap();
+    let superseded = registry.supersede(&InstanceId([4; 16]), now());
+    let ids: Vec<_> = superseded.iter().map(|one| one.id).collect();
+    assert_eq!(ids, [InstanceId([1; 16])]);
+    assert_eq!(registry.withdrawals(now())[0].reason, "superseded");
+    assert_eq!(registry.supersede(&InstanceId([4; 16]), now()).len(), 0);
+    // It lives after all.
+    assert!(registry.renew(instance(1)));
+    assert_eq!(registry.withdrawals(now()), []);
+}
+
+#[tokio::test]
+async fn a_counter_that_went_back_is_not_written_over_a_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    let id = InstanceId([1; 16]);
+    let confirm = |clock| {
+        let mut tpm = instance(1).tpm.unwrap();
+        tpm.clock.clock = clock;
+        let confirming = Confirming {
+            tpm: Some(tpm),
+            evidence: [8; 32],
+            ..Confirming::of(Proof::TpmLog, now() + Duration::from_secs(clock))
+        };
+        registry.confirm(&id, &confirming).unwrap();
+        registry.instance(&id).unwrap()
+    };
+    assert_eq!(confirm(9).tpm.unwrap().clock.clock, 9);
+    let held = confirm(5);
+    assert_eq!(held.tpm.unwrap().clock.clock, 9);
+    let log = held.owed.get(&Duty::Part(Proof::TpmLog)).unwrap();
+    assert_eq!(log.good, now() + Duration::from_secs(9));
+    assert_eq!(held.good_evidence, [8; 32]);
+    assert_eq!(held.certificate_evidence, [6; 32]);
+}
+
+async fn registry(folder: &std::path::Path) -> Registry {
+    let store = RedbStore::open(&folder.join("store.redb")).unwrap();
+    Registry::open(store).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_wanted_by_many_machines_at_once_admits_exactly_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Arc::new(registry(folder.path()).await);
+    let claims: Vec<_> = (0..16)
+        .map(|number| {
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move { registry.enroll(instance(number), Some([1; 32])).await })
+        })
+        .collect();
+    let mut admitted = 0;
+    for claim in claims {
+        match claim.await.unwrap() {
+            Ok(()) => admitted += 1,
+            Err(refused) => assert_eq!(refused.reason, "join_token_spent"),
+        }
+    }
+    assert_eq!(admitted, 1);
+    assert_eq!(registry.instances(now()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_knows_instances_renewals_and_spent_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), Some([1; 32])).await.unwrap();
+    let mut renewed = instance(1);
+    renewed.not_after += Duration::from_secs(600);
+    registry.renew(renewed.clone());
+    registry.flush(now()).await.unwrap();
+    drop(registry);
+    let registry = reopen(folder.path()).await;
+    assert_eq!(registry.instance(&renewed.id), Some(renewed));
+    assert_eq!(
+        registry.pinned(&[1; 32]).as_deref(),
+        Some("tpm_ek_sha256:1")
+    );
+}
+
+#[tokio::test]
+async fn an_instance_that_ended_has_no_endpoint_and_is_forgotten_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    assert_eq!(registry.endpoints(now()).len(), 1);
+    let later = now() + Duration::from_secs(60);
+    assert_eq!(registry.endpoints(later).len(), 0);
+    registry.flush(later + KEPT_AFTER_END).await.unwrap();
+    assert_eq!(registry.instance(&InstanceId([1; 16])), None);
+}

@@ -1,0 +1,106 @@
+//! The end of an attestation that failed: whom it concerns besides the one who asked, the record, and the word for the peer.
+
+use std::sync::Arc;
+
+use vouchsafe_api::convert::attest::{AttestResponse, Evidence};
+use vouchsafe_api::convert::record::{Event, Refused as RefusedRecord};
+use vouchsafe_attestation::name::WorkloadName;
+
+use super::{Conversation, Shown};
+use crate::archive::bundle::Outcome;
+use crate::difference::difference;
+use crate::refusal::{Blame, Refused};
+use crate::registration::Instance;
+use crate::standing::acts::Cause;
+use crate::telemetry::Chain;
+
+impl Conversation {
+    /// Records a refusal with all that is known, and answers with the word and the remedy only.
+    pub(super) async fn refuse(&mut self, refused: Refused) -> AttestResponse {
+        // First of all, its peers cut an instance whose evidence turned bad.
+        let revoked = self.blame(&refused).await;
+        let shown = { self.shown.as_ref() }.map(|shown| Arc::clone(&shown.case));
+        let evidence_sha256 = self.keep_refused(&refused).await;
+        let control_plane = &self.control_plane;
+        let refusals = &control_plane.metrics.refused;
+        refusals.with_label_values(&[refused.reason]).inc();
+        let peer = self.connection.address.to_string();
+        tracing::info!(
+            workload = self.asked,
+            reason = refused.reason,
+            detail = refused.detail,
+            peer,
+            "attestation refused"
+        );
+        let state = Arc::clone(&control_plane.mesh.borrow().state);
+        if let Ok(workload) = self.asked.parse::<WorkloadName>()
+            && state.policy.set.workload(&workload).is_some()
+        {
+            let now = control_plane.now();
+            control_plane
+                .registry
+                .refused(workload, now, refused.reason);
+        }
+        let event = Event::Refused(Box::new(RefusedRecord {
+            workload: self.asked.clone(),
+            reason: refused.reason.to_owned(),
+            detail: refused.detail.clone(),
+            peer,
+            evidence_sha256,
+            policy_revision: state.revision,
+        }));
+        if let Err(error) = control_plane.record(event).await {
+            tracing::error!(error = %Chain(&error), "failed to record a refusal");
+        }
+        if let (Some(instance), Some(shown)) = (revoked, shown) {
+            let archive = &control_plane.archive;
+            let before = archive.evidence(instance.good_evidence).await;
+            let differs = |before: Evidence| difference(&before, &shown.evidence);
+            let cause = Cause {
+                reason: refused.reason,
+                detail: refused.detail.clone(),
+                evidence_sha256,
+                difference: before.map(differs).unwrap_or_default(),
+            };
+            control_plane.revoked(&instance, cause).await;
+        }
+        AttestResponse::Refusal(refused.to_wire())
+    }
+
+    /// A refusal stands whether its evidence could be kept or not.
+    async fn keep_refused(&mut self, refused: &Refused) -> [u8; 32] {
+        let Some(Shown { case, policy }) = self.shown.take() else {
+            return [0; 32];
+        };
+        let outcome = Outcome::refused(refused);
+        match self
+            .control_plane
+            .archive
+            .keep(&case, policy, outcome)
+            .await
+        {
+            Ok(digest) => digest,
+            Err(error) => {
+                tracing::error!(%error, "failed to keep refused evidence");
+                [0; 32]
+            }
+        }
+    }
+
+    /// What the refusal means for an instance that was good before. Returns it where it is revoked by this.
+    async fn blame(&self, refused: &Refused) -> Option<Instance> {
+        let (instance, duty) = self.known.as_ref()?;
+        let registry = &self.control_plane.registry;
+        match refused.blame {
+            Blame::Request => None,
+            Blame::Ours => {
+                registry.excuse(instance, *duty);
+                None
+            }
+            Blame::Evidence => {
+                let now = self.control_plane.now();
+                registry.revoke(instance, refused.reason, now).await
+            }
+        }
+    }
+}
