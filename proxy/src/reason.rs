@@ -55,7 +55,7 @@ impl Why {
     pub(crate) fn revoked(revocation: &Revocation) -> Self {
         let source = &revocation.source;
         Self {
-            reason: REVOKED,
+            reason: revocation.deny_reason().into(),
             document: Some(format!("{}:{}", source.document, source.line).into()),
         }
     }
@@ -83,8 +83,6 @@ pub(crate) const UPSTREAM_MALFORMED: Reason = Reason("upstream_malformed");
 pub(crate) const DOWNSTREAM_CLOSED: Reason = Reason("downstream_closed");
 /// The earlier end of both ends' certificates was reached.
 pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
-/// A revocation means the peer: the word of a denial for the same cause.
-pub(crate) const REVOKED: Reason = Reason(DenyReason::Revoked.as_str());
 /// The rule that admitted a live stream was removed or changed, and no other names the peer.
 pub(crate) const RULE_REMOVED: Reason = Reason("rule_removed");
 /// The rule that admitted a live stream has expired, and no other names the peer.

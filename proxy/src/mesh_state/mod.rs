@@ -12,14 +12,17 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use vouchsafe_api::convert::ConvertError;
 use vouchsafe_api::convert::attest::Endpoint;
+use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{
     ResourceName, SignedRevision, Snapshot, authorities, read_trust_bundle, workload_endpoints,
 };
 use vouchsafe_api::v1;
 use vouchsafe_attestation::merkle::Hash;
+use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::{RoleHolder, VerifyPeerError};
 use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::standing::Withdrawal;
 use vouchsafe_attestation::svid::MeshRole;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_attestation::trust_domain::TrustDomain;
@@ -41,6 +44,8 @@ pub struct MeshRevision {
     pub policy: PolicyEpoch,
     /// Whom to believe.
     pub bundle: TrustBundle,
+    /// Renewals ahead of time: of a workload, or of all.
+    pub renewals: Vec<(Option<WorkloadName>, PacedRenewal)>,
 }
 
 /// Judges revisions: remembers the highest one seen.
@@ -103,6 +108,7 @@ pub fn read_snapshot(
     } = snapshot;
     let (mut texts, mut endpoints, mut trust, mut bundle) =
         (Vec::new(), Vec::new(), Vec::new(), None);
+    let mut renewals = Vec::new();
     let mut before: Option<u64> = None;
     for resource in resources {
         if !resource.belongs_to(&signed) {
@@ -143,6 +149,11 @@ pub fn read_snapshot(
                     .map_err(|error| RevisionError::Resource(name, error))?;
                 trust.push(read);
             }
+            ResourceName::Renewal(scope) => {
+                let read = PacedRenewal::decode(&resource.content)
+                    .map_err(|error| RevisionError::Resource(name, error))?;
+                renewals.push((scope, read));
+            }
         }
     }
     let documents = texts
@@ -152,11 +163,13 @@ pub fn read_snapshot(
         policy: PolicyEpoch {
             revision: signed.revision,
             policy: PolicySet::compile_slice(trust_domain, documents)
-                .map_err(RevisionError::Policy)?,
+                .map_err(RevisionError::Policy)?
+                .withdraw(trust.iter().cloned().map(Withdrawal::from)),
             endpoints,
             trust,
         },
         bundle: bundle.ok_or(RevisionError::NoBundle)?,
+        renewals,
     })
 }
 

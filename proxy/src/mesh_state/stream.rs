@@ -165,6 +165,7 @@ impl MeshStateClient {
                 *documents = held;
                 // The bundle first: a policy never runs with authorities that its own revision dropped.
                 self.identities.replace_bundle(read.bundle);
+                self.identities.announce_renewals(read.renewals);
                 self.state.replace_policy(read.policy);
                 self.readiness.policy_is_there();
                 self.count("applied");

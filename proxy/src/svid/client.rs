@@ -1,9 +1,9 @@
 //! One attestation: a new key, evidence bound to it and to this very connection, and the certificate for it.
 //!
 //! ```text
-//! hello ──► challenge ──► evidence ──► issued | refused
+//! hello ──► challenge ──► evidence ──► issued | confirmed | refused
 //! ```
-//! Every attempt makes a key of its own, which exists in memory only and leaves this process never. What comes back is
+//! Every attempt to get a certificate makes a key of its own, which exists in memory only and leaves this process never. What comes back is
 //! checked before anyone sees it: the chain verifies against the bundle, names this workload, carries an attestation
 //! result and bears the key that was made here.
 //!
@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use vouchsafe_api::convert::ConvertError;
+use vouchsafe_api::convert::attest::reattest::{Proof, Slot};
 use vouchsafe_api::convert::attest::{
     AttestRequest, AttestResponse, Endpoint, Evidence, Hello, Issued, JoinToken, Refusal,
 };
@@ -26,6 +27,7 @@ use vouchsafe_api::{convert, v1};
 use vouchsafe_attestation::binding::{Nonce, Purpose, Role, Transcript};
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::{Peer, PeerRole, VerifyPeerError, verify_peer};
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::svid::sha256;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
@@ -63,8 +65,20 @@ pub struct Issuance {
     pub bundle: TrustBundle,
     /// When to attest again.
     pub renew_at: SystemTime,
+    /// Parts that are to be proven before.
+    pub reattest: Vec<Slot>,
+    /// Which instance we are.
+    pub instance: InstanceId,
     /// Who we are now, with what was proven: for the log.
     pub peer: Peer,
+}
+
+/// What one conversation is about.
+struct Ask<'a> {
+    purpose: Purpose,
+    proof: Option<Proof>,
+    /// The key that the evidence is bound to.
+    key: &'a KeyPair,
 }
 
 impl AttestClient {
@@ -84,40 +98,92 @@ impl AttestClient {
         current: Option<&Svid>,
     ) -> Result<Issuance, AttestError> {
         let connection = self.control_plane.connect(current).await?;
-        tokio::time::timeout(
-            ATTEST_DEADLINE,
-            self.attest_on(&connection, attesters, purpose),
-        )
-        .await
-        .map_err(|_| AttestError::Deadline)?
+        let key = KeyPair::generate().map_err(AttestError::Key)?;
+        let ask = Ask {
+            purpose,
+            proof: None,
+            key: &key,
+        };
+        match self.converse(&connection, attesters, &ask).await? {
+            AttestResponse::Issued(issued) => {
+                self.accept(*issued, &key, sha256(&key.subject_public_key_info()))
+            }
+            AttestResponse::Refusal(refusal) => Err(AttestError::Refused(refusal)),
+            AttestResponse::Challenge(_) | AttestResponse::Confirmed(_) => {
+                Err(AttestError::OutOfOrder)
+            }
+        }
     }
 
-    async fn attest_on(
+    /// Proves a part for the certificate that we have; returns when it is due again.
+    ///
+    /// # Errors
+    /// [`AttestError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the attempt.
+    pub async fn prove(
+        &self,
+        attesters: &Attesters,
+        proof: Proof,
+        current: &Svid,
+    ) -> Result<Vec<Slot>, AttestError> {
+        let key = KeyPair::try_from(&current.key).map_err(AttestError::Key)?;
+        let connection = self.control_plane.connect(Some(current)).await?;
+        let ask = Ask {
+            purpose: Purpose::Reattest,
+            proof: Some(proof),
+            key: &key,
+        };
+        match self.converse(&connection, attesters, &ask).await? {
+            AttestResponse::Confirmed(confirmed) => {
+                self.clock
+                    .observe_ms(convert::unix_ms(confirmed.server_time));
+                Ok(confirmed.reattest)
+            }
+            AttestResponse::Refusal(refusal) => Err(AttestError::Refused(refusal)),
+            AttestResponse::Challenge(_) | AttestResponse::Issued(_) => {
+                Err(AttestError::OutOfOrder)
+            }
+        }
+    }
+
+    /// Hello, challenge, evidence: up to the outcome.
+    async fn converse(
         &self,
         connection: &Connection,
         attesters: &Attesters,
-        purpose: Purpose,
-    ) -> Result<Issuance, AttestError> {
-        let key = KeyPair::generate().map_err(AttestError::Key)?;
-        let spki_sha256 = sha256(&key.subject_public_key_info());
+        ask: &Ask<'_>,
+    ) -> Result<AttestResponse, AttestError> {
+        let all = self.converse_at_leisure(connection, attesters, ask);
+        tokio::time::timeout(ATTEST_DEADLINE, all)
+            .await
+            .map_err(|_| AttestError::Deadline)?
+    }
+
+    async fn converse_at_leisure(
+        &self,
+        connection: &Connection,
+        attesters: &Attesters,
+        ask: &Ask<'_>,
+    ) -> Result<AttestResponse, AttestError> {
+        let spki_sha256 = sha256(&ask.key.subject_public_key_info());
         let client_nonce = nonce()?;
         let offers = attesters.offers().await?;
-        let mut stream = Conversation::open(
-            connection,
-            self.hello(purpose, spki_sha256, client_nonce, offers)
-                .await?,
-        )
-        .await?;
+        let hello = self.hello(ask, spki_sha256, client_nonce, offers).await?;
+        let mut stream = Conversation::open(connection, hello).await?;
         let challenge = match stream.answer().await? {
             AttestResponse::Challenge(challenge) => challenge,
             AttestResponse::Refusal(refusal) => return Err(AttestError::Refused(refusal)),
-            AttestResponse::Issued(_) => return Err(AttestError::OutOfOrder),
+            AttestResponse::Issued(_) | AttestResponse::Confirmed(_) => {
+                return Err(AttestError::OutOfOrder);
+            }
         };
         self.clock
             .observe_ms(convert::unix_ms(challenge.server_time));
         let names = attesters.names(&challenge.required);
         let transcript = Transcript {
-            purpose,
+            purpose: ask.purpose,
             role: Role::Attester,
             trust_domain: &self.trust_domain,
             workload: &self.workload,
@@ -131,34 +197,29 @@ impl AttestClient {
             policy_revision: challenge.policy_revision,
         };
         let items = attesters.collect(&transcript.base(), &challenge).await?;
-        let evidence = Evidence {
-            csr: csr(&key)?,
-            items,
+        let csr = match ask.proof {
+            None => csr(ask.key)?,
+            Some(_) => Vec::new(),
         };
-        stream
-            .send(AttestRequest::Evidence(Box::new(evidence)))
-            .await?;
-        match stream.answer().await? {
-            AttestResponse::Issued(issued) => self.accept(*issued, &key, spki_sha256),
-            AttestResponse::Refusal(refusal) => Err(AttestError::Refused(refusal)),
-            AttestResponse::Challenge(_) => Err(AttestError::OutOfOrder),
-        }
+        let evidence = AttestRequest::Evidence(Box::new(Evidence { csr, items }));
+        stream.send(evidence).await?;
+        stream.answer().await
     }
 
     async fn hello(
         &self,
-        purpose: Purpose,
+        ask: &Ask<'_>,
         spki_sha256: [u8; 32],
         client_nonce: Nonce,
         offers: Vec<convert::attest::Offer>,
     ) -> Result<AttestRequest, AttestError> {
         // A token is spent at enrolment; a known instance never sends it again.
-        let join_token = match (&self.join_token, purpose) {
+        let join_token = match (&self.join_token, ask.purpose) {
             (Some(path), Purpose::Enroll) => Some(read_join_token(path).await?),
             _ => None,
         };
         Ok(AttestRequest::Hello(Box::new(Hello {
-            purpose,
+            purpose: ask.purpose,
             workload: self.workload.clone(),
             spki_sha256,
             client_nonce,
@@ -166,6 +227,7 @@ impl AttestClient {
             join_token,
             endpoints: self.endpoints.clone(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            proof: ask.proof,
         })))
     }
 
@@ -207,6 +269,8 @@ impl AttestClient {
             },
             bundle,
             renew_at: issued.renew_at,
+            reattest: issued.reattest,
+            instance: issued.instance,
             peer,
         })
     }

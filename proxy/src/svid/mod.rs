@@ -2,6 +2,7 @@
 //!
 //! | Module | Holds |
 //! |---|---|
+//! | `agenda` | what is due when |
 //! | [`backoff`] | waiting between attempts, saying once what is wrong |
 //! | [`connection`] | one TLS session with the control plane, and gRPC on it |
 //! | [`client`] | one attestation: evidence in, certificate out |
@@ -10,6 +11,7 @@
 //!
 //! [`Identities`] is the only writer of [`State::identity`].
 
+mod agenda;
 pub mod backoff;
 pub mod client;
 pub mod connection;
@@ -25,10 +27,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
 
 use crate::state::{IdentityEpoch, State, Svid};
 use crate::telemetry::control::{ControlMetrics, unix_seconds};
+
+/// Renewals ahead of time: of a workload, or of all.
+pub type Announced = Vec<(Option<WorkloadName>, PacedRenewal)>;
 
 /// Publishes identity epochs: who we are and whom we believe, always together.
 #[derive(Debug)]
@@ -36,6 +45,8 @@ pub struct Identities {
     state: Arc<State>,
     held: Mutex<Held>,
     has_identity: watch::Sender<bool>,
+    /// Renewals ahead of time, as the mesh state announces them.
+    renewals: watch::Sender<Announced>,
     metrics: Arc<ControlMetrics>,
 }
 
@@ -56,6 +67,7 @@ impl Identities {
             state,
             held: Mutex::default(),
             has_identity: watch::Sender::new(false),
+            renewals: watch::Sender::new(Vec::new()),
             metrics,
         }
     }
@@ -99,6 +111,27 @@ impl Identities {
     /// The epoch in force.
     pub fn current(&self) -> Option<Arc<IdentityEpoch>> {
         self.state.identity.load_full()
+    }
+
+    /// What the mesh state says against an instance.
+    pub(crate) fn distrusted(&self, instance: InstanceId) -> Option<InstanceTrust> {
+        let policy = self.state.policy.load();
+        let mut trust = policy.trust.iter();
+        trust.find(|one| one.instance == instance).cloned()
+    }
+
+    /// Replaces what the mesh state says of renewals ahead of time.
+    pub fn announce_renewals(&self, renewals: Announced) {
+        self.renewals.send_replace(renewals);
+    }
+
+    /// Renewals ahead of time that mean instances of a workload.
+    pub(crate) fn renewals(&self, workload: &WorkloadName) -> Vec<PacedRenewal> {
+        let announced = self.renewals.borrow();
+        let ours = announced
+            .iter()
+            .filter(|(scope, _)| { scope.as_ref() }.is_none_or(|scope| scope == workload));
+        ours.map(|(_, paced)| *paced).collect()
     }
 
     /// Says whether there is an identity, now and on each change.

@@ -1,18 +1,22 @@
 //! When to attest, how to bear refusal, and when to deny everything.
 //!
 //! The first start waits for a certificate as long as it takes. Each certificate is replaced at the slot that the
-//! control plane gave with it, with new evidence and a new key. A renewal that fails leaves the certificate in use until
+//! control plane gave with it, with new evidence and a new key; parts are proven afresh before that, each at its slot
+//! ([`super::agenda`]), and leave the certificate as it is. A renewal that fails leaves the certificate in use until
 //! its end; then it is withdrawn, and everything is denied (promise 7).
 //!
 //! Times are mesh time; a sleep is cut into pieces, so that a machine that slept or a clock that was corrected is
 //! noticed.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use vouchsafe_api::convert::attest::reattest::Proof;
+use vouchsafe_api::convert::mesh_state::trust::InstanceState;
 use vouchsafe_attestation::binding::Purpose;
 
 use super::Identities;
+use super::agenda::{Agenda, Due};
 use super::backoff::{Backoff, SaidOnce};
 use super::client::{AttestClient, AttestError, Issuance};
 use crate::attester::Attesters;
@@ -41,18 +45,77 @@ impl Rotation {
     /// Safe: an attempt that is dropped published nothing.
     pub async fn run(mut self) {
         let mut said = SaidOnce::default();
+        let mut must_enroll = false;
         loop {
-            let issuance = self.until_issued(&mut said).await;
-            let clock = Arc::clone(&self.client.clock);
-            let slot = renewal(clock.now(), issuance.renew_at, issuance.svid.not_after);
+            let issuance = self.until_issued(must_enroll, &mut said).await;
+            let agenda = Agenda::new(
+                issuance.instance,
+                self.client.clock.now(),
+                issuance.svid.not_after,
+                issuance.renew_at,
+                &issuance.reattest,
+            );
             self.publish(issuance);
-            sleep_until(&clock, slot).await;
+            must_enroll = self.until_renewal(agenda).await;
         }
     }
 
-    async fn until_issued(&mut self, said: &mut SaidOnce) -> Issuance {
+    /// Proves parts until everything is due. Says whether the instance must start anew.
+    async fn until_renewal(&self, mut agenda: Agenda) -> bool {
+        let clock = Arc::clone(&self.client.clock);
+        let mut said = SaidOnce::default();
         let mut backoff = Backoff::default();
-        let mut must_enroll = false;
+        loop {
+            // Peers have been told not to believe us since: what would be proven later is proven now.
+            let distrusted = self.identities.distrusted(agenda.instance);
+            if let Some(trust) = distrusted.filter(|trust| trust.since >= agenda.issued) {
+                tracing::warn!(
+                    standing = trust.state.as_str(),
+                    reason = trust.reason,
+                    "the control plane withdrew its trust in this instance: proving everything afresh"
+                );
+                return trust.state == InstanceState::Revoked;
+            }
+            let renewals = self.identities.renewals(&self.client.workload);
+            let (at, due) = agenda.next(&renewals);
+            match at.duration_since(clock.now()) {
+                // In pieces, so that a machine that slept, a corrected clock or an announcement is noticed.
+                Ok(left) if !left.is_zero() => {
+                    tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+                    continue;
+                }
+                Ok(_) | Err(_) => {}
+            }
+            let proof = match due {
+                Due::Renewal => return false,
+                Due::Proof(proof) => proof,
+            };
+            let Some(svid) = self.valid_svid() else {
+                return false;
+            };
+            match self.client.prove(&self.attesters, proof, &svid).await {
+                Ok(slots) => {
+                    self.count("confirmed");
+                    backoff.reset();
+                    if said.recovered() {
+                        tracing::info!(proof = proof.as_str(), "the control plane confirms again");
+                    }
+                    agenda.proven(proof, &slots, clock.now());
+                }
+                Err(error) => {
+                    self.report_proof(proof, &error, &mut said);
+                    if error.asks_to_enroll() {
+                        return true;
+                    }
+                    let delay = backoff.delay(error.retry_after());
+                    agenda.put_off(proof, clock.now() + delay);
+                }
+            }
+        }
+    }
+
+    async fn until_issued(&mut self, mut must_enroll: bool, said: &mut SaidOnce) -> Issuance {
+        let mut backoff = Backoff::default();
         loop {
             let current = self.valid_svid();
             let purpose = match &current {
@@ -64,10 +127,7 @@ impl Rotation {
             let attempt = self.client.attest(&self.attesters, purpose, presented);
             match attempt.await {
                 Ok(issuance) => {
-                    self.metrics
-                        .attestations
-                        .with_label_values(&["issued"])
-                        .inc();
+                    self.count("issued");
                     if said.recovered() {
                         tracing::info!("the control plane issues certificates again");
                     }
@@ -85,7 +145,7 @@ impl Rotation {
     /// Says a failure once; the metric counts the rest.
     fn report(&self, error: &AttestError, said: &mut SaidOnce, still_valid: bool) {
         let reason = error.reason();
-        self.metrics.attestations.with_label_values(&[reason]).inc();
+        self.count(reason);
         let chain = Chain(error).to_string();
         if !said.is_news(&chain) {
             return;
@@ -103,6 +163,25 @@ impl Rotation {
                 "no certificate: everything is denied, will keep trying"
             );
         }
+    }
+
+    fn report_proof(&self, proof: Proof, error: &AttestError, said: &mut SaidOnce) {
+        let reason = error.reason();
+        self.count(reason);
+        let chain = Chain(error).to_string();
+        if said.is_news(&chain) {
+            tracing::warn!(
+                proof = proof.as_str(),
+                reason,
+                error = chain,
+                "a part was not confirmed: peers cut this instance if that goes on, will keep trying"
+            );
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        let attestations = &self.metrics.attestations;
+        attestations.with_label_values(&[outcome]).inc();
     }
 
     fn publish(&self, issuance: Issuance) {
@@ -126,14 +205,6 @@ impl Rotation {
     }
 }
 
-/// When to attest again: at the slot given, but never at once and never after two thirds of what is left.
-fn renewal(now: SystemTime, slot: SystemTime, not_after: SystemTime) -> SystemTime {
-    let left = not_after.duration_since(now).unwrap_or_default();
-    let earliest = now + SHORTEST_INTERVAL;
-    let latest = now + left * 2 / 3;
-    slot.min(latest).max(earliest)
-}
-
 /// Withdraws the certificate at its end. Runs beside whatever replaces it, until it is dropped.
 pub async fn withdraw_at_end(identities: Arc<Identities>, clock: Arc<MeshClock>) {
     loop {
@@ -144,49 +215,5 @@ pub async fn withdraw_at_end(identities: Arc<Identities>, clock: Arc<MeshClock>)
     }
 }
 
-/// Sleeps until a mesh time.
-async fn sleep_until(clock: &MeshClock, until: SystemTime) {
-    while let Ok(left) = until.duration_since(clock.now()) {
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
-    }
-}
-
-/// Whatever slot is given: a control plane with a wrong clock must not make us spin.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How late an end, a slot or a corrected clock may be noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    fn at(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_certificate_is_replaced_at_its_slot_and_never_at_its_end() {
-        #[track_caller]
-        fn check(slot: u64, expected: u64) {
-            assert_eq!(renewal(at(1_000), at(slot), at(4_600)), at(expected));
-        }
-        check(1_600, 1_600);
-        check(900, 1_001);
-        check(1_000, 1_001);
-        check(4_600, 3_400);
-        check(u32::MAX.into(), 3_400);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sleep_follows_mesh_time() {
-        let clock = MeshClock::authenticated();
-        clock.observe_ms(1_800_000_000_000);
-        // Already past: returns at once, however long ago.
-        sleep_until(&clock, at(1_700_000_000)).await;
-    }
-}

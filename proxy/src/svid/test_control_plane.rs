@@ -578,6 +578,7 @@ impl Service {
             renew_at: now() + Duration::from_millis(10),
             server_time: now(),
             instance,
+            reattest: vec![],
         }
     }
 }
