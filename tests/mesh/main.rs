@@ -9,6 +9,7 @@ mod leaving;
 mod peers;
 mod policy;
 mod readme;
+mod reattest;
 mod record;
 mod revocation;
 mod secrets;
