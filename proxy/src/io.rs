@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::lane::flow::LaneFlow;
+use crate::memory::Pages;
 use crate::tls::stream::{RECEIVED_BYTES, TlsIo};
 
 /// A byte stream, with bytes that were read too early put back in front.
@@ -161,7 +162,7 @@ pub(crate) fn poll_read_scratch<R>(
         let mut own = Vec::new();
         let mut borrowed = scratch.try_borrow_mut().ok();
         let memory: &mut [u8] = match borrowed.as_deref_mut() {
-            Some(memory) => memory,
+            Some(memory) => memory.get_mut(),
             None => {
                 own.resize(SCRATCH_BYTES, 0);
                 &mut own
@@ -180,5 +181,5 @@ pub(crate) fn poll_read_scratch<R>(
 pub(crate) const SCRATCH_BYTES: usize = RECEIVED_BYTES + 32 * 1024;
 
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+    static SCRATCH: RefCell<Pages> = RefCell::new(Pages::new(SCRATCH_BYTES));
 }

@@ -37,6 +37,7 @@ mod inbound;
 mod io;
 pub mod lane;
 mod listener;
+mod memory;
 pub mod mesh_state;
 mod outbound;
 pub mod plain_http;

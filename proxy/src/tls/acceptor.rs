@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::{Error, InvalidMessage, PeerIncompatible};
+use rustls::{Error, InvalidMessage, PeerIncompatible, ServerConnection};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use vouchsafe_attestation::peer::VerifyPeerError;
 
 use crate::reason::Reason;
 use crate::tls::TlsEpoch;
+use crate::tls::handshake::{self, Established};
 use crate::tls::peer_verifier::{Captured, Verified};
 use crate::tls::stream::TlsIo;
 
@@ -29,23 +29,19 @@ pub(crate) struct Secured {
 pub(crate) async fn accept(tcp: TcpStream, epoch: &TlsEpoch) -> Result<Secured, HandshakeError> {
     // A connection that never says anything must cost no TLS state.
     tcp.readable().await.map_err(HandshakeError::Io)?;
-    let acceptor = TlsAcceptor::from(Arc::clone(&epoch.server));
-    let (result, outcome) = Captured::new(acceptor.accept(tcp)).await;
-    let stream = result.map(|stream| {
-        let (tcp, session) = stream.into_inner();
-        TlsIo::new(tcp, session.into())
-    });
-    secured(stream, outcome)
+    let session = ServerConnection::new(Arc::clone(&epoch.server)).map_err(HandshakeError::Tls)?;
+    let (result, outcome) = Captured::new(Box::pin(handshake::complete(tcp, session.into()))).await;
+    secured(result, outcome)
 }
 
 /// What both directions make of a finished handshake.
 pub(crate) fn secured(
-    result: io::Result<TlsIo>,
+    result: io::Result<Established>,
     outcome: Option<Result<Arc<Verified>, VerifyPeerError>>,
 ) -> Result<Secured, HandshakeError> {
     match (result, outcome) {
-        (Ok(stream), Some(Ok(verified))) => Ok(Secured {
-            alpn: stream.alpn().map(<[u8]>::to_vec),
+        (Ok((stream, alpn)), Some(Ok(verified))) => Ok(Secured {
+            alpn,
             stream: Box::new(stream),
             peer: verified,
         }),

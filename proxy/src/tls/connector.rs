@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::tls::acceptor::{HandshakeError, Secured, secured};
 use crate::tls::peer_verifier::Captured;
-use crate::tls::stream::TlsIo;
-use crate::tls::{Offer, TlsEpoch};
+use crate::tls::{Offer, TlsEpoch, handshake};
 
 /// Completes a client-side handshake. Who the server is is for the caller to compare; the deadline is the caller's.
 ///
@@ -25,11 +24,7 @@ pub(crate) async fn connect(
         .ok_or(HandshakeError::Tls(rustls::Error::HandshakeNotComplete))?;
     // rustls wants a name; none is sent (`enable_sni` is off) and none is compared (the verifier reads SPIFFE IDs).
     let name = ServerName::from(std::net::Ipv4Addr::UNSPECIFIED);
-    let connector = TlsConnector::from(Arc::clone(config));
-    let (result, outcome) = Captured::new(connector.connect(name, tcp)).await;
-    let stream = result.map(|stream| {
-        let (tcp, session) = stream.into_inner();
-        TlsIo::new(tcp, session.into())
-    });
-    secured(stream, outcome)
+    let session = ClientConnection::new(Arc::clone(config), name).map_err(HandshakeError::Tls)?;
+    let (result, outcome) = Captured::new(Box::pin(handshake::complete(tcp, session.into()))).await;
+    secured(result, outcome)
 }

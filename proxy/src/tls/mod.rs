@@ -7,7 +7,11 @@
 
 pub(crate) mod acceptor;
 pub(crate) mod connector;
+mod handshake;
+mod outgoing;
 pub(crate) mod peer_verifier;
+mod record;
+mod secrets;
 pub(crate) mod stream;
 
 use std::sync::{Arc, OnceLock};
@@ -24,6 +28,7 @@ use crate::clock::MeshClock;
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
 use crate::state::IdentityEpoch;
 use crate::tls::peer_verifier::PeerVerifier;
+use crate::tls::secrets::Tap;
 
 /// What handshakes of one identity epoch need.
 #[derive(Debug)]
@@ -84,6 +89,8 @@ impl TlsEpoch {
             .to_vec();
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
+        // Secrets go from rustls to our own record protection, and nowhere else.
+        server.key_log = Arc::new(Tap);
         let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -92,6 +99,7 @@ impl TlsEpoch {
         client.resumption = Resumption::disabled();
         // Peers are recognised by SPIFFE ID; a server name would only tell the network whom we call.
         client.enable_sni = false;
+        client.key_log = Arc::new(Tap);
         let clients = [
             Offer::SharedHttp,
             Offer::DedicatedHttp,

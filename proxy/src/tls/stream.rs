@@ -1,35 +1,55 @@
-//! A TLS connection as a byte stream, read and written in large pieces.
+//! A TLS connection as a byte stream, read and written in large pieces and without a copy of our own.
 //!
 //! # Why
-//! `tokio-rustls` does the handshake, and no more: it lets rustls read from the socket, which asks for 4 KiB at a time, so
-//! that one full record takes four or five system calls and grows a buffer as often. Here one call fills a buffer of the
-//! worker, from which rustls is fed. What a connection holds while it is idle is what rustls holds.
+//! The handshake is rustls' ([`handshake`](super::handshake)), the records after it are ours ([`record`](super::record)).
+//! One call fills a buffer of the worker, and records are opened from there into the reader's memory; what is written is
+//! sealed into another buffer of the worker, and leaves from there. An idle connection holds no buffer at all: only the
+//! beginning of a record, plaintext that found no room, and what the socket would not take are kept, while they are.
 //!
-//! An end without `close_notify` is an error, as it is for whoever reads from rustls: a cut is never taken for an end
-//! (RFC 8446 §6.1).
+//! An end without `close_notify` is an error: a cut is never taken for an end (RFC 8446 §6.1).
 
 use std::cell::RefCell;
-use std::io::{self, BufRead as _, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::memory::Pages;
+use crate::tls::outgoing::{Outgoing, Pieces, Unsent};
+use crate::tls::record::{
+    CLOSE_NOTIFY, Content, Fault, HEADER_BYTES, MAX_CONTENT_BYTES, MAX_RECORD_BYTES,
+    OVERHEAD_BYTES, Opened, Opener, Sealer, record_length, room_for,
+};
+use crate::tls::secrets::{Secret, Suite};
 
 /// An established connection.
 #[derive(Debug)]
 pub(crate) struct TlsIo {
     tcp: TcpStream,
-    session: Connection,
-    /// Plaintext that was decrypted and had no room where it was wanted.
+    protection: Protection,
+    /// The beginning of a record whose rest is still to come.
+    partial: Vec<u8>,
+    /// Plaintext that had no room where it was wanted.
     pending: Vec<u8>,
     /// How much of it was read.
     taken: usize,
+    /// Sealed, and not yet taken by the socket.
+    unsent: Unsent,
     /// What the peer sends has ended.
     end: Option<End>,
-    /// `close_notify` was queued.
+    /// `close_notify` was sealed.
     closing: bool,
+}
+
+/// What a handshake leaves for the records after it.
+#[derive(Debug)]
+pub(crate) struct Protection {
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
+    pub(crate) suite: &'static Suite,
+    pub(crate) exporter: Secret,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +58,20 @@ enum End {
     Closed,
     /// The connection below ended first.
     Cut,
+    /// It broke the protocol, or said that we did.
+    Broken(Fault),
 }
 
 impl TlsIo {
-    /// Goes on after a finished handshake.
-    pub(crate) fn new(tcp: TcpStream, mut session: Connection) -> Self {
-        session.set_buffer_limit(Some(SEND_BYTES));
+    /// Goes on after a finished handshake, of which `received` was read too much.
+    pub(crate) fn new(tcp: TcpStream, protection: Protection, received: Vec<u8>) -> Self {
         Self {
             tcp,
-            session,
+            protection,
+            partial: received,
             pending: Vec::new(),
             taken: 0,
+            unsent: Unsent::default(),
             end: None,
             closing: false,
         }
@@ -59,103 +82,227 @@ impl TlsIo {
         &self.tcp
     }
 
-    /// The application protocol that both ends agreed on.
-    pub(crate) fn alpn(&self) -> Option<&[u8]> {
-        self.session.alpn_protocol()
+    /// Keying material that only the two ends of this connection have (RFC 8446 §7.5).
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "what binds a lease to its connection asks for it")
+    )]
+    pub(crate) fn export_keying_material(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
+        let Protection {
+            suite, exporter, ..
+        } = &self.protection;
+        suite.export(exporter, label, context)
     }
 
     /// Hands over plaintext that is there already.
     fn hand_over(&mut self, buf: &mut ReadBuf<'_>) {
         let rest = self.pending.get(self.taken..).unwrap_or_default();
-        if !rest.is_empty() {
-            let (now, _) = rest.split_at(rest.len().min(buf.remaining()));
-            buf.put_slice(now);
-            self.taken += now.len();
-            if self.taken < self.pending.len() {
-                return;
-            }
+        if rest.is_empty() {
+            return;
+        }
+        let (now, _) = rest.split_at(rest.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.taken += now.len();
+        if self.taken == self.pending.len() {
             self.pending = Vec::new();
             self.taken = 0;
         }
-        while buf.remaining() > 0 {
-            // An error says that there is nothing more, whether for now or for good.
-            let Ok(chunk) = self.session.reader().into_first_chunk() else {
-                return;
+    }
+
+    /// Receives once, behind the part of a record that is there already, and opens what is whole.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        memory: &mut [u8],
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let held = self.partial.len();
+        if held > 0 && record_is_whole(&self.partial) {
+            // Read along with the end of the handshake.
+            let received = std::mem::take(&mut self.partial);
+            self.open_all(&received, buf);
+            return Poll::Ready(Ok(()));
+        }
+        // Not much more than there is room for: what has none is copied once more.
+        let most = buf
+            .remaining()
+            .clamp(MAX_RECORD_BYTES, memory.len().saturating_sub(held));
+        let (memory, _) = memory.split_at_mut(held + most);
+        let mut received = ReadBuf::new(memory);
+        if held > 0 {
+            // Asked first, so that a wait costs no copy.
+            ready!(self.tcp.poll_read_ready(cx))?;
+            received.put_slice(&self.partial);
+        }
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut received))?;
+        if received.filled().len() == held {
+            self.end = Some(End::Cut);
+            return Poll::Ready(Ok(()));
+        }
+        self.partial = Vec::new();
+        self.open_all(received.filled(), buf);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Opens all whole records, and keeps the rest, for it lies in memory that others use next. A fault is met after what
+    /// came before it.
+    fn open_all(&mut self, received: &[u8], buf: &mut ReadBuf<'_>) {
+        let mut rest = received;
+        while self.end.is_none() {
+            match self.open_next(rest, buf) {
+                Ok(Some(after)) => rest = after,
+                Ok(None) => {
+                    self.partial.extend_from_slice(rest);
+                    return;
+                }
+                Err(fault) => self.end = Some(End::Broken(fault)),
+            }
+        }
+    }
+
+    /// Opens the first record, if it is whole, and returns what follows it.
+    fn open_next<'a>(
+        &mut self,
+        received: &'a [u8],
+        buf: &mut ReadBuf<'_>,
+    ) -> Result<Option<&'a [u8]>, Fault> {
+        let Some(length) = record_length(received)? else {
+            return Ok(None);
+        };
+        let Some((record, after)) = received.split_at_checked(length) else {
+            return Ok(None);
+        };
+        let opener = &mut self.protection.opener;
+        let room = room_for(length);
+        let opened = if self.pending.is_empty() && buf.remaining() >= room {
+            let opened = opener.open(record, buf.initialize_unfilled_to(room))?;
+            if let Opened::Data(length) = opened {
+                buf.advance(length);
+            }
+            opened
+        } else {
+            let held = self.pending.len();
+            self.pending.resize(held + room, 0);
+            let place = self.pending.get_mut(held..).unwrap_or_default();
+            let opened = opener.open(record, place);
+            let data = match opened {
+                Ok(Opened::Data(length)) => length,
+                Ok(Opened::Nothing | Opened::Closed) | Err(_) => 0,
             };
-            if chunk.is_empty() {
-                return;
-            }
-            let now = chunk.len().min(buf.remaining());
-            buf.put_slice(chunk.get(..now).unwrap_or_default());
-            self.session.reader().consume(now);
+            self.pending.truncate(held + data);
+            let opened = opened?;
+            self.hand_over(buf);
+            opened
+        };
+        if opened == Opened::Closed {
+            // After it nothing counts.
+            self.end = Some(End::Closed);
         }
+        Ok(Some(after))
     }
 
-    /// Feeds what was received, and hands over what comes of it; what has no room is kept, for the bytes lie in memory
-    /// that others use next.
-    fn feed(&mut self, mut received: &[u8], buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        while !received.is_empty() {
-            if self.session.read_tls(&mut received)? == 0 {
-                // After `close_notify` nothing counts.
-                break;
-            }
-            match self.session.process_new_packets() {
-                Ok(state) if state.peer_has_closed() => self.end = Some(End::Closed),
-                Ok(_) => {}
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            }
-            if self.pending.is_empty() {
-                self.hand_over(buf);
-            }
-            if buf.remaining() == 0 {
-                self.keep();
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves plaintext from rustls, which takes no more while it holds a record's worth.
-    fn keep(&mut self) {
-        while let Ok(chunk) = self.session.reader().into_first_chunk() {
-            if chunk.is_empty() {
-                return;
-            }
-            self.pending.extend_from_slice(chunk);
-            let kept = chunk.len();
-            self.session.reader().consume(kept);
-        }
-    }
-
-    /// Sends what rustls has ready.
+    /// Sends what is sealed.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.session.wants_write() {
-            let mut socket = Socket {
-                tcp: &mut self.tcp,
-                cx,
-            };
-            match self.session.write_tls(&mut socket) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
+        while let Some(rest) = self.unsent.rest() {
+            match Pin::new(&mut self.tcp).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(sent)) => self.unsent.sent(sent),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.unsent.settle();
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts and sends. What was written before goes first, so that no more than one write is ever held here; what the
+    /// Seals and sends. What was sealed before goes first, so that no more than one write is ever held here; what the
     /// socket doesn't take now leaves with the next write or flush.
     fn poll_seal(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<usize>,
+        mut pieces: Pieces<'_, '_>,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_send(cx))?;
-        let written = write(&mut self.session.writer())?;
+        if self.closing {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if pieces.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut written = 0;
+        let mut out = Outgoing::take();
+        while !pieces.is_empty() && out.room().len() >= MAX_CONTENT_BYTES + OVERHEAD_BYTES {
+            if self.protection.opener.take_asked() || self.protection.sealer.is_worn() {
+                let length = self.protection.sealer.update(out.room())?;
+                out.filled += length;
+                continue;
+            }
+            let room = out.room();
+            let (length, content) = match pieces.next_in_one() {
+                Some(content) => (content.len(), Content::At(content)),
+                None => {
+                    let place = room.get_mut(HEADER_BYTES..).unwrap_or_default();
+                    let length = pieces.gather(place);
+                    (length, Content::InPlace(length))
+                }
+            };
+            out.filled += self.protection.sealer.seal(content, room)?;
+            written += length;
+        }
+        self.unsent = Unsent::Outgoing(out);
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(written)),
         }
+    }
+
+    /// Seals an alert behind what is not sent yet.
+    fn seal_alert(&mut self, description: u8) -> Result<(), Fault> {
+        let mut record = [0; OVERHEAD_BYTES + 2];
+        let length = self.protection.sealer.alert(description, &mut record)?;
+        let record = record.get(..length).unwrap_or_default();
+        let mut all = self.unsent.rest().unwrap_or_default().to_vec();
+        all.extend_from_slice(record);
+        self.unsent = Unsent::Kept {
+            sealed: all,
+            sent: 0,
+        };
+        Ok(())
+    }
+
+    /// What a reader is told when all that came before the end has been read.
+    fn ended(&mut self, cx: &mut Context<'_>, end: End) -> io::Result<()> {
+        match end {
+            End::Closed => Ok(()),
+            End::Cut => Err(io::ErrorKind::UnexpectedEof.into()),
+            End::Broken(fault) => {
+                if let Some(description) = fault.alert()
+                    && !self.closing
+                    && self.seal_alert(description).is_ok()
+                {
+                    // It says why, if it still gets through. Nothing may follow it.
+                    self.closing = true;
+                    let _ = self.poll_send(cx);
+                }
+                Err(fault.into())
+            }
+        }
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(io::ErrorKind::InvalidData, fault)
+    }
+}
+
+fn record_is_whole(received: &[u8]) -> bool {
+    match record_length(received) {
+        Ok(length) => length.is_some_and(|length| received.len() >= length),
+        // The fault is found when it is opened.
+        Err(_) => true,
     }
 }
 
@@ -172,29 +319,14 @@ impl AsyncRead for TlsIo {
             if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            match this.end {
-                Some(End::Closed) => return Poll::Ready(Ok(())),
-                Some(End::Cut) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                None => {}
+            if let Some(end) = this.end {
+                return Poll::Ready(this.ended(cx, end));
             }
-            ready!(RECEIVED.with(|memory| {
-                // Nobody else receives inside of this call, which waits for nothing.
-                let mut memory = memory.borrow_mut();
-                // Not much more than there is room for: what has none is copied once more.
-                let most = buf.remaining().max(LEAST_RECEIVED).min(memory.len());
-                let (memory, _) = memory.split_at_mut(most);
-                let mut received = ReadBuf::new(memory);
-                ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut received))?;
-                if received.filled().is_empty() {
-                    this.end = Some(End::Cut);
-                }
-                let fed = this.feed(received.filled(), buf);
-                if fed.is_err() {
-                    // The alert says why, if it still gets through; the error that caused it comes first.
-                    let _ = this.poll_send(cx);
-                }
-                Poll::Ready(fed)
-            }))?;
+            // Nobody else receives inside of this call, which waits for nothing.
+            ready!(
+                RECEIVED
+                    .with(|memory| { this.poll_receive(cx, memory.borrow_mut().get_mut(), buf) })
+            )?;
         }
     }
 }
@@ -205,7 +337,7 @@ impl AsyncWrite for TlsIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_seal(cx, |writer| writer.write(buf))
+        self.get_mut().poll_seal(cx, Pieces::new(buf, &[]))
     }
 
     fn poll_write_vectored(
@@ -213,8 +345,7 @@ impl AsyncWrite for TlsIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut()
-            .poll_seal(cx, |writer| writer.write_vectored(bufs))
+        self.get_mut().poll_seal(cx, Pieces::new(&[], bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -230,7 +361,7 @@ impl AsyncWrite for TlsIo {
         let this = self.get_mut();
         if !this.closing {
             this.closing = true;
-            this.session.send_close_notify();
+            this.seal_alert(CLOSE_NOTIFY)?;
         }
         ready!(this.poll_send(cx))?;
         match ready!(Pin::new(&mut this.tcp).poll_shutdown(cx)) {
@@ -241,149 +372,12 @@ impl AsyncWrite for TlsIo {
     }
 }
 
-/// A socket as rustls writes to it.
-struct Socket<'a, 'b> {
-    tcp: &'a mut TcpStream,
-    cx: &'a mut Context<'b>,
-}
-
-impl Write for Socket<'_, '_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        or_would_block(Pin::new(&mut *self.tcp).poll_write(self.cx, buf))
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        or_would_block(match bufs {
-            [one] => Pin::new(&mut *self.tcp).poll_write(self.cx, one),
-            many => Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, many),
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn or_would_block(polled: Poll<io::Result<usize>>) -> io::Result<usize> {
-    match polled {
-        Poll::Ready(written) => written,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
 /// Most bytes of one read from a socket: eight full records.
 pub(crate) const RECEIVED_BYTES: usize = 128 * 1024;
-/// Room for one full record, however small the buffer that it is read for.
-const LEAST_RECEIVED: usize = 17 * 1024;
-/// Most plaintext that waits for the socket; one write of the relay's.
-const SEND_BYTES: usize = 256 * 1024;
 
 thread_local! {
-    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVED_BYTES].into_boxed_slice());
+    static RECEIVED: RefCell<Pages> = RefCell::new(Pages::new(RECEIVED_BYTES + MAX_RECORD_BYTES));
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
-
-    use super::*;
-    use crate::clock::MeshClock;
-    use crate::state::{IdentityEpoch, Svid};
-    use crate::svid::test_control_plane::{Pki, now, trust_domain};
-    use crate::tls::{Offer, TlsEpoch, acceptor, connector};
-
-    /// Both ends of a connection between two workloads of one mesh.
-    async fn pair() -> (Box<TlsIo>, Box<TlsIo>) {
-        let own = Pki::new().unattested("inference/llm");
-        let root = Authority::new(trust_domain(), own.chain.last().unwrap(), false).unwrap();
-        let identity = Arc::new(IdentityEpoch {
-            number: 1,
-            svid: Arc::new(Svid {
-                chain: own.chain.clone(),
-                key: own.private_key(),
-                not_after: now() + Duration::from_secs(3600),
-            }),
-            bundle: Arc::new(TrustBundle::new(vec![root]).unwrap()),
-        });
-        let epoch = TlsEpoch::new(identity, &Arc::new(MeshClock::host())).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let client = async {
-            let tcp = TcpStream::connect(address).await.unwrap();
-            connector::connect(tcp, &epoch, Offer::DedicatedTcp).await
-        };
-        let server = async {
-            let (tcp, _) = listener.accept().await.unwrap();
-            acceptor::accept(tcp, &epoch).await
-        };
-        let (client, server) = tokio::join!(client, server);
-        (client.unwrap().stream, server.unwrap().stream)
-    }
-
-    #[tokio::test]
-    async fn what_is_written_arrives_whole_and_in_order_however_it_is_read() {
-        let sent: Vec<u8> = (0..=255).cycle().take(1_000_003).collect();
-        // Smaller than a record, larger than one read from the socket, and in between.
-        for room in [100, 9_000, 70_000, 400_000] {
-            let (mut near, mut far) = pair().await;
-            let writer = async {
-                for piece in sent.chunks(77_777) {
-                    near.write_all(piece).await.unwrap();
-                }
-                near.shutdown().await.unwrap();
-            };
-            let reader = async {
-                let (mut received, mut buf) = (Vec::new(), vec![0; room]);
-                loop {
-                    match far.read(&mut buf).await.unwrap() {
-                        0 => return received,
-                        read => received.extend_from_slice(&buf[..read]),
-                    }
-                }
-            };
-            let ((), received) = tokio::join!(writer, reader);
-            assert!(received == sent, "with room for {room}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_cut_is_not_taken_for_an_end() {
-        let (mut near, mut far) = pair().await;
-        near.write_all(b"half").await.unwrap();
-        drop(near);
-        let mut received = Vec::new();
-        let ended = far.read_to_end(&mut received).await;
-        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(received, b"half");
-        let again = far.read(&mut [0; 8]).await;
-        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    }
-
-    #[tokio::test]
-    async fn one_direction_ends_and_the_other_goes_on() {
-        let (mut near, mut far) = pair().await;
-        near.shutdown().await.unwrap();
-        assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 0);
-        far.write_all(b"still here").await.unwrap();
-        far.shutdown().await.unwrap();
-        let mut received = Vec::new();
-        near.read_to_end(&mut received).await.unwrap();
-        assert_eq!(received, b"still here");
-    }
-
-    #[tokio::test]
-    async fn bytes_that_are_no_record_end_the_connection() {
-        let (mut near, mut far) = pair().await;
-        near.tcp.write_all(&[0x17, 3, 3, 0, 20]).await.unwrap();
-        near.tcp.write_all(&[7; 20]).await.unwrap();
-        let refused = far.read(&mut [0; 8]).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-        // The peer learns it by an alert.
-        assert!(near.read(&mut [0; 8]).await.is_err());
-    }
-}
+mod tests;
