@@ -85,6 +85,8 @@ class Pair:
         self.seconds_to_first_answer = None
         # Requests per second that it can serve, once a measure asked.
         self.saturation = None
+        # Measurements that failed.
+        self.failures = 0
         # Under an instrument everything takes longer.
         self.patience = getattr(lab, "patience", START_DEADLINE)
 
@@ -100,6 +102,15 @@ class Pair:
             process.stop()
         self.processes.clear()
         self.folder.cleanup()
+
+    def restart(self):
+        """Ends what runs and starts it again, on other ports."""
+        if self.peer.is_direct:
+            return
+        self.__exit__()
+        self.folder = tempfile.TemporaryDirectory(prefix=f"{self.peer.name}-", dir=self.lab.folder)
+        self.saturation = None
+        self.__enter__()
 
     def _start(self):
         if self.peer.is_direct:
