@@ -2,14 +2,14 @@
 //! with `>=`, `<=`, `<`, `>`. Types come from the catalog, so numbers compare as numbers and versions as versions.
 
 use vouchsafe_attestation::claims::{
-    ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, HexVersion, Time, Version, claims_of,
-    definition,
+    ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, HexVersion, Texts, Time, Version,
+    claims_of, definition,
 };
 use vouchsafe_attestation::condition::{Comparison, Condition, Operator};
 use vouchsafe_attestation::result::AttestationResult;
 
 use crate::problem::{Reporter, list, nearest};
-use crate::shape::{Field, MapShape, Place, Shape, optional, parse_number, wrong_type};
+use crate::shape::{Field, MapShape, Place, Shape, optional, parse_number, shorten, wrong_type};
 use crate::yaml::{Entry, Node, Scalar, Value};
 
 /// `require`: what one kind of device must have proven.
@@ -177,19 +177,36 @@ fn conform_value(node: &Node, claim: &ClaimDefinition, place: &Place, reporter: 
     match &node.value {
         Value::List(items) if !items.is_empty() => {
             for (index, item) in items.iter().enumerate() {
-                if comparison(item, claim.value).is_none() {
-                    let place = place.index(index, item);
-                    wrong_type(item, allowed(claim.value), &place, reporter);
-                }
+                conform_one(item, claim, &place.index(index, item), reporter);
             }
         }
         Value::Broken => {}
         Value::List(_) | Value::Null | Value::Scalar(_) | Value::Map(_) => {
-            if comparison(node, claim.value).is_none() {
-                wrong_type(node, allowed(claim.value), place, reporter);
-            }
+            conform_one(node, claim, place, reporter);
         }
     }
+}
+
+fn conform_one(node: &Node, claim: &ClaimDefinition, place: &Place, reporter: &mut Reporter<'_>) {
+    if comparison(node, claim).is_some() {
+        return;
+    }
+    let allowed = allowed_of(claim);
+    // A word of a closed list is close to some other; for the rest the type says what is wrong.
+    let (Texts::Words(words), Some(found)) = (claim.texts, node.text()) else {
+        return wrong_type(node, &allowed, place, reporter);
+    };
+    let mut problem = reporter
+        .at(
+            node.span,
+            format!("`{}` is never `{}`", claim.name, shorten(found)),
+        )
+        .path(place.path.clone())
+        .allowed(allowed);
+    if let Some(meant) = nearest(found, words.iter().copied()) {
+        problem = problem.hint(format!("did you mean `{meant}`?"));
+    }
+    reporter.report(problem);
 }
 
 /// What may be compared with a claim of this type, for messages and the schema.
@@ -211,7 +228,25 @@ pub(crate) fn allowed(claim: ClaimType) -> &'static str {
     }
 }
 
-fn comparison(node: &Node, claim: ClaimType) -> Option<Comparison> {
+/// What may be compared with this claim, for messages and the schema.
+pub(crate) fn allowed_of(claim: &ClaimDefinition) -> String {
+    match claim.texts {
+        Texts::Open => allowed(claim.value).to_owned(),
+        texts => format!("{}, or a list of them", texts_allowed(texts)),
+    }
+}
+
+/// Which texts a claim can be, in words; nothing where any will do.
+pub(crate) fn texts_allowed(texts: Texts) -> String {
+    match texts {
+        Texts::Open => String::new(),
+        Texts::Words(words) => list(words.iter().copied()),
+        Texts::Hex(bytes) => format!("{bytes} bytes: {} hexadecimal digits", bytes * 2),
+        Texts::HexNumber(_) => "a hexadecimal number (`0x30000`)".to_owned(),
+    }
+}
+
+fn comparison(node: &Node, claim: &ClaimDefinition) -> Option<Comparison> {
     let Value::Scalar(Scalar { text, plain }) = &node.value else {
         return None;
     };
@@ -219,13 +254,13 @@ fn comparison(node: &Node, claim: ClaimType) -> Option<Comparison> {
         operator: Operator::Equal,
         value,
     };
-    match claim {
+    match claim.value {
         ClaimType::Bool => node.as_bool().map(|value| equal(ClaimValue::Bool(value))),
         ClaimType::Text | ClaimType::Set => {
             let ambiguous = *plain && text.parse::<bool>().is_ok();
             let operator = [">", "<", "="].iter().any(|sign| text.starts_with(sign));
-            (!ambiguous && !operator && !text.is_empty())
-                .then(|| equal(ClaimValue::Text(text.clone())))
+            let text = claim.texts.canonical(text)?;
+            (!ambiguous && !operator && !text.is_empty()).then(|| equal(ClaimValue::Text(text)))
         }
         ClaimType::Number => {
             let (operator, rest) = operator(text);
@@ -306,7 +341,7 @@ pub(crate) fn read_family(
                     claim: claim.name,
                     any_of: alternatives
                         .iter()
-                        .filter_map(|node| comparison(node, claim.value))
+                        .filter_map(|node| comparison(node, claim))
                         .collect(),
                 });
             }
@@ -321,46 +356,4 @@ pub(crate) fn read_family(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn number(text: &str, plain: bool) -> Option<Comparison> {
-        comparison(&scalar(text, plain), ClaimType::Number)
-    }
-
-    fn scalar(text: &str, plain: bool) -> Node {
-        let text = text.to_owned();
-        Node {
-            span: crate::source::Span::default(),
-            value: Value::Scalar(Scalar { text, plain }),
-        }
-    }
-
-    #[test]
-    fn numbers_compare_as_numbers() {
-        let at_least = number(">=9", false).unwrap();
-        assert!(at_least.holds(&ClaimValue::Number(10)));
-        assert!(at_least.holds(&ClaimValue::Number(9)));
-        assert!(!at_least.holds(&ClaimValue::Number(8)));
-        assert!(number("<3", true).unwrap().holds(&ClaimValue::Number(2)));
-        assert!(!number(">3", true).unwrap().holds(&ClaimValue::Number(3)));
-        assert!(number("<= 3", true).unwrap().holds(&ClaimValue::Number(3)));
-        for text in [
-            "", ">=", "=>3", "-3", "+3", "3.0", "0x3", "03", "==3", ">= -1",
-        ] {
-            assert_eq!(number(text, true), None, "{text}");
-        }
-        assert_eq!(number("3", false), None, "a quoted number is a text");
-    }
-
-    #[test]
-    fn versions_compare_as_versions_and_need_quotes_where_yaml_sees_a_number() {
-        let read = |text, plain| comparison(&scalar(text, plain), ClaimType::Version);
-        let at_least = read(">=570.86", true).unwrap();
-        assert!(at_least.holds(&ClaimValue::Version("570.124".parse().unwrap())));
-        assert!(!at_least.holds(&ClaimValue::Version("570.9".parse().unwrap())));
-        assert_eq!(read("570.10", true), None);
-        assert!(read("570.10", false).is_some());
-        assert!(read("570.10.1", true).is_some());
-    }
-}
+mod tests;

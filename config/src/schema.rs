@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 use vouchsafe_attestation::claims::{
-    ClaimDefinition, ClaimType, EvidenceKind, claims_of, definition,
+    ClaimDefinition, ClaimType, EvidenceKind, Texts, claims_of, definition,
 };
 
 use crate::claim;
@@ -72,7 +72,11 @@ pub fn claims_page() -> String {
         for claim in claims_of(kind) {
             let (name, value) = (claim.name, claim.value.as_str());
             let doc = claim.doc.replace('|', "\\|");
-            page.push_str(&format!("| `{name}` | {value} | {doc} |\n"));
+            let texts = match claim.texts {
+                Texts::Open => String::new(),
+                texts => format!(": {}", claim::texts_allowed(texts)),
+            };
+            page.push_str(&format!("| `{name}` | {value}{texts} | {doc} |\n"));
         }
     }
     page
@@ -87,6 +91,8 @@ These names are stable: they stand in certificates, in an `AttestationProfile`, 
 A name that is not here is an error of policy, with the nearest names that exist.
 `vouchsafe schema --write config/schema` writes this page from the catalog that verifiers and policy share.
 Lists are alternatives: one of them must hold.
+A text that says what it can be is compared with nothing else: another word or length is an error of policy.
+Hexadecimal digits may be in upper case.
 A name with dots is written as a map in a map: `tcb.snp` as `tcb: {snp: \">=22\"}`.
 ";
 
@@ -217,7 +223,18 @@ fn one_claim(claim: &ClaimDefinition) -> Value {
             {"type": "integer", "minimum": 0},
             {"type": "string", "pattern": "^(>=|<=|<|>) *[0-9]+$"},
         ]}),
-        ClaimType::Text | ClaimType::Set => json!({"type": "string", "minLength": 1}),
+        ClaimType::Text | ClaimType::Set => match claim.texts {
+            Texts::Open => json!({"type": "string", "minLength": 1}),
+            Texts::Words(words) => json!({"enum": words}),
+            Texts::Hex(bytes) => json!({
+                "type": "string",
+                "pattern": format!("^[0-9a-fA-F]{{{}}}$", bytes * 2),
+            }),
+            Texts::HexNumber(_) => json!({
+                "type": "string",
+                "pattern": "^0x0*[0-9a-fA-F]{1,16}$",
+            }),
+        },
         ClaimType::Version => dotted("[0-9]"),
         ClaimType::HexVersion => dotted("[0-9A-Fa-f]"),
         ClaimType::Time => json!({
@@ -227,6 +244,6 @@ fn one_claim(claim: &ClaimDefinition) -> Value {
     };
     json!({
         "anyOf": [one, {"type": "array", "minItems": 1, "items": one}],
-        "description": format!("{} Allowed: {}.", claim.doc, claim::allowed(claim.value)),
+        "description": format!("{} Allowed: {}.", claim.doc, claim::allowed_of(claim)),
     })
 }

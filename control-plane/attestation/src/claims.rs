@@ -4,12 +4,14 @@
 //! names that are in it, so policy never waits for a claim that nothing makes.
 
 mod catalog;
+mod texts;
 mod value;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use self::catalog::{CATALOG, ClaimDefinition, claims_of, definition};
+pub use self::texts::Texts;
 pub use self::value::{
     ClaimType, ClaimValue, HexVersion, ParseClaimError, ParseTimeError, ParseVersionError, Time,
     Version,

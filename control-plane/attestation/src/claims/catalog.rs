@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use super::ClaimType::{self, Bool, HexVersion, Number, Set, Text, Time, Version};
 use super::EvidenceKind;
+use super::texts::{self, Texts};
 
 /// One claim that policy may read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,6 +19,8 @@ pub struct ClaimDefinition {
     pub name: &'static str,
     /// How it compares.
     pub value: ClaimType,
+    /// Which texts it can be, where it is one.
+    pub texts: Texts,
     /// One sentence for documentation, schema and `explain`.
     pub doc: &'static str,
 }
@@ -32,6 +35,7 @@ pub static CATALOG: LazyLock<Vec<ClaimDefinition>> = LazyLock::new(|| {
                     kind,
                     name,
                     value: *value,
+                    texts: texts::of(kind, name),
                     doc,
                 }
             })

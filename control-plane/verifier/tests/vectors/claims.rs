@@ -3,8 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vouchsafe_attestation::claims::{ClaimType, ClaimValue, EvidenceKind, claims_of, definition};
+use vouchsafe_attestation::claims::{
+    ClaimDefinition, ClaimType, ClaimValue, EvidenceKind, Texts, claims_of, definition,
+};
 use vouchsafe_verifier::dossier::Kind;
+use vouchsafe_verifier::evidence::dcap::collateral::TcbStatus;
+use vouchsafe_verifier::evidence::nvidia_gpu::report::Mode;
+use vouchsafe_verifier::evidence::sev_snp::Product;
 use vouchsafe_verifier::judgement::Value;
 
 use crate::{at, borrowed, judge, load, testdata};
@@ -58,8 +63,12 @@ fn made(folder: &str, kind: Kind) -> BTreeMap<&'static str, Vec<Value>> {
     made
 }
 
-fn has_type(wanted: ClaimType, value: &Value) -> bool {
-    let parses = |text: &String| ClaimValue::parse(wanted, text).is_ok();
+fn fits(claim: &ClaimDefinition, value: &Value) -> bool {
+    let wanted = claim.value;
+    let parses = |text: &String| {
+        let is_written_so = claim.texts.canonical(text).as_ref() == Some(text);
+        ClaimValue::parse(wanted, text).is_ok() && is_written_so
+    };
     match (wanted, value) {
         (ClaimType::Bool, Value::Bool(_))
         | (ClaimType::Number, Value::Number(_))
@@ -88,7 +97,7 @@ fn verifiers_make_exactly_the_claims_of_the_catalog() {
             match definition(kind, name) {
                 Some(claim) => wrong.extend(
                     { values.iter() }
-                        .filter(|value| !has_type(claim.value, value))
+                        .filter(|value| !fits(claim, value))
                         .map(|value| format!("{kind}.{name} is no {:?}: {value:?}", claim.value)),
                 ),
                 None if SHOWN_ONLY.contains(name) => {}
@@ -111,4 +120,18 @@ fn verifiers_make_exactly_the_claims_of_the_catalog() {
     }
     wrong.dedup();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn lists_that_the_catalog_closes_are_those_of_the_verifiers() {
+    let words = |kind, name| match definition(kind, name).unwrap().texts {
+        Texts::Words(words) => words,
+        other => panic!("{name}: {other:?}"),
+    };
+    let statuses = TcbStatus::ALL.map(TcbStatus::as_str);
+    assert_eq!(words(EvidenceKind::Tdx, "tcb_status"), statuses);
+    let products = [Product::Milan, Product::Genoa, Product::Turin].map(Product::as_str);
+    assert_eq!(words(EvidenceKind::SevSnp, "product"), products);
+    let modes = [Mode::SingleGpu, Mode::MultiGpu, Mode::ProtectedPcie].map(Mode::as_str);
+    assert_eq!(words(EvidenceKind::NvidiaGpu, "mode"), modes);
 }
