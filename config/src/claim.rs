@@ -15,7 +15,7 @@ use crate::yaml::{Entry, Node, Scalar, Value};
 /// `require`: what one kind of device must have proven.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Requirement {
-    /// The kind of device: at least one must be there, and each must satisfy all conditions.
+    /// The kind of device: at least one must be there, and each must satisfy all conditions that concern it.
     pub kind: EvidenceKind,
     /// Conditions, by claim.
     pub conditions: Vec<Condition>,
@@ -27,16 +27,24 @@ impl Requirement {
     /// # Errors
     /// The name of the first claim that fails.
     pub fn check(&self, result: &AttestationResult) -> Result<(), Option<&'static str>> {
-        let mut seen = false;
-        for device in result.devices_of(self.kind) {
-            seen = true;
-            for condition in &self.conditions {
-                if !condition.holds(device.claims.get(condition.claim)) {
-                    return Err(Some(condition.claim));
+        if result.devices_of(self.kind).next().is_none() {
+            return Err(None);
+        }
+        for condition in &self.conditions {
+            let mut is_bound = false;
+            for device in result.devices_of(self.kind) {
+                if condition.concerns(&device.claims) {
+                    is_bound = true;
+                    if !condition.holds(device.claims.get(condition.claim)) {
+                        return Err(Some(condition.claim));
+                    }
                 }
             }
+            if !is_bound {
+                return Err(Some(condition.claim));
+            }
         }
-        if seen { Ok(()) } else { Err(None) }
+        Ok(())
     }
 }
 

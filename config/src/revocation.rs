@@ -337,7 +337,8 @@ fn has_device(result: &AttestationResult, wanted: &Requirement) -> bool {
     result.devices_of(wanted.kind).any(|device| {
         wanted.conditions.iter().all(|condition| {
             let found = device.claims.get(condition.claim);
-            found.is_none() || condition.holds(found)
+            let is_lacking = found.is_none() && condition.concerns(&device.claims);
+            is_lacking || condition.holds(found)
         })
     })
 }

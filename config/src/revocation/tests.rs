@@ -294,6 +294,61 @@ fn a_revocation_of_a_node_goes_nowhere_without_its_document() {
     assert_eq!(titles, ["Node a/rack", "Workload a/x", "Revocation a/r"]);
 }
 
+/// A machine with a GPU of this driver and a switch, which has none.
+fn gpus(driver: &str) -> AttestationResult {
+    let claims = [
+        ("device", ClaimValue::Text("gpu".to_owned())),
+        ("driver", ClaimValue::Version(driver.parse().unwrap())),
+    ];
+    let kind = EvidenceKind::NvidiaGpu;
+    let mut result = testing::result(Class::Hardware, kind, &claims, Duration::ZERO);
+    let switch = [("device", ClaimValue::Text("switch".to_owned()))];
+    let switch = testing::result(Class::Hardware, kind, &switch, Duration::ZERO);
+    result.devices.extend(switch.devices);
+    result
+}
+
+#[test]
+fn a_list_of_drivers_is_revoked_on_gpus_and_means_no_switch() {
+    for (driver, found, expected) in [
+        ("550.54.14", "\"<550.90\"", true),
+        ("550.90.07", "\"<550.90\"", false),
+        ("570.86.15", "\"<550.90\"", false),
+        ("550.90.07", "[550.54.14, 550.90.07]", true),
+        ("570.86.15", "[550.54.14, 550.90.07]", false),
+    ] {
+        let (found, result) = (
+            format!("{{device: {{nvidia_gpu: {{driver: {found}}}}}}}"),
+            gpus(driver),
+        );
+        let revocation = read(&document(&found, "")).unwrap_or_else(|error| panic!("{error}"));
+        let (id, _) = peer();
+        let bearer = Bearer {
+            id: &id,
+            serial: None,
+            spki_sha256: None,
+            authority_spki_sha256: None,
+            result: Some(&result),
+        };
+        let means = revocation.means(&bearer, &testing::trust_domain(), testing::now());
+        assert_eq!(means, expected, "{driver} {found}");
+    }
+}
+
+#[test]
+fn a_driver_is_required_of_gpus_and_of_at_least_one() {
+    let text = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {name: r, namespace: a}\nspec:\n  match: {device: {nvidia_gpu: {driver: \">=550.90\"}}}\n  action: cut\n  reason: r\n";
+    // `require` and `device` are read alike.
+    let required = &read(text).unwrap().matches.devices[0];
+    assert_eq!(required.check(&gpus("570.86.15")), Ok(()));
+    assert_eq!(required.check(&gpus("550.54.14")), Err(Some("driver")));
+    let mut switches = gpus("570.86.15");
+    switches.devices.remove(0);
+    assert_eq!(required.check(&switches), Err(Some("driver")));
+    switches.devices.clear();
+    assert_eq!(required.check(&switches), Err(None));
+}
+
 #[test]
 fn all_that_is_written_must_hold() {
     means("{workload: [a/x], class: [software]}", true);

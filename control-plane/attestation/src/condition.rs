@@ -1,6 +1,6 @@
 //! Conditions on claims: what policy and profiles demand of a claim, compared by the claim's type.
 
-use crate::claims::ClaimValue;
+use crate::claims::{ClaimValue, Claims};
 
 /// One claim and what it may be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -64,6 +64,16 @@ impl Condition {
         found.is_some_and(|found| self.any_of.iter().any(|wanted| wanted.holds(found)))
     }
 
+    /// Whether it speaks of a device with these claims at all: what only GPUs of NVIDIA's prove binds no switch beside
+    /// them. Whoever skips a device for this must see that another one is bound, or the condition demands nothing.
+    pub fn concerns(&self, claims: &Claims) -> bool {
+        let is_switch = || match claims.get("device") {
+            Some(ClaimValue::Text(device)) => device == "switch",
+            Some(_) | None => false,
+        };
+        claims.get(self.claim).is_some() || !(OF_GPUS_ALONE.contains(&self.claim) && is_switch())
+    }
+
     /// As a person would write it.
     pub fn describe(&self) -> String {
         let alternatives: Vec<_> = self
@@ -77,6 +87,18 @@ impl Condition {
         }
     }
 }
+
+/// Claims that no NVSwitch makes: it runs no driver, is no board of its own, and protects nothing by a mode. No other kind
+/// has one of these claims beside one that is called `device`.
+const OF_GPUS_ALONE: [&str; 7] = [
+    "board",
+    "confidential_compute",
+    "devtools",
+    "driver",
+    "firmware_id",
+    "mode",
+    "protected_pcie",
+];
 
 impl Comparison {
     /// Whether every value that satisfies this one satisfies the other too; says no where it can't tell.
@@ -227,5 +249,27 @@ mod tests {
             }],
         };
         assert!(!condition.holds(Claims::default().get("secure_boot")));
+    }
+
+    #[test]
+    fn what_only_gpus_prove_binds_no_switch_beside_them() {
+        use crate::claims::EvidenceKind;
+        let device = |word: &str| {
+            let mut claims = Claims::default();
+            let value = ClaimValue::Text(word.into());
+            claims
+                .set(EvidenceKind::NvidiaGpu, "device", value)
+                .unwrap();
+            claims
+        };
+        let condition = |claim| Condition {
+            claim,
+            any_of: Vec::new(),
+        };
+        for (claim, of_switches) in [("driver", false), ("devtools", false), ("vbios", true)] {
+            assert_eq!(condition(claim).concerns(&device("switch")), of_switches);
+            assert!(condition(claim).concerns(&device("gpu")));
+            assert!(condition(claim).concerns(&Claims::default()));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use vouchsafe_attestation::binding::DeviceBinding;
 use vouchsafe_attestation::claims::{ClaimValue, EvidenceKind, definition};
+use vouchsafe_attestation::condition::Condition;
 use vouchsafe_attestation::result::DeviceResult;
 
 use super::{Device, Expected, Proof, Shown};
@@ -262,7 +263,10 @@ impl Verified<'_> {
             done = done.and(set("count", ClaimValue::Number(gpus.into())));
         }
         done.map_err(|error| findings.refuse(Check::Image, error.to_string()))?;
-        let binding = { reference.conditions.iter() }.filter(|one| self.can_claim(one.claim));
+        // That a device is a switch is NVIDIA's word, from the certificate of its chip; a set of switches alone is bound by
+        // what they can't prove, and so refused.
+        let is_concerned = |one: &&Condition| gpus == 0 || one.concerns(&claims);
+        let binding = reference.conditions.iter().filter(is_concerned);
         if let Some((condition, found)) = fit::unmet(binding, &claims) {
             let check = HardwareCheck {
                 kind: self.kind,
@@ -283,25 +287,7 @@ impl Verified<'_> {
             claims,
         })
     }
-
-    /// Whether a device of this sort has such a claim: what is asked of GPUs alone is not asked of the switches between
-    /// them. That it is a switch is NVIDIA's word, from the certificate of its chip.
-    fn can_claim(&self, claim: &str) -> bool {
-        let member = self.member.as_ref();
-        let is_switch = member.is_some_and(|member| member.identity.architecture.is_switch());
-        !(is_switch && OF_GPUS_ALONE.contains(&claim))
-    }
 }
-
-/// Claims that no NVSwitch makes: it runs no driver, is no board of its own, and protects nothing by a mode.
-const OF_GPUS_ALONE: [&str; 6] = [
-    "driver",
-    "board",
-    "mode",
-    "confidential_compute",
-    "devtools",
-    "protected_pcie",
-];
 
 /// What the attester has to give, so that its absence is no vendor's fault.
 const ATTESTERS_PART: [&str; 4] = [
