@@ -4,7 +4,7 @@
 pub mod hardware;
 mod ima;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use vouchsafe_api::convert::attest::reattest::Proof;
@@ -35,10 +35,8 @@ pub fn pcr_selection(profile: &AttestationProfile) -> PcrSelection {
     let tpms = profile.any_of.iter().filter_map(|one| one.tpm.as_ref());
     let mut selection = PcrSelection::default();
     for tpm in tpms {
-        for (hash, pcrs) in tpm.selection() {
-            if let Some(pcrs) = PcrSet::new(pcrs) {
-                selection.add(algorithm(hash), pcrs);
-            }
+        for (hash, pcrs) in selected(tpm.selection()).banks() {
+            selection.add(hash, pcrs);
         }
         let alternative = Alternative {
             tpm: Some(tpm_reference(tpm)),
@@ -256,13 +254,25 @@ pub fn tpm_rules(tpm: &ConfiguredTpm) -> Rules {
     Rules {
         tpm: tpm_rules::Rules {
             images: reference.images,
-            class: reference.class,
+            classes: tpm.classes.iter().copied().collect(),
+            pcrs: selected(tpm.pcrs.clone()),
             secure_boot: reference.secure_boot,
             require_event_log: tpm.event_log == EventLog::Required,
+            ima: reference.ima,
             ..tpm_rules::Rules::default()
         },
         ..Rules::default()
     }
+}
+
+fn selected(named: BTreeMap<PcrHash, BTreeSet<u8>>) -> PcrSelection {
+    let mut selection = PcrSelection::default();
+    for (hash, pcrs) in named {
+        if let Some(pcrs) = PcrSet::new(pcrs) {
+            selection.add(algorithm(hash), pcrs);
+        }
+    }
+    selection
 }
 
 fn tpm_reference(tpm: &ConfiguredTpm) -> TpmReference {

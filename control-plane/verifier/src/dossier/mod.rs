@@ -105,7 +105,7 @@ impl Kind {
             ),
             Self::NvidiaGpu => (evidence::nvidia_gpu::checks::CHECKS, &[]),
             Self::Nitro => (evidence::nitro::CHECKS, &[]),
-            Self::Tpm => (&[], &[]),
+            Self::Tpm => (evidence::tpm::checks::CHECKS, &[]),
         };
         let row = own.iter().chain(below).find(|row| row.name == check);
         // What profiles demand of a claim is a check with the claim's name.
@@ -409,3 +409,6 @@ fn refuse_expectation(detail: &'static str, ledger: &mut Ledger) {
 
 /// Describes a case of the vectors; no evidence.
 const CASE_FILE: &str = "case.json";
+
+#[cfg(test)]
+mod tests;

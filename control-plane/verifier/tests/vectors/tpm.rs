@@ -116,6 +116,14 @@ fn event_logs_of_confidential_vms_are_read_and_replayed() {
     assert_eq!(replayed.len(), 3);
 }
 
+/// # Why a machine whose certificate leads to no pinned root is affirmed, of class `software`
+/// This machine's key was certified by an authority of its cloud that is not among the pinned roots, so nobody vouches
+/// that the key lives in a TPM. That is what a software TPM is too: a key whose quotes are genuine and whose home is not
+/// proven. Class `software` says just that, is shown wherever the identity is, and satisfies only a profile that names
+/// it (the default of `classes` is `hardware` alone). So the judgement of a file is the one that an attestation would
+/// come to. Anybody can make such an authority, as anybody can run a software TPM: what keeps strangers out is who else a
+/// profile and `members` name, not this class. `ak_certified` is `false` and its check `not_checked`, never `passed`. What would claim more than is proven
+/// is refused instead: an issuer that is there and did not sign (`certificate_chain`), dates, a key without certificate.
 #[test]
 fn a_cloud_machines_attestation_is_bound_to_its_nonce_and_no_other() {
     let bytes = read("gce-cos85-nonce9009.pb");
@@ -155,7 +163,10 @@ fn a_cloud_machines_attestation_is_bound_to_its_nonce_and_no_other() {
         change(&mut rules);
         verify(nonce(), &rules).reason
     };
-    assert_eq!(with(&|rules| rules.tpm.class = Class::Hardware), "class");
+    assert_eq!(
+        with(&|rules| rules.tpm.classes = vec![Class::Hardware]),
+        "class"
+    );
     assert_eq!(
         with(&|rules| rules.tpm.secure_boot = Some(true)),
         "verified"

@@ -352,9 +352,31 @@ impl Case<'_> {
         }
     }
 
+    /// Whether all is quoted that must be, of which no image need name a value.
+    fn judge_coverage(&self, pcrs: &PcrValues, ledger: &mut Ledger) {
+        if self.rules.pcrs.is_empty() {
+            ledger.skip("pcr_coverage", "no PCR is demanded");
+            return;
+        }
+        let demanded = { self.rules.pcrs.banks() }
+            .flat_map(|(bank, set)| set.iter().map(move |pcr| (bank, pcr)));
+        let lacking: Vec<_> = demanded
+            .filter(|(bank, pcr)| pcrs.get(*bank, *pcr).is_none())
+            .map(|(bank, pcr)| format!("{bank}:{pcr}"))
+            .collect();
+        let detail = format!("not quoted: {lacking:?}");
+        let holds = lacking.is_empty();
+        ledger.require("pcr_coverage", "pcr_not_quoted", holds, detail);
+    }
+
     fn judge_image(&self, pcrs: &PcrValues, class: Class, ledger: &mut Ledger) {
-        let detail = format!("found `{class}`, demanded `{}`", self.rules.class);
-        ledger.require("class", "class", class >= self.rules.class, detail);
+        let accepted: Vec<_> = { self.rules.classes.iter() }
+            .map(|class| class.as_str())
+            .collect();
+        let detail = format!("found `{class}`, accepted {}", accepted.join(", "));
+        let holds = self.rules.classes.contains(&class);
+        ledger.require("class", "class", holds, detail);
+        self.judge_coverage(pcrs, ledger);
         if self.rules.images.is_empty() {
             ledger.skip("image", "no reference value is named");
             return;
@@ -639,3 +661,6 @@ const AK_ATTRIBUTES: Attributes = Attributes::FIXED_TPM
     .and(Attributes::RESTRICTED)
     .and(Attributes::SIGN);
 const SECURE_BOOT_PCR: u8 = 7;
+
+#[cfg(test)]
+mod tests;

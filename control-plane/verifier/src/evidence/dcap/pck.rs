@@ -136,3 +136,79 @@ const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `SEQUENCE { 1.2.<number>, value }`.
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        let pair = [&[OBJECT_IDENTIFIER, 2, 42, number], value].concat();
+        let length = u8::try_from(pair.len()).unwrap();
+        [&[SEQUENCE, length], pair.as_slice()].concat()
+    }
+
+    #[test]
+    fn fields_are_whole_pairs_and_those_that_count_stand_once() {
+        let (one, two) = (field(1, &[INTEGER, 1, 5]), field(2, &[BOOLEAN, 1, 0xff]));
+        let both = [one.as_slice(), &two].concat();
+        let found = fields(&both).unwrap();
+        assert_eq!(unique(&found, 1), Some([INTEGER, 1, 5].as_slice()));
+        assert_eq!(unique(&found, 3), None);
+        assert_eq!(flag(&found, 2), Some(Some(true)));
+        assert_eq!(flag(&found, 3), Some(None));
+        assert_eq!(flag(&found, 1), None);
+        let twice = [both.as_slice(), &one].concat();
+        assert_eq!(unique(&fields(&twice).unwrap(), 1), None);
+        for end in 1..both.len() {
+            assert!(fields(&both[..end]).is_none() || end == one.len(), "{end}");
+        }
+        assert_eq!(fields(&[]), Some(Vec::new()));
+        assert!(fields(&[SEQUENCE, 2, OBJECT_IDENTIFIER, 0]).is_none());
+        assert!(fields(&[SEQUENCE, 3, INTEGER, 1, 5]).is_none());
+        let no = field(2, &[BOOLEAN, 1, 1]);
+        assert_eq!(flag(&fields(&no).unwrap(), 2), None);
+        let off = field(2, &[BOOLEAN, 1, 0]);
+        assert_eq!(flag(&fields(&off).unwrap(), 2), Some(Some(false)));
+    }
+
+    #[test]
+    fn integers_have_their_shortest_positive_form_up_to_16_bits() {
+        for (bytes, value) in [
+            (&[INTEGER, 1, 0][..], Some(0)),
+            (&[INTEGER, 1, 0x7f], Some(0x7f)),
+            (&[INTEGER, 2, 0, 0x80], Some(0x80)),
+            (&[INTEGER, 2, 0x7f, 0xff], Some(0x7fff)),
+            (&[INTEGER, 3, 0, 0xff, 0xff], Some(0xffff)),
+            (&[INTEGER, 1, 0x80], None),
+            (&[INTEGER, 2, 0x80, 0], None),
+            (&[INTEGER, 3, 1, 0, 0], None),
+            (&[INTEGER, 0], None),
+            (&[INTEGER, 1, 5, 0], None),
+            (&[OCTET_STRING, 1, 5], None),
+            (&[INTEGER], None),
+            (&[], None),
+        ] {
+            assert_eq!(integer(bytes), value, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_read_in_their_forms_of_up_to_two_bytes() {
+        let octets_of = |head: &[u8], length: usize| [head, &vec![7; length]].concat();
+        let short = octets_of(&[OCTET_STRING, 16], 16);
+        assert_eq!(octets::<16>(&short), Some([7; 16]));
+        assert_eq!(octets::<15>(&short), None);
+        let long = octets_of(&[OCTET_STRING, 0x81, 200], 200);
+        assert_eq!(octets::<200>(&long), Some([7; 200]));
+        let longer = octets_of(&[OCTET_STRING, 0x82, 1, 4], 260);
+        assert_eq!(octets::<260>(&longer), Some([7; 260]));
+        assert_eq!(octets::<260>(&longer[..263]), None);
+        for none in [
+            &[OCTET_STRING, 0x83, 0, 0, 1, 7][..],
+            &[OCTET_STRING, 0x80, 7, 0, 0],
+        ] {
+            assert_eq!(octets::<1>(none), None, "{none:?}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! Source: TPM 2.0 Part 1 §24 and §31; TCG TPM 2.0 Keys for Device Identity and Attestation §5; DESIGN §5.
 
 pub mod attest;
+pub mod checks;
 pub mod credential;
 pub mod event_log;
 pub mod hash;

@@ -3,6 +3,7 @@
 use vouchsafe_attestation::claims::Class;
 
 use super::ima::policy::Policy;
+use super::pcr::PcrSelection;
 use crate::reference_value::TpmImage;
 
 /// Demands. The default names no reference value and takes a TPM of any class, which the claims say.
@@ -10,8 +11,10 @@ use crate::reference_value::TpmImage;
 pub struct Rules {
     /// Images, one of which the quoted values must fit; empty demands nothing of them.
     pub images: Vec<TpmImage>,
-    /// Weakest class that is accepted.
-    pub class: Class,
+    /// Classes that are accepted.
+    pub classes: Vec<Class>,
+    /// PCRs that must be quoted with their values, whatever those are.
+    pub pcrs: PcrSelection,
     /// What the replayed event log must say of Secure Boot; `None` leaves it open.
     pub secure_boot: Option<bool>,
     /// Whether a boot event log must be there.
@@ -26,7 +29,8 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             images: Vec::new(),
-            class: Class::Software,
+            classes: vec![Class::Software, Class::Hardware],
+            pcrs: PcrSelection::default(),
             secure_boot: None,
             require_event_log: false,
             ima: None,
