@@ -235,8 +235,10 @@ fn policy_lines(
 ) -> Vec<String> {
     let line = |check: &str| {
         let key = DECIDED_BY.iter().find(|(name, _)| *name == check);
-        let key = key.map_or(check, |(_, key)| key);
-        let line = alternative.lines.get(&format!("{}.{key}", kind.as_str()))?;
+        let key = key.map(|(_, key)| *key);
+        // A claim may have the name of a check that another key decides: `debug` beside `danger_accept_debug`.
+        let line = { key.into_iter().chain([check]) }
+            .find_map(|key| alternative.lines.get(&format!("{}.{key}", kind.as_str())))?;
         Some(format!("{}:{line}", profile.file))
     };
     let checks = judgement.checks.iter();
@@ -246,7 +248,7 @@ fn policy_lines(
 }
 
 /// Keys of profiles that have another name than the check that they decide.
-const DECIDED_BY: [(&str, &str); 13] = [
+const DECIDED_BY: [(&str, &str); 19] = [
     ("image", "images"),
     ("tcb_reported", "tcb"),
     ("tcb_committed", "tcb"),
@@ -260,6 +262,12 @@ const DECIDED_BY: [(&str, &str); 13] = [
     ("service_td", "danger_accept_service_td"),
     ("vlek", "signing_key"),
     ("mitigations", "required_mitigations"),
+    ("class", "classes"),
+    ("pcr_coverage", "pcrs"),
+    ("ima_format", "ima"),
+    ("ima_replay", "ima"),
+    ("ima_measures", "ima"),
+    ("ima_files", "ima"),
 ];
 
 /// The judgement, with the deciding line beside each check that has one, and with what it rests on.

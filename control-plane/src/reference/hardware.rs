@@ -193,3 +193,6 @@ fn earliest(condition: Option<&Condition>) -> Option<SystemTime> {
     let times: Option<Vec<Time>> = times.collect();
     times?.into_iter().min().map(SystemTime::from)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! What is asked of files, and how it is answered.
 
+mod profiles;
+
 use clap::Parser;
 
 use super::*;
