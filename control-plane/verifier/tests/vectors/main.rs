@@ -12,6 +12,7 @@
 mod azure;
 mod claims;
 mod containers;
+mod hostile;
 mod nitro;
 mod nvidia_gpu;
 mod sev_snp;
