@@ -10,6 +10,14 @@
 #[expect(unreachable_pub, reason = "the fuzz crate exports them")]
 mod targets;
 
+#[path = "../../tests/src/mutation.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "a module of the test harness, which exports and tells"
+)]
+mod mutation;
+
 use std::path::Path;
 
 #[track_caller]
@@ -17,10 +25,15 @@ fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
         .join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let whole = std::fs::read(entry.unwrap().path()).unwrap();
-        run(&whole);
+    let paths = std::fs::read_dir(&folder).unwrap();
+    let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let inputs: Vec<_> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    for whole in &inputs {
+        run(whole);
         // And what a cut or a flipped byte makes of it.
         for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
             run(&whole[..at]);
@@ -28,9 +41,9 @@ fn replay(target: &str, run: fn(&[u8])) {
             flipped[at] ^= 0xff;
             run(&flipped);
         }
-        inputs += 1;
     }
-    assert!(inputs > 0, "{} is empty", folder.display());
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    mutation::mutate(&inputs, MUTANTS, run);
 }
 
 #[test]
@@ -57,3 +70,6 @@ fn answers_of_the_metadata_service_are_handled_however_they_are_damaged() {
 fn reports_of_the_paravisor_are_handled_however_they_are_damaged() {
     replay("hcl_report", targets::hcl_report);
 }
+
+/// Changed inputs of each corpus: seconds for all of them.
+const MUTANTS: u64 = 4_000;

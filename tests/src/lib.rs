@@ -16,6 +16,7 @@ pub mod factory;
 pub mod files;
 pub mod mesh;
 pub mod metrics;
+pub mod mutation;
 pub mod nvml;
 pub mod paravisor;
 pub mod pki;

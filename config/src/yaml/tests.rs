@@ -4,6 +4,14 @@ use super::*;
 use crate::problem::Problem;
 use crate::source::Source;
 
+#[path = "../../../tests/src/mutation.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "a module of the test harness, which exports and tells"
+)]
+mod mutation;
+
 fn read(text: &str) -> (Vec<Tree>, Vec<Problem>) {
     let source = Source::new("a.yaml", text);
     let mut found = Vec::new();
@@ -156,15 +164,21 @@ fn an_alias_bomb_expands_nothing() {
 #[test]
 fn the_corpus_of_the_fuzz_target_is_read_without_panic() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/documents");
-    let mut files = 0;
-    for entry in std::fs::read_dir(corpus).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+    let paths = std::fs::read_dir(corpus).unwrap();
+    let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let inputs: Vec<_> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    assert!(inputs.len() > 10);
+    let parse = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
         let sources = vec![Source::new("corpus", text)];
         let _ = crate::set::PolicySet::parse(sources, crate::set::Options::default());
-        files += 1;
-    }
-    assert!(files > 10);
+    };
+    inputs.iter().for_each(|bytes| parse(bytes));
+    mutation::mutate(&inputs, 1_000, parse);
 }
 
 proptest! {

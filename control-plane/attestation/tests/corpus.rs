@@ -14,6 +14,14 @@
 )]
 mod targets;
 
+#[path = "../../../tests/src/mutation.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "a module of the test harness, which exports and tells"
+)]
+mod mutation;
+
 use std::path::Path;
 
 use vouchsafe_attestation::result::AttestationResult;
@@ -24,10 +32,15 @@ fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
         .join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let whole = std::fs::read(entry.unwrap().path()).unwrap();
-        run(&whole);
+    let paths = std::fs::read_dir(&folder).unwrap();
+    let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let inputs: Vec<_> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    for whole in &inputs {
+        run(whole);
         // And what a cut or a flipped byte makes of it.
         for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
             run(&whole[..at]);
@@ -35,9 +48,9 @@ fn replay(target: &str, run: fn(&[u8])) {
             flipped[at] ^= 0xff;
             run(&flipped);
         }
-        inputs += 1;
     }
-    assert!(inputs > 0, "{} is empty", folder.display());
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    mutation::mutate(&inputs, MUTANTS, run);
 }
 
 #[test]
@@ -67,3 +80,6 @@ fn the_corpus_of_leaf_is_handled() {
 fn the_corpus_of_spiffe_id_is_handled() {
     replay("spiffe_id", targets::spiffe_id);
 }
+
+/// Changed inputs of each corpus: seconds for all of them.
+const MUTANTS: u64 = 4_000;

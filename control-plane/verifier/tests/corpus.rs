@@ -10,6 +10,14 @@
 #[expect(unreachable_pub, reason = "the fuzz crate exports them")]
 mod targets;
 
+#[path = "../../../tests/src/mutation.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "a module of the test harness, which exports and tells"
+)]
+mod mutation;
+
 use std::path::Path;
 
 #[track_caller]
@@ -17,10 +25,15 @@ fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
         .join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let whole = std::fs::read(entry.unwrap().path()).unwrap();
-        run(&whole);
+    let paths = std::fs::read_dir(&folder).unwrap();
+    let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let inputs: Vec<_> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    for whole in &inputs {
+        run(whole);
         // And what a cut or a flipped byte makes of it.
         for at in (0..whole.len()).step_by(1 + whole.len() / 512) {
             run(&whole[..at]);
@@ -28,9 +41,9 @@ fn replay(target: &str, run: fn(&[u8])) {
             flipped[at] ^= 0xff;
             run(&flipped);
         }
-        inputs += 1;
     }
-    assert!(inputs > 0, "{} is empty", folder.display());
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    mutation::mutate(&inputs, MUTANTS, run);
 }
 
 #[test]
@@ -95,11 +108,13 @@ fn the_corpus_of_endorsement_answer_is_handled() {
 /// The kinds that are judged from files begin with the vectors themselves.
 #[track_caller]
 fn replay_vectors(vectors: &[&str], run: fn(&[u8])) {
-    for vector in vectors {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-        let whole = std::fs::read(folder.join(vector)).unwrap();
-        replay_one(&whole, 128, run);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let read = |vector: &&str| std::fs::read(folder.join(vector)).unwrap();
+    let inputs: Vec<_> = vectors.iter().map(read).collect();
+    for whole in &inputs {
+        replay_one(whole, 128, run);
     }
+    mutation::mutate(&inputs, MUTANTS_OF_VECTORS, run);
 }
 
 /// Runs an input, and what a cut or a flipped byte makes of it at about `places`.
@@ -195,7 +210,9 @@ fn dossiers_of_nvidia_devices_are_handled_whatever_happens_to_them() {
         "ocsp-gpu_vbios_l4.b64",
     ];
     let files = files.map(|name| std::fs::read(folder.join(name)).unwrap());
-    replay_one(&files.join(targets::SEAM), 96, targets::nvidia_dossier);
+    let whole = files.join(targets::SEAM);
+    replay_one(&whole, 96, targets::nvidia_dossier);
+    mutation::mutate(&[whole], MUTANTS_OF_VECTORS, targets::nvidia_dossier);
 }
 
 #[test]
@@ -211,3 +228,8 @@ fn vectors_of_nitro_are_handled_whatever_happens_to_them() {
     ];
     replay_vectors(&vectors, targets::nitro);
 }
+
+/// Changed inputs of each corpus: seconds for all of them.
+const MUTANTS: u64 = 2_000;
+/// Of vectors, whose signatures take their time.
+const MUTANTS_OF_VECTORS: u64 = 200;
