@@ -1,6 +1,8 @@
 //! One case of the micro benches, so many times: `./count --micro` counts its instructions, which stay the same from run to
 //! run where times don't.
 
+#[path = "support/evidence.rs"]
+mod evidence;
 #[path = "support/policy.rs"]
 mod policy;
 mod support;
@@ -18,7 +20,7 @@ use vouchsafe_proxy::http1::head::RequestHead;
 use vouchsafe_proxy::lane::preamble::{FlowProtocol, Preamble};
 
 /// Every case, in the order of the table.
-const CASES: [&str; 10] = [
+const CASES: [&str; 18] = [
     "authorize_10_first",
     "authorize_10_last",
     "authorize_10_denied",
@@ -29,6 +31,14 @@ const CASES: [&str; 10] = [
     "preamble",
     "request_head",
     "normalize_path",
+    "evidence_sev_snp",
+    "evidence_tdx",
+    "evidence_tdx_event_log",
+    "evidence_az_snp_vtpm",
+    "evidence_nitro",
+    "evidence_nvidia_gpu",
+    "evidence_nvidia_gpu_ocsp",
+    "evidence_tpm",
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -56,6 +66,7 @@ fn main() -> anyhow::Result<()> {
             }
             Ok(())
         }
+        evidence if evidence.starts_with("evidence_") => evidence::judge(evidence, times),
         other => bail!("unknown case `{other}`; there are {}", CASES.join(", ")),
     }
 }
