@@ -63,6 +63,7 @@ def _open(name, rate):
         if report["count"] < 0.95 * expected:
             report["first_error"] = f"{report['count']} of {expected:.0f} requests were answered in time"
             report["errors"] += 1
+            report["too_slow"] = True
         return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
     return Measure(name, f"open loop, {rate:,}/s", LATENCY, run)
