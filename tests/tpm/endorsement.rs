@@ -1,12 +1,16 @@
 //! Certificates of endorsement keys, made by a maker of software TPMs.
 
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use vouchsafe_attestation::claims::{ClaimValue, Class};
 use vouchsafe_config::proxy;
+use vouchsafe_tests::documents::{self, file, tpm_profile, workload};
+use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::swtpm::{Swtpm, TpmMaker};
+use vouchsafe_tests::{binaries, process};
 use vouchsafe_verifier::endorsement::{EkRoot, EkRoots};
 use vouchsafe_verifier::evidence::tpm::{CheckedOffer, Offer};
 
@@ -205,4 +209,55 @@ fn pem(der: &[u8]) -> String {
     }
     text.push_str("\n-----END CERTIFICATE-----\n");
     text
+}
+
+/// The chain of an endorsement key is evidence like any other: what of it ends first ends the certificate.
+#[test]
+fn no_certificate_outlives_the_chain_of_the_endorsement_key() {
+    let maker = TpmMaker::new().unwrap();
+    let swtpm = Swtpm::start_certified(&maker).unwrap();
+    // Makers put more into their files than a path needs.
+    let mut params = rcgen::CertificateParams::default();
+    let until = SystemTime::now() + Duration::from_secs(900);
+    params.not_after = until.into();
+    let short = params
+        .self_signed(&rcgen::KeyPair::generate().unwrap())
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let chain = folder.path().join("chain.pem");
+    let issuer = std::fs::read_to_string(maker.issuer()).unwrap();
+    std::fs::write(&chain, issuer + "\n" + &short.pem()).unwrap();
+    let socket = swtpm.socket();
+    // A certified TPM has its maker's key, which `collect` reads as the sidecar does.
+    let bundle = folder.path().join("bundle");
+    let place = |path: &Path| path.to_str().unwrap().to_owned();
+    let (out, tpm, ek_chain) = (place(&bundle), place(&socket), place(&chain));
+    let named = ["--node", "machine", "--namespace", "app"];
+    let arguments = [
+        "collect",
+        "--out",
+        &out,
+        "--tpm",
+        &tpm,
+        "--ek-chain",
+        &ek_chain,
+    ];
+    let node = process::run(binaries::proxy(), [&arguments[..], &named].concat());
+    let mesh = Mesh::start(&file([
+        documents::mesh(),
+        tpm_profile("app/boot", "good", 11, &"0".repeat(64)),
+        node.expect_success(),
+        workload("app/one", "boot", "machine", &[]),
+    ]));
+    let attester = format!(
+        "{{tpm: {{swtpm: 'unix:{}', ek_chain: {}}}}}",
+        socket.display(),
+        chain.display()
+    );
+    let mut sidecar = mesh.sidecar("one", "app/one", &attester).start(mesh.path());
+    sidecar.wait_ready();
+    let records = mesh.records();
+    let issued = records.iter().find(|one| one["kind"] == "issued").unwrap();
+    let since = until.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(issued["not_after"].as_u64(), Some(since.as_secs() * 1000));
 }

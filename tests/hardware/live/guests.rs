@@ -216,13 +216,21 @@ fn no_certificate_outlives_the_chain_inside_its_evidence() {
     let attester = format!("{{nitro: {{device: {}}}}}", module.path().display());
     let _enclave = factory.admitted("enclave", "dev/enclave", &attester);
     assert_eq!(ends("dev/enclave"), unix_ms(until));
+    let chip = vendors.amd.chip_until(CHIP, until);
+    let processor = vendors.intel.processor(PPID, until);
+    for azure in [
+        Azure::snp(&chip, Guest::of(GOOD)),
+        Azure::tdx(&processor, TrustDomain::of(GOOD)),
+    ] {
+        let _azure = factory.admitted("azure", "dev/azure", &azure.attester);
+        assert_eq!(ends("dev/azure"), unix_ms(until));
+    }
     if !Configfs::is_possible() {
         return;
     }
-    let (_guest, attester) = snp(&vendors.amd.chip_until(CHIP, until), Guest::of(GOOD));
+    let (_guest, attester) = snp(&chip, Guest::of(GOOD));
     let _snp = factory.admitted("snp", "dev/snp", &attester);
     assert_eq!(ends("dev/snp"), unix_ms(until));
-    let processor = vendors.intel.processor(PPID, until);
     let (_guest, attester) = tdx(&processor, TrustDomain::of(GOOD));
     let _tdx = factory.admitted("tdx", "dev/tdx", &attester);
     assert_eq!(ends("dev/tdx"), unix_ms(until));

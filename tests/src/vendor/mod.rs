@@ -65,7 +65,7 @@ impl Vendors {
         for (path, reply) in self.intel.answers(until) {
             service.set(&path, reply);
         }
-        for (id, manifest) in self.nvidia.manifests() {
+        for (id, manifest) in self.nvidia.manifests(until) {
             service.set(&format!("/v1/rim/{id}"), Reply::manifest(&id, &manifest));
         }
         let list = self.amd.revocation_list(until);
@@ -91,7 +91,8 @@ impl Service {
             nvidia_rim: base.clone(),
             nvidia_ocsp: base,
             ca_file: None,
-            wait: Duration::from_secs(10),
+            // A busy machine must not take a slow answer for none.
+            wait: Duration::from_secs(30),
         }
     }
 }

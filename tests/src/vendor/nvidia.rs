@@ -5,6 +5,8 @@
 //! Source: DMTF DSP0274 §10.11; NVIDIA nvtrust; TCG Reference Integrity Manifest Information Model; XML Signature 1.1;
 //! Canonical XML 1.1.
 
+use std::time::SystemTime;
+
 use aws_lc_rs::digest::{SHA384, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,26 +19,14 @@ use super::authority::{Authority, Curve, Key, params, pem};
 pub struct Nvidia {
     root: Authority,
     issuer: Authority,
-    manifests: Vec<(String, String)>,
 }
 
 impl Nvidia {
     pub(super) fn new() -> Self {
         let root = Authority::root("NVIDIA Device Identity CA", Curve::P384);
-        let manifests = vec![
-            (
-                format!("NV_GPU_DRIVER_GH100_{DRIVER}"),
-                manifest(&root, DRIVER, &[(0, "True", 1), (2, "False", 9)]),
-            ),
-            (
-                format!("NV_GPU_VBIOS_1010_0205_895_{}", VBIOS.replace('.', "")),
-                manifest(&root, VBIOS, &[(1, "True", 2)]),
-            ),
-        ];
         Self {
             issuer: root.below("NVIDIA GH100 Provisioner", None),
             root,
-            manifests,
         }
     }
 
@@ -44,13 +34,34 @@ impl Nvidia {
         self.root.der()
     }
 
-    /// Manifests by their names.
-    pub fn manifests(&self) -> Vec<(String, String)> {
-        self.manifests.clone()
+    /// Manifests by their names, whose signer's certificate is over at `until`.
+    pub fn manifests(&self, until: SystemTime) -> Vec<(String, String)> {
+        let sign = |version: &str, measurements: &[(u8, &str, u8)]| {
+            manifest(&self.root, until, version, measurements)
+        };
+        vec![
+            (
+                format!("NV_GPU_DRIVER_GH100_{DRIVER}"),
+                sign(DRIVER, &[(0, "True", 1), (2, "False", 9)]),
+            ),
+            (
+                format!("NV_GPU_VBIOS_1010_0205_895_{}", VBIOS.replace('.', "")),
+                sign(VBIOS, &[(1, "True", 2)]),
+            ),
+        ]
     }
 
     /// A GPU, whose number ends in this byte.
     pub fn gpu(&self, number: u8) -> Gpu {
+        self.make(number, None)
+    }
+
+    /// One whose firmware's certificate is over at `until`.
+    pub fn gpu_until(&self, number: u8, until: SystemTime) -> Gpu {
+        self.make(number, Some(until))
+    }
+
+    fn make(&self, number: u8, until: Option<SystemTime>) -> Gpu {
         let serial = [0x41, 1, 2, 3, 4, 5, 6, 7, number];
         let chip = self.issuer.below("GH100 A01 GSP BROM", Some(&serial));
         let key = Key::new(Curve::P384);
@@ -59,6 +70,9 @@ impl Nvidia {
         params.serial_number = Some(SerialNumber::from_slice(&[7, number]));
         let extension = CustomExtension::from_oid_content(&[2, 23, 133, 5, 4, 1], tcb_info());
         params.custom_extensions.push(extension);
+        if let Some(until) = until {
+            params.not_after = until.into();
+        }
         let leaf = chip.certify(&params, &key);
         Gpu {
             chain: pem(&[&leaf, chip.der(), self.issuer.der(), self.root.der()]),
@@ -140,7 +154,12 @@ fn tcb_info() -> Vec<u8> {
 }
 
 /// A manifest of measurements: index from 0, whether it is active, and the byte that it measures to 48 times.
-fn manifest(root: &Authority, version: &str, measurements: &[(u8, &str, u8)]) -> String {
+fn manifest(
+    root: &Authority,
+    until: SystemTime,
+    version: &str,
+    measurements: &[(u8, &str, u8)],
+) -> String {
     let resource = |(index, active, value): &(u8, &str, u8)| {
         let value = hex::encode([*value; 48]);
         format!(
@@ -168,7 +187,9 @@ fn manifest(root: &Authority, version: &str, measurements: &[(u8, &str, u8)]) ->
         )
     };
     let signer = Key::new(Curve::P384);
-    let leaf = root.certify(&params("NVIDIA Reference Value Signer"), &signer);
+    let mut params = params("NVIDIA Reference Value Signer");
+    params.not_after = until.into();
+    let leaf = root.certify(&params, &signer);
     // By itself it stands below the namespaces of all that it was in.
     let signed = info(&format!(
         " xmlns=\"{SWID}\" xmlns:ds=\"{DSIG}\" xmlns:h=\"{HASH}\""
