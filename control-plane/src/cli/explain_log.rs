@@ -57,6 +57,10 @@ pub(super) struct Line {
     pub(super) request: Option<(String, String, bool)>,
     decision: String,
     pub(super) reason: String,
+    /// The rule that admitted it.
+    rule: Option<String>,
+    /// The document by which it was ended while it was live.
+    ended_by: Option<String>,
     revision: Revision,
 }
 
@@ -69,6 +73,14 @@ pub(super) fn explain_log(asked: &ExplainLog) -> Outcome {
 
 fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
     let line = read_line(&find(&asked.log, asked.id.as_deref())?)?;
+    if let Some(by) = &line.ended_by {
+        let rule = line.rule.as_deref().unwrap_or("no rule (audit)");
+        return Ok(Outcome::bad(format!(
+            "{}\nadmitted by {rule}, and ended while it was live: {}, by {by}\n",
+            headline(&line),
+            line.reason
+        )));
+    }
     let (set, from) = policy_of(asked, &line)?;
     let mesh = set
         .mesh()
@@ -323,6 +335,8 @@ pub(super) fn read_line(text: &str) -> Result<Line, String> {
         request,
         decision: need("decision")?.to_owned(),
         reason: field("reason").unwrap_or_default().to_owned(),
+        rule: field("rule").map(str::to_owned),
+        ended_by: field("ended_by").map(str::to_owned),
         revision: revision(need("revision")?)?,
     })
 }
@@ -453,6 +467,16 @@ pub(super) mod tests {
             1,
             &["DENY: request", "of revision 1.5, as it was kept"],
         );
+    }
+
+    #[test]
+    fn what_was_ended_while_it_was_live_names_the_document_that_ended_it() {
+        let mut ended = line("/v1/chat/completions", "revoked");
+        ended["decision"] = "allow".into();
+        ended["rule"] = "AccessPolicy inference/gateway-to-llm:15".into();
+        ended["ended_by"] = "Revocation platform/incident-7".into();
+        let words = "admitted by AccessPolicy inference/gateway-to-llm:15, and ended while it was live: revoked, by Revocation platform/incident-7";
+        check(&[ended], None, None, 1, &[words]);
     }
 
     #[test]
