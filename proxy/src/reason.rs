@@ -83,9 +83,9 @@ pub(crate) const UPSTREAM_MALFORMED: Reason = Reason("upstream_malformed");
 pub(crate) const DOWNSTREAM_CLOSED: Reason = Reason("downstream_closed");
 /// The earlier end of both ends' certificates was reached.
 pub(crate) const LEASE_ENDED: Reason = Reason("lease_ended");
-/// The rule that admitted a live stream was removed or changed, and no other names the peer.
+/// The document of the rule that admitted a live stream is gone, and no other rule admits it.
 pub(crate) const RULE_REMOVED: Reason = Reason("rule_removed");
-/// The rule that admitted a live stream has expired, and no other names the peer.
+/// The rule that admitted a live stream has expired, and no other admits it.
 pub(crate) const RULE_EXPIRED: Reason = Reason("rule_expired");
 /// The authority that vouches for the peer has left the trust bundle, or changed its meaning there.
 pub(crate) const AUTHORITY_REMOVED: Reason = Reason("authority_removed");

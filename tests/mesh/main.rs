@@ -6,6 +6,7 @@ mod files;
 mod identity;
 mod identity_lost;
 mod leaving;
+mod live;
 mod peers;
 mod policy;
 mod readme;

@@ -35,6 +35,18 @@ impl Policy {
         Some(RuleId(first + u32::try_from(found).ok()?))
     }
 
+    /// Whether the document of a rule of an `old` policy still opens the same door, however changed.
+    pub fn has_document_of(&self, old: &Self, rule: RuleId) -> bool {
+        let found = || {
+            let (path, before) = old.door_of(rule)?;
+            let document = &old.source(rule)?.document;
+            let (first, end) = self.doors_by_path(path)?.door(&before.port.name)?.rules;
+            let mut sources = (first..end).filter_map(|rule| self.source(RuleId(rule)));
+            Some(sources.any(|source| source.document == *document))
+        };
+        found().unwrap_or(false)
+    }
+
     /// Revocations that an `old` policy did not have, or not with the same action and end: the sternest first.
     pub fn fresh_revocations<'p>(&'p self, old: &'p Self) -> impl Iterator<Item = &'p Revocation> {
         let known = |fresh: &Revocation| {

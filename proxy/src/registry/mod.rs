@@ -277,3 +277,6 @@ impl Registry {
 
 /// How often a worker sweeps: the precision of every end that is not an event.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests;

@@ -192,7 +192,7 @@ impl Registry {
                 live: Rc::clone(live),
                 stream: Some(key),
                 action: Action::Cut,
-                why: self.why(stream, denied, now),
+                why: self.why((live, stream), denied, policy, now),
             }),
             decision => outcome.moves.push(Move {
                 live: Rc::clone(live),
@@ -225,19 +225,27 @@ impl Registry {
         })
     }
 
-    /// The word for what a live stream falls by: what a new one would be denied for, but where no rule is left for the
-    /// peer, what became of the one that was.
-    fn why(&self, stream: &Stream, denied: DenyReason, now: SystemTime) -> Why {
+    /// The word for what a live stream falls by: what became of the rule that admitted it, or, where that says no more
+    /// than that it is another rule now, what a new stream would be denied for.
+    fn why(
+        &self,
+        fallen: (&Live, &Stream),
+        denied: DenyReason,
+        new: &Policy,
+        now: SystemTime,
+    ) -> Why {
+        let (live, stream) = fallen;
+        let held = self.policy.borrow();
+        let Some(rule) = stream.admission.rule.get() else {
+            return Reason::from(denied).into();
+        };
+        let is_over = |end: Option<SystemTime>| end.is_some_and(|end| end <= now);
         let reason: Reason = match denied {
-            DenyReason::NoRule if stream.audited.is_none() => {
-                let held = self.policy.borrow();
-                let rule = stream.admission.rule.get();
-                match rule.and_then(|rule| held.policy.expires(rule)) {
-                    Some(end) if end <= now => reason::RULE_EXPIRED,
-                    _ => reason::RULE_REMOVED,
-                }
-            }
-            denied => denied.into(),
+            DenyReason::Revoked | DenyReason::Lapsed | DenyReason::UnknownDoor => denied.into(),
+            _ if is_over(held.policy.expires(rule)) => reason::RULE_EXPIRED,
+            _ if is_over(self.ends(live, &stream.admission)) => DenyReason::EvidenceTooOld.into(),
+            _ if !new.has_document_of(&held.policy, rule) => reason::RULE_REMOVED,
+            _ => denied.into(),
         };
         reason.into()
     }

@@ -508,6 +508,10 @@ mod tests {
     use super::*;
 
     fn line(path: &str, verdict: Verdict<'_>) -> String {
+        line_of(path, verdict, None)
+    }
+
+    fn line_of(path: &str, verdict: Verdict<'_>, cut: Option<&Why>) -> String {
         let mut out = Vec::new();
         let entry = Entry {
             id: RequestId {
@@ -533,8 +537,8 @@ mod tests {
                 status: 200,
             }),
             verdict,
-            reason: None,
-            cut: None,
+            reason: cut.map(|why| why.reason),
+            cut,
             received_bytes: 5,
             sent_bytes: 6,
             elapsed: Duration::from_micros(1_234),
@@ -558,6 +562,19 @@ mod tests {
         assert_eq!(value["id"], "00c0ffee-1-2");
         assert_eq!(value["revision"], "1.42");
         assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn what_was_ended_while_live_names_the_document_that_ended_it() {
+        let why = Why {
+            reason: vouchsafe_config::policy::DenyReason::Revoked.into(),
+            document: Some("Revocation app/incident-7:3".into()),
+        };
+        let line = line_of("/v1/x", Verdict::Allow(None), Some(&why));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["decision"], "allow");
+        assert_eq!(value["reason"], "revoked");
+        assert_eq!(value["ended_by"], "Revocation app/incident-7:3");
     }
 
     #[test]

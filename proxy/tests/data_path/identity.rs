@@ -181,6 +181,10 @@ fn live_connections_are_listed_until_they_end() {
             let peer = "spiffe://test.example/ns/app/workload/client";
             assert_eq!(listed[0].peer.as_deref(), Some(peer));
             assert_eq!(listed[0].streams, 1);
+            let open = &listed[0].open[0];
+            assert_eq!((open.port.as_str(), &open.path), ("raw", &None));
+            let rule = open.rule.as_deref().unwrap();
+            assert!(rule.starts_with("AccessPolicy app/raw:"), "{rule}");
         }
     });
 }

@@ -12,5 +12,6 @@ mod http;
 mod http2;
 mod identity;
 mod interop;
+mod live;
 mod support;
 mod tcp;

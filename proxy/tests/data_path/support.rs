@@ -36,7 +36,7 @@ pub(crate) const LANES: [Lane; 2] = [Lane::Shared, Lane::Dedicated];
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 const DOMAIN: &str = "test.example";
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 apiVersion: vouchsafe.dev/v1alpha1
 kind: AttestationProfile
 metadata: {name: any, namespace: app}
@@ -238,13 +238,8 @@ impl Sidecar {
             drain: Duration::from_secs(5),
             limits: wish.limits,
         });
-        let source = Source::new("policy.yaml", POLICY);
-        let set = PolicySet::parse(vec![source], Options { now: None }).unwrap();
         let state = Arc::new(State::default());
-        state.policy.store(Arc::new(PolicyEpoch {
-            policy: set.policy(&config.trust_domain),
-            ..PolicyEpoch::default()
-        }));
+        state.replace_policy(policy(POLICY));
         let svid = mesh.svid(wish.workload, wish.lifetime);
         state.identity.store(Some(mesh.identity(1, svid)));
         let registry = Registry::new();
@@ -331,6 +326,16 @@ impl Drop for Sidecar {
             })
             .join();
         }
+    }
+}
+
+/// A policy, compiled.
+pub(crate) fn policy(text: &str) -> PolicyEpoch {
+    let source = Source::new("policy.yaml", text);
+    let set = PolicySet::parse(vec![source], Options { now: None }).unwrap();
+    PolicyEpoch {
+        policy: set.policy(&DOMAIN.parse().unwrap()),
+        ..PolicyEpoch::default()
     }
 }
 
