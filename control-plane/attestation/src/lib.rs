@@ -14,6 +14,7 @@
 //! | [`trust_bundle`] | which authorities may speak for which trust domain | SPIFFE Trust Domain and Bundle |
 //! | [`peer`] | chain → [`peer::Peer`], the only constructor of one | promise 2 |
 //! | [`standing`] | whether an instance is to be trusted between its attestations | DESIGN §7 |
+//! | [`connection_proof`] | what an end of a live connection signs to prove its key again | RFC 8446 §7.5, promise 4 |
 //! | [`revision`], [`merkle`] | versions of the mesh state and proofs that a resource belongs to one | RFC 6962 |
 //!
 //! # Why
@@ -23,6 +24,7 @@
 pub mod binding;
 pub mod claims;
 pub mod condition;
+pub mod connection_proof;
 pub mod merkle;
 pub mod name;
 pub mod peer;

@@ -24,6 +24,7 @@ mod mutation;
 
 use std::path::Path;
 
+use vouchsafe_attestation::connection_proof::ConnectionProof;
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_attestation::svid::Leaf;
 
@@ -67,6 +68,8 @@ fn seeds_are_of_the_form_that_is_read() {
         let result = AttestationResult::decode(&der).unwrap();
         assert_eq!(result.encode().unwrap(), der, "{seed}");
     }
+    let proof = std::fs::read(corpus.join("connection_proof/ecdsa")).unwrap();
+    assert!(ConnectionProof::parse(&proof).is_ok());
     let leaf = std::fs::read(corpus.join("leaf/workload")).unwrap();
     assert!(Leaf::parse(&leaf).is_ok());
 }
@@ -79,6 +82,11 @@ fn the_corpus_of_leaf_is_handled() {
 #[test]
 fn the_corpus_of_spiffe_id_is_handled() {
     replay("spiffe_id", targets::spiffe_id);
+}
+
+#[test]
+fn the_corpus_of_connection_proof_is_handled() {
+    replay("connection_proof", targets::connection_proof);
 }
 
 /// Changed inputs of each corpus: seconds for all of them.

@@ -4,6 +4,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
+use vouchsafe_attestation::connection_proof::ConnectionProof;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
@@ -37,5 +38,12 @@ pub fn spiffe_id(data: &[u8]) {
         && let Ok(id) = text.parse::<SpiffeId>()
     {
         assert_eq!(id.to_string(), text);
+    }
+}
+
+/// A proof over a connection: what is read is written again as the same bytes.
+pub fn connection_proof(data: &[u8]) {
+    if let Ok(proof) = ConnectionProof::parse(data) {
+        assert_eq!(proof.encode().as_deref(), Some(data));
     }
 }
