@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use vouchsafe_attestation::connection_proof::ProofError;
 use vouchsafe_attestation::peer::VerifyPeerError;
 use vouchsafe_config::policy::DenyReason;
 use vouchsafe_config::revocation::Revocation;
@@ -29,6 +30,12 @@ impl From<DenyReason> for Reason {
 
 impl From<&VerifyPeerError> for Reason {
     fn from(error: &VerifyPeerError) -> Self {
+        Self(error.reason())
+    }
+}
+
+impl From<&ProofError> for Reason {
+    fn from(error: &ProofError) -> Self {
         Self(error.reason())
     }
 }
@@ -99,8 +106,12 @@ pub(crate) const CONNECTION_LIMIT: Reason = Reason("connection_limit");
 pub(crate) const UID: Reason = Reason("uid_not_allowed");
 /// The preamble is broken or late.
 pub(crate) const PREAMBLE: Reason = Reason("preamble");
-/// The control stream is reserved, and not built yet.
+/// The control stream broke, or the other end broke its order.
 pub(crate) const CONTROL_STREAM: Reason = Reason("control_stream");
+/// A lease was extended: the one outcome that is none to worry about.
+pub(crate) const EXTENDED: Reason = Reason("extended");
+/// A control stream speaks of a connection that this sidecar does not have, or not with that peer.
+pub(crate) const UNKNOWN_CONNECTION: Reason = Reason("unknown_connection");
 /// The other side of the lane refused the flow.
 pub(crate) const REFUSED_BY_PEER: Reason = Reason("refused_by_peer");
 /// A request's head was not complete within `limits.handshake`.

@@ -16,11 +16,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Builder;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 use tracing::error;
 use vouchsafe_attestation::name::Name;
+use vouchsafe_attestation::peer::PeerRole;
 use vouchsafe_config::policy::{Context, Decision, DenyReason, Direction, Request, authorize};
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
 use vouchsafe_config::revocation::Bearer;
@@ -28,9 +29,13 @@ use vouchsafe_config::revocation::Bearer;
 use crate::clock::MeshClock;
 use crate::drain::{DrainSignal, Phase};
 use crate::inbound::Inbound;
+use crate::lane::control::bond::Bond;
+use crate::lane::control::bonds::{Bonded, Bonds, Directory, Errand, Proven};
 use crate::listener::{Bound, bind_all};
 use crate::outbound::Outbound;
-use crate::reason::{self, Why};
+use crate::outbound::control::look_after;
+use crate::outbound::pool::Lanes;
+use crate::reason::{self, Reason, Why};
 use crate::registry::live::Live;
 use crate::registry::snapshot::{ConnectionSnapshot, Fallen};
 use crate::registry::{LaneKind, NewConnection, Registration, Registry, TICK};
@@ -88,6 +93,7 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
     );
     let (bound, addresses) = bind_all(&parts.config, count)?;
     let open = Arc::new(AtomicUsize::new(0));
+    let directory = Arc::new(Directory::default());
     let mut threads = Vec::with_capacity(count);
     let mut askers = Vec::with_capacity(count);
     for (number, bound) in bound.into_iter().enumerate() {
@@ -97,14 +103,17 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
         let parts = parts.clone();
         let log = access_log.worker(&parts.metrics, number);
         let open = Arc::clone(&open);
+        let directory = Arc::clone(&directory);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(
                 move || match Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => {
                         let share = parts.config.limits.handshakes / count;
-                        let worker = Worker::new(number, parts, log, open, share);
-                        LocalSet::new().block_on(&runtime, worker.run(bound, questions));
+                        let (bonds, errands) = Bonds::new(&directory);
+                        let worker = Worker::new(number, parts, log, open, share, bonds);
+                        let run = worker.run(bound, questions, errands);
+                        LocalSet::new().block_on(&runtime, run);
                     }
                     Err(error) => {
                         error!(error = %Chain(&error), "failed to start a worker's runtime")
@@ -225,6 +234,9 @@ pub(crate) struct Worker {
     tls: RefCell<Option<Rc<TlsEpoch>>>,
     /// The epoch whose configuration could not be built: said once.
     broken_epoch: Cell<Option<u64>>,
+    pub(crate) bonds: Bonds,
+    /// Number of the identity epoch, as of the last tick: wakes those who have something to prove.
+    pub(crate) epochs: watch::Sender<u64>,
 }
 
 impl Worker {
@@ -235,6 +247,7 @@ impl Worker {
         log: AccessLogBuffer,
         open: Arc<AtomicUsize>,
         share: usize,
+        bonds: Bonds,
     ) -> Self {
         Self {
             local: parts.config.workload.to_string(),
@@ -245,10 +258,17 @@ impl Worker {
             open,
             tls: RefCell::default(),
             broken_epoch: Cell::default(),
+            bonds,
+            epochs: watch::Sender::new(0),
         }
     }
 
-    async fn run(self, bound: Bound, mut questions: mpsc::Receiver<Question>) {
+    async fn run(
+        self,
+        bound: Bound,
+        mut questions: mpsc::Receiver<Question>,
+        mut errands: mpsc::Receiver<Errand>,
+    ) {
         let worker = Rc::new(self);
         let mut listeners = JoinSet::new();
         let config = Arc::clone(&worker.parts.config);
@@ -258,13 +278,15 @@ impl Worker {
                 listeners.spawn_local(inbound.run(listener));
             }
         }
-        let lanes = Rc::default();
+        let lanes = Rc::<Lanes>::default();
         for (index, listener) in bound.outbound.into_iter().enumerate() {
             if let Some(declared) = config.outbound.get(index) {
                 let outbound = Outbound::new(Rc::clone(&worker), declared.clone(), &lanes);
                 listeners.spawn_local(outbound.run(listener));
             }
         }
+        let mut care = JoinSet::new();
+        care.spawn_local(look_after(Rc::clone(&worker), lanes));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = worker.parts.drain.clone();
@@ -274,6 +296,9 @@ impl Worker {
                 _ = tick.tick() => worker.tick(),
                 Ok(()) = changed.changed() => worker.follow(),
                 Some(question) = questions.recv() => worker.answer(question),
+                Some(errand) = errands.recv() => {
+                    worker.bonds.run(errand, |bonded, proven| worker.take_in(bonded, proven));
+                }
                 ended = listeners.join_next() => match ended {
                     Some(Ok(())) => {}
                     Some(Err(error)) => error!(error = %Chain(&error), "a listener's task broke"),
@@ -342,6 +367,10 @@ impl Worker {
 
     fn tick(&self) {
         self.follow();
+        let identity = self.parts.state.identity.load();
+        let number = identity.as_ref().map_or(0, |epoch| epoch.number);
+        self.epochs
+            .send_if_modified(|known| std::mem::replace(known, number) != number);
         let idle = self.parts.config.limits.idle;
         self.registry
             .sweep(self.now(), idle, self.parts.drain.phase());
@@ -400,12 +429,13 @@ impl Worker {
         direction: Direction,
         lane: LaneKind,
         peer: &Arc<Verified>,
+        exporter: [u8; 32],
         epoch: &TlsEpoch,
     ) -> Registered {
         // Promise 4: a connection never outlives the earlier end of both ends.
         let lease_end = peer.peer.not_after().min(epoch.identity.svid.not_after);
         let now = self.now();
-        let registered = self.register(NewConnection {
+        let mut registered = self.register(NewConnection {
             direction,
             lane,
             peer: Some(Arc::clone(peer)),
@@ -414,6 +444,15 @@ impl Worker {
             now,
         });
         self.refuse_fallen(&registered.registration.live, epoch, now);
+        if lane != LaneKind::Interop {
+            let role = match direction {
+                Direction::Inbound => PeerRole::Client,
+                Direction::Outbound => PeerRole::Server,
+            };
+            let bond = Bond::new(exporter, role, Arc::clone(peer), Arc::clone(&epoch.own));
+            let live = &registered.registration.live;
+            registered.bonded = Some(self.bonds.list(live, bond));
+        }
         registered
     }
 
@@ -439,12 +478,38 @@ impl Worker {
         }
     }
 
+    /// Takes in what was proven over a live connection of this worker: its lease is then the earlier end of both ends'
+    /// new ones, and what is open on it is judged again.
+    ///
+    /// # Errors
+    /// The bounded reason why the connection gets no longer lease.
+    pub(crate) fn take_in(&self, bonded: &Bonded, proven: Proven) -> Result<(), Reason> {
+        let (live, bond) = (&bonded.live, &bonded.bond);
+        if live.why_cut().is_some() {
+            return Err(reason::UNKNOWN_CONNECTION);
+        }
+        let (end, peer) = match proven {
+            Proven::Own(own) => (bond.own_succeeded(own), bond.peer()),
+            Proven::Peer(peer) => {
+                let policy = self.parts.state.policy.load();
+                let bearer = Bearer::from(&peer.peer);
+                if policy.policy.revoked(&bearer, self.now()).is_some() {
+                    return Err(reason::REVOKED);
+                }
+                (bond.peer_succeeded(Arc::clone(&peer)), peer)
+            }
+        };
+        live.extend_lease(end, peer);
+        Ok(())
+    }
+
     /// Registers a connection.
     pub(crate) fn register(&self, new: NewConnection) -> Registered {
         let gauge = self.parts.metrics.of(new.direction).connection(new.lane);
         let open = self.parts.drain.enter(new.direction);
         Registered {
             registration: self.registry.register(new, open),
+            bonded: None,
             _gauge: gauge,
         }
     }
@@ -453,6 +518,8 @@ impl Worker {
 /// A connection that is registered and counted.
 #[derive(Debug)]
 pub(crate) struct Registered {
+    /// Dropped before the registration: nobody speaks of a connection that is not registered.
+    pub(crate) bonded: Option<Rc<Bonded>>,
     pub(crate) registration: Registration,
     _gauge: Option<OpenGauge>,
 }

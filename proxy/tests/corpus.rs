@@ -1,4 +1,4 @@
-//! Replays the corpora of the attesters' fuzz targets, so that stable compilers check them too.
+//! Replays the corpora of the fuzz targets, so that stable compilers check them too.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,7 +7,11 @@
 )]
 
 #[path = "../fuzz/src/lib.rs"]
-#[expect(unreachable_pub, reason = "the fuzz crate exports them")]
+#[expect(
+    unreachable_pub,
+    clippy::expect_used,
+    reason = "the fuzz crate exports and asserts"
+)]
 mod targets;
 
 #[path = "../../tests/src/mutation.rs"]
@@ -69,6 +73,11 @@ fn answers_of_the_metadata_service_are_handled_however_they_are_damaged() {
 #[test]
 fn reports_of_the_paravisor_are_handled_however_they_are_damaged() {
     replay("hcl_report", targets::hcl_report);
+}
+
+#[test]
+fn messages_of_the_control_stream_are_handled_however_they_are_damaged() {
+    replay("control_message", targets::control_message);
 }
 
 /// Changed inputs of each corpus: seconds for all of them.

@@ -5,6 +5,7 @@ mod example;
 mod files;
 mod identity;
 mod identity_lost;
+mod lease;
 mod leaving;
 mod live;
 mod peers;

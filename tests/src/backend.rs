@@ -79,6 +79,13 @@ impl Backend {
         })
     }
 
+    /// An application of the test's own making, which serves each connection on a thread.
+    pub fn serving(
+        serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(move |stream, _| serve(stream))
+    }
+
     fn start(
         serve: impl Fn(TcpStream, &Mutex<Seen>) -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Self {

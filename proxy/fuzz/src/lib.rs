@@ -1,10 +1,11 @@
-//! What each fuzz target of the attesters does with its bytes. An ordinary test replays the corpora through the same
+//! What each fuzz target with a corpus does with its bytes. An ordinary test replays the corpora through the same
 //! functions (`tests/corpus.rs` of the sidecar), so that a crash that was found once stays fixed on stable.
 
 use vouchsafe_proxy::attester::az_vtpm::HclParts;
 use vouchsafe_proxy::attester::az_vtpm::imds::{certificates_of, quote_of};
 use vouchsafe_proxy::attester::tsm::{Provider, report_data_of};
 use vouchsafe_proxy::attester::{nitro, nvidia_gpu};
+use vouchsafe_proxy::lane::control::message::{Message, Parsed};
 
 /// A report or quote that the kernel gave.
 pub fn guest_report(data: &[u8]) {
@@ -52,5 +53,15 @@ pub fn hcl_report(data: &[u8]) {
     if let Some(parts) = HclParts::of(data) {
         assert!(parts.td_report.is_none_or(|report| report.len() == 1024));
         let _ = parts.user_data();
+    }
+}
+
+/// What comes on a control stream: what is read is written again as the same bytes.
+pub fn control_message(data: &[u8]) {
+    if let Ok(Parsed::Complete(message, length)) = Message::parse(data) {
+        assert_eq!(
+            message.encode().expect("what was read fits a frame"),
+            data[..length]
+        );
     }
 }

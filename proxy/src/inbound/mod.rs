@@ -4,11 +4,12 @@
 //! a decision → the application. Nothing reaches the application before a decision said so.
 
 pub(crate) mod application;
+mod control;
 mod http;
 mod shared;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::http::serve::{serve_http1, serve_http2};
 use crate::inbound::application::Application;
 use crate::inbound::http::RequestsIn;
 use crate::io::{Io, Transport};
+use crate::lane::control::bonds::Bonded;
 use crate::lane::preamble::{FlowProtocol, Parsed, Preamble};
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_SHARED};
 use crate::listener::{Accepted, Listening, accept};
@@ -60,6 +62,10 @@ pub(crate) struct PeerConnection {
     pub(crate) live: Rc<Live>,
     /// What the application is told about the peer.
     pub(crate) identity: Rc<[(HeaderName, HeaderValue)]>,
+    /// Over which leases can be extended; `None` for a peer without our sidecar.
+    bonded: Option<Rc<Bonded>>,
+    /// Control streams that are open.
+    control_streams: Cell<u32>,
 }
 
 /// A port that a peer may ask for: it is behind this listener, and policy declares it.
@@ -140,16 +146,21 @@ impl Inbound {
     }
 
     async fn serve_peer(self: &Rc<Self>, secured: Secured, epoch: &TlsEpoch) {
-        let Secured { stream, peer, alpn } = secured;
+        let Secured {
+            stream,
+            peer,
+            alpn,
+            exporter,
+        } = secured;
         let alpn = alpn.as_deref();
         let lane = match alpn {
             Some(ALPN_SHARED) => LaneKind::Shared,
             Some(ALPN_FLOW) => LaneKind::Dedicated,
             _ => LaneKind::Interop,
         };
-        let registered = self
-            .worker
-            .register_peer(Direction::Inbound, lane, &peer, epoch);
+        let registered =
+            self.worker
+                .register_peer(Direction::Inbound, lane, &peer, exporter, epoch);
         let live = &registered.registration.live;
         let own_id = SpiffeId::for_workload(
             &self.worker.parts.config.trust_domain,
@@ -161,6 +172,8 @@ impl Inbound {
             lane,
             live: Rc::clone(live),
             identity,
+            bonded: registered.bonded.clone(),
+            control_streams: Cell::new(0),
         });
         let io = Io::new(Transport::Tls(stream));
         tokio::select! {

@@ -58,8 +58,8 @@ impl PeerConnection {
     ) {
         let authority = request.uri().authority().map(Authority::as_str);
         if authority == Some(CONTROL_AUTHORITY) {
-            self.answer(respond, StatusCode::NOT_IMPLEMENTED, reason::CONTROL_STREAM);
-            return;
+            // Boxed: rare, and large by what it proves and verifies.
+            return Box::pin(self.control_stream(request, respond)).await;
         }
         let word = request.headers().get(FLOW_FIELD);
         let preamble = authority
@@ -109,7 +109,12 @@ impl PeerConnection {
         }
     }
 
-    fn answer(&self, mut respond: SendResponse<Bytes>, status: StatusCode, reason: Reason) {
+    pub(super) fn answer(
+        &self,
+        mut respond: SendResponse<Bytes>,
+        status: StatusCode,
+        reason: Reason,
+    ) {
         let mut response = Response::new(());
         *response.status_mut() = status;
         response.headers_mut().insert(

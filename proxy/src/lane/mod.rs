@@ -3,11 +3,13 @@
 //! Between sidecars nothing is guessed (DESIGN §6): ALPN says what follows the handshake.
 //! - `vouchsafe-shared/1`: HTTP/2 frames. A request is a request, with the port in the field `vouchsafe-port`. An opaque
 //!   flow is a CONNECT stream whose authority is `<port name>:<port number>` and whose field `vouchsafe-flow` says what
-//!   flows. A CONNECT to `_control:0` is reserved for lease extension, and answered 501 until that is built.
+//!   flows. A CONNECT to `_control:0` is the
+//!   [`control`] stream.
 //! - `vouchsafe-flow/1`: a [`preamble`], then one flow.
 //! - `h2`, `http/1.1` or none: a peer without our sidecar, which reaches the listener's only port.
 
 pub(crate) mod budget;
+pub mod control;
 pub(crate) mod cork;
 pub(crate) mod flow;
 pub mod preamble;

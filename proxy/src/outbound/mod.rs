@@ -4,6 +4,7 @@
 //! what policy requires of it → forward.
 
 pub(crate) mod balance;
+pub(crate) mod control;
 mod flow;
 mod http;
 pub(crate) mod pool;

@@ -4,7 +4,7 @@
 //! found, and end when their last stream does or when their lease does.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -16,6 +16,7 @@ use vouchsafe_config::policy::Direction;
 
 use crate::http2;
 use crate::io::{Io, Transport};
+use crate::lane::control::bonds::Bonded;
 use crate::lane::preamble::Preamble;
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
 use crate::outbound::Outbound;
@@ -41,6 +42,10 @@ pub(crate) struct Target {
     lanes: RefCell<Vec<Rc<PeerLane>>>,
     /// Held while a lane is opened, so that a burst opens one and not hundreds.
     opening: tokio::sync::Mutex<()>,
+    /// Connections over which leases can be extended.
+    bonded: RefCell<Vec<Weak<Bonded>>>,
+    /// Whether a control stream is open, or being opened.
+    pub(crate) looked_after: Cell<bool>,
 }
 
 /// A warm connection that carries many streams.
@@ -138,11 +143,20 @@ impl Lanes {
             endpoint: endpoint.into(),
             lanes: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
+            bonded: RefCell::default(),
+            looked_after: Cell::new(false),
         });
         // Endpoints come and go with the mesh state; those that nobody uses have no lanes.
         targets.retain(|target| Rc::strong_count(target) > 1 || target.has_lanes());
         targets.push(Rc::clone(&target));
         target
+    }
+}
+
+impl Lanes {
+    /// All targets that are known.
+    pub(crate) fn all(&self) -> Vec<Rc<Target>> {
+        self.targets.borrow().clone()
     }
 }
 
@@ -171,6 +185,18 @@ impl Outbound {
 }
 
 impl Target {
+    /// `host:port`.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Live connections over which leases can be extended.
+    pub(crate) fn bonded(&self) -> Vec<Rc<Bonded>> {
+        let mut bonded = self.bonded.borrow_mut();
+        bonded.retain(|one| one.strong_count() > 0);
+        bonded.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn has_lanes(&self) -> bool {
         let mut lanes = self.lanes.borrow_mut();
         lanes.retain(|lane| !lane.closed.get());
@@ -186,7 +212,7 @@ impl Target {
             .map(Rc::clone)
     }
 
-    async fn acquire(
+    pub(crate) async fn acquire(
         &self,
         worker: &Rc<Worker>,
         epoch: &Rc<TlsEpoch>,
@@ -239,14 +265,24 @@ impl Target {
         };
         let metrics = worker.parts.metrics.of(Direction::Outbound);
         metrics.handshake.observe(started.elapsed().as_secs_f64());
-        let Secured { stream, peer, alpn } = secured;
+        let Secured {
+            stream,
+            peer,
+            alpn,
+            exporter,
+        } = secured;
         let io = Io::new(Transport::Tls(stream));
         let lane = match alpn.as_deref() {
             Some(ALPN_SHARED) => LaneKind::Shared,
             Some(ALPN_FLOW) => LaneKind::Dedicated,
             _ => LaneKind::Interop,
         };
-        let registered = worker.register_peer(Direction::Outbound, lane, &peer, epoch);
+        let registered = worker.register_peer(Direction::Outbound, lane, &peer, exporter, epoch);
+        if let Some(bonded) = &registered.bonded {
+            let mut all = self.bonded.borrow_mut();
+            all.retain(|one| one.strong_count() > 0);
+            all.push(Rc::downgrade(bonded));
+        }
         let number = epoch.identity.number;
         match alpn.as_deref() {
             Some(ALPN_SHARED | ALPN_H2) => open_lane(worker, io, lane, registered, number)

@@ -21,6 +21,7 @@ pub struct DataMetrics {
     connection_ends: IntCounterVec,
     stream_ends: IntCounterVec,
     failures: IntCounterVec,
+    extensions: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
 }
 
@@ -128,6 +129,11 @@ impl DataMetrics {
                 "Requests and flows that were refused or failed for another reason than policy.",
                 &["direction", "reason"],
             )?,
+            extensions: counters(
+                "vouchsafe_lease_extensions_total",
+                "Successor certificates that peers proved over live connections, and what became of it.",
+                &["direction", "outcome"],
+            )?,
             decisions,
             access_log_dropped,
         })
@@ -161,6 +167,13 @@ impl DataMetrics {
     pub(crate) fn failed(&self, direction: Direction, reason: Reason) {
         self.failures
             .with_label_values(&[direction_word(direction), reason.as_str()])
+            .inc();
+    }
+
+    /// Counts what became of a peer's successor on one connection.
+    pub(crate) fn extension(&self, direction: Direction, outcome: Reason) {
+        self.extensions
+            .with_label_values(&[direction_word(direction), outcome.as_str()])
             .inc();
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::{Error, InvalidMessage, PeerIncompatible, ServerConnection};
 use tokio::net::TcpStream;
+use vouchsafe_attestation::connection_proof::EXPORTER_LABEL;
 use vouchsafe_attestation::peer::VerifyPeerError;
 
 use crate::reason::Reason;
@@ -18,6 +19,8 @@ use crate::tls::stream::TlsIo;
 pub(crate) struct Secured {
     pub(crate) stream: Box<TlsIo>,
     pub(crate) peer: Arc<Verified>,
+    /// TLS exporter of the connection.
+    pub(crate) exporter: [u8; 32],
     /// The application protocol that both ends agreed on.
     pub(crate) alpn: Option<Vec<u8>>,
 }
@@ -41,6 +44,9 @@ pub(crate) fn secured(
 ) -> Result<Secured, HandshakeError> {
     match (result, outcome) {
         (Ok((stream, alpn)), Some(Ok(verified))) => Ok(Secured {
+            exporter: stream
+                .export_keying_material(EXPORTER_LABEL, b"")
+                .ok_or(HandshakeError::Tls(Error::HandshakeNotComplete))?,
             alpn,
             stream: Box::new(stream),
             peer: verified,

@@ -23,8 +23,10 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use vouchsafe_attestation::peer::PeerRole;
+use vouchsafe_attestation::svid::sha256;
 
 use crate::clock::MeshClock;
+use crate::lane::control::bond::OwnCertificate;
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_HTTP1, ALPN_SHARED};
 use crate::state::IdentityEpoch;
 use crate::tls::peer_verifier::PeerVerifier;
@@ -34,6 +36,8 @@ use crate::tls::secrets::Tap;
 #[derive(Debug)]
 pub(crate) struct TlsEpoch {
     pub(crate) identity: Arc<IdentityEpoch>,
+    /// Our certificate, as it is proven again over live connections.
+    pub(crate) own: Arc<OwnCertificate>,
     server: Arc<ServerConfig>,
     clients: [(Offer, Arc<ClientConfig>); 4],
 }
@@ -78,6 +82,16 @@ impl TlsEpoch {
             identity.svid.key.clone_key(),
             provider(),
         )?;
+        let leaf = key
+            .cert
+            .first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        let own = Arc::new(OwnCertificate {
+            leaf_sha256: sha256(leaf),
+            chain: key.cert.clone(),
+            not_after: identity.svid.not_after,
+            key: Arc::clone(&key.key),
+        });
         let resolver = Arc::new(SingleCertAndKey::from(key));
         let verifier = |role| Arc::new(PeerVerifier::new(&identity, clock, role));
         let mut server = ServerConfig::builder_with_provider(Arc::clone(provider()))
@@ -113,6 +127,7 @@ impl TlsEpoch {
         });
         Ok(Self {
             identity,
+            own,
             server: Arc::new(server),
             clients,
         })

@@ -83,10 +83,6 @@ impl TlsIo {
     }
 
     /// Keying material that only the two ends of this connection have (RFC 8446 §7.5).
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what binds a lease to its connection asks for it")
-    )]
     pub(crate) fn export_keying_material(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
         let Protection {
             suite, exporter, ..

@@ -12,6 +12,8 @@ mod http;
 mod http2;
 mod identity;
 mod interop;
+mod lease;
 mod live;
+mod raw_peer;
 mod support;
 mod tcp;

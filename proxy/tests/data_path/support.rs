@@ -8,13 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use vouchsafe_attestation::claims::{ClaimValue, Claims, Class, EvidenceKind};
+use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
+use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
 use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
 use vouchsafe_config::policy::Lane;
 use vouchsafe_config::proxy::{
@@ -55,7 +59,7 @@ metadata: {name: server, namespace: app}
 spec:
   profile: any
   members: {nodes: [node]}
-  ports: [{name: raw, port: 7000, protocol: tcp}, {name: web, port: 7001, protocol: http}]
+  ports: [{name: raw, port: 7000, protocol: tcp}, {name: web, port: 7001, protocol: http}, {name: sealed, port: 7002, protocol: tcp}]
 ---
 apiVersion: vouchsafe.dev/v1alpha1
 kind: Workload
@@ -78,6 +82,14 @@ spec:
 ---
 apiVersion: vouchsafe.dev/v1alpha1
 kind: AccessPolicy
+metadata: {name: sealed, namespace: app}
+spec:
+  to: {workload: server, port: sealed}
+  from: [{workload: app/client}]
+  client: {require: {tpm: {image: [any]}}}
+---
+apiVersion: vouchsafe.dev/v1alpha1
+kind: AccessPolicy
 metadata: {name: web, namespace: app}
 spec:
   to: {workload: server, port: web}
@@ -90,9 +102,52 @@ spec:
     - {grpc: {service: test.Echo, methods: [Both]}}
 "#;
 
-/// Issues for a trust domain that nobody attests.
+/// Issues for a trust domain that nobody attests, unless [`Mesh::attested`].
 pub(crate) struct Mesh {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    is_attested: bool,
+}
+
+/// What a leaf of an attesting authority says.
+#[derive(Clone, Copy)]
+pub(crate) struct Attested {
+    pub(crate) instance: u8,
+    pub(crate) image: &'static str,
+}
+
+impl Default for Attested {
+    fn default() -> Self {
+        Self {
+            instance: 1,
+            image: "any",
+        }
+    }
+}
+
+impl Attested {
+    fn extension(self) -> CustomExtension {
+        let mut claims = Claims::default();
+        let image = ClaimValue::Text(self.image.into());
+        claims.set(EvidenceKind::Tpm, "image", image).unwrap();
+        let result = AttestationResult {
+            class: Class::Software,
+            root: EvidenceKind::Tpm,
+            instance: InstanceId([self.instance; 16]),
+            evidence_time: now(),
+            policy_revision: Revision {
+                epoch: 1,
+                sequence: 1,
+            },
+            ear_sha256: [0; 32],
+            devices: vec![DeviceResult {
+                kind: EvidenceKind::Tpm,
+                index: 0,
+                claims,
+            }],
+            inclusion_promise: None,
+        };
+        CustomExtension::from_oid_content(&ATTESTATION_RESULT_OID, result.encode().unwrap())
+    }
 }
 
 impl Mesh {
@@ -103,10 +158,23 @@ impl Mesh {
         let key = KeyPair::generate().unwrap();
         Self {
             issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+            is_attested: false,
+        }
+    }
+
+    /// Whose authority attests.
+    pub(crate) fn attested() -> Self {
+        Self {
+            is_attested: true,
+            ..Self::new()
         }
     }
 
     pub(crate) fn svid(&self, workload: &str, lifetime: Duration) -> Svid {
+        self.svid_of(workload, lifetime, Attested::default())
+    }
+
+    pub(crate) fn svid_of(&self, workload: &str, lifetime: Duration, attested: Attested) -> Svid {
         let (namespace, name) = workload.split_once('/').unwrap();
         let id = format!("spiffe://{DOMAIN}/ns/{namespace}/workload/{name}");
         let now = now();
@@ -119,6 +187,9 @@ impl Mesh {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        if self.is_attested {
+            params.custom_extensions = vec![attested.extension()];
+        }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Svid {
@@ -130,7 +201,7 @@ impl Mesh {
 
     pub(crate) fn bundle(&self) -> TrustBundle {
         let domain = DOMAIN.parse().unwrap();
-        let authority = Authority::new(domain, self.issuer.der(), false).unwrap();
+        let authority = Authority::new(domain, self.issuer.der(), self.is_attested).unwrap();
         TrustBundle::new(vec![authority]).unwrap()
     }
 
@@ -348,10 +419,22 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn start(lane: Lane, port: &'static str, application: SocketAddr) -> Self {
-        let mesh = Mesh::new();
-        let server = Wish::new("app/server", lane).behind(port, application);
+        let lifetime = Duration::from_secs(3600);
+        Self::start_in(Mesh::new(), lane, port, application, lifetime)
+    }
+
+    pub(crate) fn start_in(
+        mesh: Mesh,
+        lane: Lane,
+        port: &'static str,
+        application: SocketAddr,
+        lifetime: Duration,
+    ) -> Self {
+        let mut server = Wish::new("app/server", lane).behind(port, application);
+        server.lifetime = lifetime;
         let server = Sidecar::start(&mesh, server);
-        let client = Wish::new("app/client", lane).calls(port, server.door());
+        let mut client = Wish::new("app/client", lane).calls(port, server.door());
+        client.lifetime = lifetime;
         let client = Sidecar::start(&mesh, client);
         Self {
             client,

@@ -1,0 +1,173 @@
+//! All bonds of the process: so that a control stream of one worker can speak of connections of another.
+//!
+//! A name of a connection follows from its exporter, so whoever can name one is its other end. The directory is locked
+//! when a connection with a peer is opened or ends and when one is spoken of, never per request.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use vouchsafe_attestation::connection_proof::ConnectionId;
+
+use crate::lane::control::bond::{Bond, OwnCertificate};
+use crate::reason::{self, Reason};
+use crate::registry::LaneKind;
+use crate::registry::live::Live;
+use crate::tls::peer_verifier::Verified;
+
+/// Of all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Directory(Mutex<HashMap<ConnectionId, Listed>>);
+
+/// A bond and the way to the worker that has its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) bond: Arc<Bond>,
+    live: u64,
+    owner: mpsc::Sender<Errand>,
+}
+
+/// Something to be done with a connection, by the worker that has it.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    live: u64,
+    what: Proven,
+    answer: oneshot::Sender<Result<(), Reason>>,
+}
+
+/// What was proven over a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Proven {
+    /// The peer's successor.
+    Peer(Arc<Verified>),
+    /// Our own, to the peer.
+    Own(Arc<OwnCertificate>),
+}
+
+impl Directory {
+    /// The connection of that name.
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Listed> {
+        self.all().get(&id).cloned()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<ConnectionId, Listed>> {
+        // Insertions and removals leave nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listed {
+    /// Has the connection's worker take in what was proven.
+    ///
+    /// # Errors
+    /// The bounded reason why it did not.
+    pub(crate) async fn take_in(&self, what: Proven) -> Result<(), Reason> {
+        let (answer, answered) = oneshot::channel();
+        let errand = Errand {
+            live: self.live,
+            what,
+            answer,
+        };
+        let busy = |_| reason::CONTROL_STREAM;
+        self.owner.try_send(errand).map_err(busy)?;
+        match tokio::time::timeout(ERRAND, answered).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(_)) | Err(_) => Err(reason::CONTROL_STREAM),
+        }
+    }
+}
+
+/// Bonds of one worker.
+#[derive(Debug)]
+pub(crate) struct Bonds {
+    pub(crate) directory: Arc<Directory>,
+    errands: mpsc::Sender<Errand>,
+    own: Rc<RefCell<HashMap<u64, Weak<Bonded>>>>,
+}
+
+/// A live connection with its bond; listed until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Bonded {
+    pub(crate) live: Rc<Live>,
+    pub(crate) bond: Arc<Bond>,
+    pub(crate) since: Instant,
+    directory: Arc<Directory>,
+    own: Rc<RefCell<HashMap<u64, Weak<Self>>>>,
+}
+
+impl Bonded {
+    /// Whether the connection carries something: a dedicated one is its flow.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.live.lane == LaneKind::Dedicated || self.live.streams.get() > 0
+    }
+}
+
+impl Drop for Bonded {
+    fn drop(&mut self) {
+        self.own.borrow_mut().remove(&self.live.id);
+        self.directory.all().remove(&self.bond.id);
+    }
+}
+
+impl Bonds {
+    /// No bonds yet; the receiver is for the worker's loop.
+    pub(crate) fn new(directory: &Arc<Directory>) -> (Self, mpsc::Receiver<Errand>) {
+        let (errands, received) = mpsc::channel(ERRANDS);
+        let bonds = Self {
+            directory: Arc::clone(directory),
+            errands,
+            own: Rc::default(),
+        };
+        (bonds, received)
+    }
+
+    /// Lists a connection.
+    pub(crate) fn list(&self, live: &Rc<Live>, bond: Bond) -> Rc<Bonded> {
+        let bond = Arc::new(bond);
+        let listed = Listed {
+            bond: Arc::clone(&bond),
+            live: live.id,
+            owner: self.errands.clone(),
+        };
+        self.directory.all().insert(bond.id, listed);
+        let bonded = Rc::new(Bonded {
+            live: Rc::clone(live),
+            bond,
+            since: Instant::now(),
+            directory: Arc::clone(&self.directory),
+            own: Rc::clone(&self.own),
+        });
+        self.own
+            .borrow_mut()
+            .insert(live.id, Rc::downgrade(&bonded));
+        bonded
+    }
+
+    /// The bond of a connection of this worker.
+    pub(crate) fn of(&self, live: &Live) -> Option<Rc<Bonded>> {
+        self.own.borrow().get(&live.id)?.upgrade()
+    }
+
+    /// Does what another worker, or this one, asks for.
+    pub(crate) fn run(
+        &self,
+        errand: Errand,
+        take_in: impl FnOnce(&Bonded, Proven) -> Result<(), Reason>,
+    ) {
+        let bonded = self.own.borrow().get(&errand.live).and_then(Weak::upgrade);
+        let taken = match bonded {
+            Some(bonded) => take_in(&bonded, errand.what),
+            None => Err(reason::UNKNOWN_CONNECTION),
+        };
+        // Whoever asked may have gone away.
+        let _ = errand.answer.send(taken);
+    }
+}
+
+/// Errands that wait for a worker: a peer has one under way per control stream, so this is as many peers at once.
+const ERRANDS: usize = 1024;
+/// A worker that takes longer has other troubles, and the lease goes on as it was.
+const ERRAND: Duration = Duration::from_secs(5);

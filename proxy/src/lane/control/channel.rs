@@ -1,0 +1,95 @@
+//! Messages on a byte stream.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::io::Io;
+use crate::lane::control::message::{Message, MessageError, Parsed};
+
+/// A byte stream that carries messages.
+#[derive(Debug)]
+pub(crate) struct Channel<'a> {
+    io: &'a mut Io,
+    received: BytesMut,
+}
+
+impl<'a> Channel<'a> {
+    pub(crate) fn new(io: &'a mut Io) -> Self {
+        Self {
+            io,
+            received: BytesMut::new(),
+        }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The stream broke, or the message is larger than a frame.
+    pub(crate) async fn send(&mut self, message: &Message) -> Result<(), ChannelError> {
+        self.io.write_all(&message.encode()?).await?;
+        self.io.flush().await?;
+        Ok(())
+    }
+
+    /// Receives a message, however long it takes.
+    ///
+    /// # Errors
+    /// The stream ended or broke, or holds no message.
+    ///
+    /// # Cancel safety
+    /// Safe: what was read stays for the next call.
+    pub(crate) async fn receive(&mut self) -> Result<Message, ChannelError> {
+        loop {
+            if let Parsed::Complete(message, length) = Message::parse(&self.received)? {
+                self.received.advance(length);
+                return Ok(*message);
+            }
+            // Longer than any message it never gets: a whole frame parses or fails.
+            if self.io.read_buf(&mut self.received).await? == 0 {
+                return Err(ChannelError::Ended);
+            }
+        }
+    }
+
+    /// Receives a message that is due.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`], and when it does not come in time.
+    pub(crate) async fn receive_within(
+        &mut self,
+        deadline: Duration,
+    ) -> Result<Message, ChannelError> {
+        let received = tokio::time::timeout(deadline, self.receive()).await;
+        received.unwrap_or(Err(ChannelError::Late))
+    }
+
+    /// What was received after the last message.
+    pub(crate) fn into_rest(self) -> Bytes {
+        self.received.freeze()
+    }
+}
+
+/// Why a control stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChannelError {
+    /// The other end closed it.
+    #[error("the other end closed the control stream")]
+    Ended,
+    /// An answer did not come in time.
+    #[error("the other end did not answer in time")]
+    Late,
+    /// A message came that is not due.
+    #[error("the other end broke the order of the control stream")]
+    Order,
+    /// Too many proofs failed.
+    #[error("the other end sent too many proofs that fail")]
+    Refusals,
+    /// A message can't be read or written.
+    #[error("a message can't be read or written")]
+    Message(#[from] MessageError),
+    /// The stream broke.
+    #[error("the control stream broke")]
+    Io(#[from] std::io::Error),
+}
