@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use criterion::Criterion;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
-use vouchsafe_config::policy::{Context, Decision, Direction, Request, authorize};
+use vouchsafe_config::policy::{Binding, Context, Decision, Direction, Request, authorize};
 
 /// Rules of the measured door and of all others together.
 const SIZES: [(usize, usize); 4] = [(10, 0), (10, 1_000), (10, 10_000), (1_000, 0)];
@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<()> {
                 direction: Direction::Inbound,
                 local: &local,
                 peer: &peer,
+                binding: Binding::Certificate,
                 port: &port,
                 request: Some(&request),
                 user: None,

@@ -15,7 +15,9 @@ use vouchsafe_attestation::binding::{EvidenceDigest, Nonce, Purpose, Role, Trans
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_config::policy::{Context, Decision, Direction, Request, authorize, normalize_path};
+use vouchsafe_config::policy::{
+    Binding, Context, Decision, Direction, Request, authorize, normalize_path,
+};
 use vouchsafe_proxy::http1::head::RequestHead;
 use vouchsafe_proxy::lane::preamble::{FlowProtocol, Preamble};
 
@@ -85,6 +87,7 @@ fn decide(others: usize, path: &str, allowed: bool, times: u64) -> anyhow::Resul
         direction: Direction::Inbound,
         local: &local,
         peer: &peer,
+        binding: Binding::Certificate,
         port: &port,
         request: Some(&request),
         user: None,

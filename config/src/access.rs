@@ -63,6 +63,8 @@ pub struct Demands {
     pub classes: BTreeSet<Class>,
     /// Claims.
     pub require: Vec<Requirement>,
+    /// Whether the end must prove its key over the TLS exporter of the very connection (`binding: exporter`).
+    pub exporter_binding: bool,
     /// Whether the end may lack an attestation result altogether.
     pub danger_unattested: bool,
 }
@@ -179,6 +181,7 @@ static FIELDS: [Field; 7] = [
                 ),
                 CLASSES,
                 REQUIRE,
+                BINDING,
                 UNATTESTED,
             ],
             exactly_one: &[],
@@ -189,7 +192,7 @@ static FIELDS: [Field; 7] = [
     optional(
         "server",
         Shape::Map(&MapShape {
-            fields: &[CLASSES, REQUIRE, UNATTESTED],
+            fields: &[CLASSES, REQUIRE, BINDING, UNATTESTED],
             exactly_one: &[],
         }),
         "",
@@ -227,6 +230,13 @@ const REQUIRE: Field = optional(
     Shape::Map(&claim::REQUIRE),
     "",
     "Claims of the attestation result, by kind of device.",
+);
+
+const BINDING: Field = optional(
+    "binding",
+    Shape::Word(&["certificate", "exporter"]),
+    "certificate",
+    "`exporter`: before any byte passes, and again and again, the key of the certificate is proven over this very TLS connection; needs our sidecar at both ends.",
 );
 
 const UNATTESTED: Field = optional(
@@ -498,6 +508,7 @@ pub(crate) fn read_demands(node: Option<&Node>) -> Option<Demands> {
             None => BTreeSet::new(),
         },
         require: claim::read(node.get("require")),
+        exporter_binding: node.get("binding").and_then(Node::text) == Some("exporter"),
         danger_unattested: match node.get("danger_unattested") {
             Some(node) => node.as_bool()?,
             None => false,

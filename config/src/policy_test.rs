@@ -14,7 +14,9 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use crate::claim;
 use crate::document::Kind;
-use crate::policy::{Decision, Direction, Explanation, Policy, Question, Request, normalize_path};
+use crate::policy::{
+    Binding, Decision, Direction, Explanation, Policy, Question, Request, normalize_path,
+};
 use crate::problem::{Problem, Problems, Reporter};
 use crate::revocation::Bearer;
 use crate::scalar;
@@ -83,6 +85,8 @@ struct Shown {
     class: Option<Class>,
     claims: Vec<(EvidenceKind, Claims)>,
     age: Duration,
+    /// Whether it proves its key over the connection where a rule asks for it.
+    is_bound: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -150,6 +154,11 @@ impl Expectation {
                 spki_sha256: None,
                 authority_spki_sha256: None,
                 result: result.as_ref(),
+            },
+            binding: if self.peer.is_bound {
+                Binding::Exporter(now)
+            } else {
+                Binding::Certificate
             },
             port: &self.port,
             request: request.as_ref(),
@@ -264,6 +273,12 @@ static EXPECTATION: MapShape = MapShape {
             "Age of the peer's evidence.",
         ),
         optional(
+            "binding",
+            Shape::Word(&["certificate", "exporter"]),
+            "exporter",
+            "`certificate`: the peer does not prove its key over the connection, as one without our sidecar.",
+        ),
+        optional(
             "method",
             Shape::Text(&scalar::METHOD),
             "",
@@ -297,6 +312,7 @@ static EXPECTATION: MapShape = MapShape {
                 "evidence_too_old",
                 "claims",
                 "request",
+                "binding_not_proven",
                 "revoked",
             ]),
             "",
@@ -475,6 +491,7 @@ fn read_shown(node: &Node) -> Option<Shown> {
             None => Duration::ZERO,
             Some(age) => age.as_duration()?,
         },
+        is_bound: node.get("binding").and_then(Node::text) != Some("certificate"),
     })
 }
 

@@ -48,10 +48,13 @@ impl Io {
         }
     }
 
-    /// Puts bytes back in front. What was put back before must be consumed.
+    /// Puts bytes back in front.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
-        debug_assert!(self.prefix.is_empty());
-        self.prefix = bytes;
+        self.prefix = if self.prefix.is_empty() {
+            bytes
+        } else {
+            [bytes, std::mem::take(&mut self.prefix)].concat().into()
+        };
     }
 
     /// Ends the connection abruptly, so that the other end never takes a broken stream for a complete one.

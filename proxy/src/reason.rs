@@ -110,6 +110,8 @@ pub(crate) const PREAMBLE: Reason = Reason("preamble");
 pub(crate) const CONTROL_STREAM: Reason = Reason("control_stream");
 /// A lease was extended: the one outcome that is none to worry about.
 pub(crate) const EXTENDED: Reason = Reason("extended");
+/// A key was proven over a connection, for a strict route.
+pub(crate) const PROVEN: Reason = Reason("proven");
 /// A control stream speaks of a connection that this sidecar does not have, or not with that peer.
 pub(crate) const UNKNOWN_CONNECTION: Reason = Reason("unknown_connection");
 /// The other side of the lane refused the flow.

@@ -22,7 +22,9 @@ use tokio::time::MissedTickBehavior;
 use tracing::error;
 use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::peer::PeerRole;
-use vouchsafe_config::policy::{Context, Decision, DenyReason, Direction, Request, authorize};
+use vouchsafe_config::policy::{
+    Binding, Context, Decision, DenyReason, Direction, Request, authorize,
+};
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
 use vouchsafe_config::revocation::Bearer;
 
@@ -343,6 +345,7 @@ impl Worker {
                 direction: on.direction,
                 local: &self.parts.config.workload,
                 peer: &verified.peer,
+                binding: on.binding(),
                 port,
                 request,
                 user: None,
@@ -489,6 +492,10 @@ impl Worker {
             return Err(reason::UNKNOWN_CONNECTION);
         }
         let (end, peer) = match proven {
+            Proven::Binding(at) => {
+                live.bind(Binding::Exporter(at));
+                return Ok(());
+            }
             Proven::Own(own) => (bond.own_succeeded(own), bond.peer()),
             Proven::Peer(peer) => {
                 let policy = self.parts.state.policy.load();

@@ -7,7 +7,9 @@ use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 
 use super::compile::{Door, From, Policy, Rule};
-use super::{Context, Decision, DenyReason, Direction, Enforcement, Protocol, Request, RuleId};
+use super::{
+    Binding, Context, Decision, DenyReason, Direction, Enforcement, Protocol, Request, RuleId,
+};
 use crate::access::{Allow, RequestMatch};
 use crate::revocation::{Action, Bearer};
 
@@ -42,6 +44,8 @@ pub struct Question<'a> {
     pub local: &'a WorkloadName,
     /// Who the peer is, and what it proved.
     pub peer: Bearer<'a>,
+    /// How the connection is bound to the peer.
+    pub binding: Binding,
     /// Name of the door's port.
     pub port: &'a Name,
     /// The request; `None` asks about the connection alone.
@@ -56,6 +60,7 @@ impl<'a> std::convert::From<&Context<'a>> for Question<'a> {
             direction: context.direction,
             local: context.local,
             peer: Bearer::from(context.peer),
+            binding: context.binding,
             port: context.port,
             request: context.request,
             now: context.now,
@@ -99,6 +104,8 @@ pub enum Failure {
     Claims(EvidenceKind, Option<&'static str>),
     /// The rule does not allow the request.
     Request,
+    /// The rule is strict, and there is no proof over the connection's exporter that counts.
+    Binding,
 }
 
 impl Failure {
@@ -111,6 +118,7 @@ impl Failure {
             Self::TooOld { .. } => DenyReason::EvidenceTooOld,
             Self::Claims(..) => DenyReason::Claims,
             Self::Request => DenyReason::Request,
+            Self::Binding => DenyReason::BindingNotProven,
         }
     }
 }
@@ -166,7 +174,8 @@ fn deny(enforcement: Enforcement, reason: DenyReason, question: &Question<'_>) -
             DenyReason::NoRule
             | DenyReason::EvidenceTooOld
             | DenyReason::Claims
-            | DenyReason::Request,
+            | DenyReason::Request
+            | DenyReason::BindingNotProven,
         ) => Decision::Audit(reason),
     }
 }
@@ -235,11 +244,16 @@ fn judge_rule(
             }
         }
     }
-    match (door.port.protocol, question.request) {
-        (Protocol::Tcp, _) | (Protocol::Http, None) => Ok(()),
-        (Protocol::Http, Some(request)) if allows(&rule.allow, request) => Ok(()),
-        (Protocol::Http, Some(_)) => Err(Failure::Request),
+    if let (Protocol::Http, Some(request)) = (door.port.protocol, question.request)
+        && !allows(&rule.allow, request)
+    {
+        return Err(Failure::Request);
     }
+    // Last, because the sidecar can do something about it: who is denied for nothing else is asked for a proof.
+    if demands.exporter_binding && !question.binding.is_proven(question.now) {
+        return Err(Failure::Binding);
+    }
+    Ok(())
 }
 
 impl From {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use vouchsafe_attestation::result::AttestationResult;
 
 use super::compile::Policy;
-use super::{Direction, RuleId};
+use super::{Binding, Direction, RuleId};
 use crate::revocation::Revocation;
 
 impl Policy {
@@ -67,6 +67,7 @@ impl Policy {
         rule: RuleId,
         direction: Direction,
         result: Option<&AttestationResult>,
+        binding: Binding,
     ) -> Option<SystemTime> {
         let rule = self.rules.get(rule.0 as usize)?;
         let demands = match direction {
@@ -79,6 +80,11 @@ impl Policy {
             let last = result.evidence_time.checked_add(within)?;
             last.checked_add(Duration::from_nanos(1))
         });
-        [aged, rule.expires].into_iter().flatten().min()
+        let bound = if demands.exporter_binding {
+            binding.ends()
+        } else {
+            None
+        };
+        [aged, rule.expires, bound].into_iter().flatten().min()
     }
 }

@@ -8,7 +8,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::Withdrawal;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
-use super::{Port, Protocol, RuleId, RuleSource};
+use super::{Port, Protocol, RuleId, RuleSource, Strict};
 use crate::access::{AccessPolicy, Allow, Demands, Selector};
 use crate::revocation::{Bearer, Revocation};
 use crate::workload::Workload;
@@ -45,6 +45,7 @@ pub(super) struct Door {
     pub(super) port: Port,
     /// First rule and one past the last.
     pub(super) rules: (u32, u32),
+    strict: Strict,
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -111,9 +112,12 @@ impl Policy {
         let mut doors = Vec::with_capacity(workload.ports.len());
         for port in &workload.ports {
             let first = self.rule_count();
+            let mut strict = Strict::default();
             let rules = by_door.get(&(&workload.name, &port.name));
             for policy in rules.into_iter().flatten() {
                 if fits(port.protocol, &policy.allow) {
+                    strict.client |= policy.client.exporter_binding;
+                    strict.server |= policy.server.exporter_binding;
                     self.rules.push(Rule::new(policy, labelled));
                     self.places.push((self.workloads.len(), doors.len()));
                     self.sources.push(policy.source.clone());
@@ -122,6 +126,7 @@ impl Policy {
             doors.push(Door {
                 port: port.clone(),
                 rules: (first, self.rule_count()),
+                strict,
             });
         }
         let path = path_of(&workload.name);
@@ -139,6 +144,12 @@ impl Policy {
     /// The declaration of a workload's port.
     pub fn port(&self, workload: &WorkloadName, port: &Name) -> Option<&Port> {
         Some(&self.doors(workload)?.door(port)?.port)
+    }
+
+    /// Which ends must prove their keys over each connection, as some rule of the port says; neither where it is unknown.
+    pub fn strict(&self, workload: &WorkloadName, port: &Name) -> Strict {
+        let door = self.doors(workload).and_then(|doors| doors.door(port));
+        door.map_or_else(Strict::default, |door| door.strict)
     }
 
     /// The ports of a workload, in the order of its document.

@@ -85,6 +85,9 @@ impl fmt::Display for Failure {
                 write!(f, "demands another `{claim}` of `{kind}`")
             }
             Self::Request => f.write_str("does not allow this request"),
+            Self::Binding => f.write_str(
+                "demands `binding: exporter`, and the peer has not proven its key over this connection",
+            ),
         }
     }
 }

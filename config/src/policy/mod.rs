@@ -3,7 +3,7 @@
 //! [`authorize`] is pure and is used by the sidecar for every connection and request, and by the command line to
 //! explain; an explanation can't differ from enforcement because it is the same walk over the same rules, watched.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::peer::Peer;
@@ -37,6 +37,8 @@ pub struct Context<'a> {
     pub local: &'a WorkloadName,
     /// The other end.
     pub peer: &'a Peer,
+    /// How the connection is bound to the peer.
+    pub binding: Binding,
     /// Name of the door's port.
     pub port: &'a Name,
     /// The request; `None` asks about the connection alone.
@@ -47,6 +49,49 @@ pub struct Context<'a> {
     pub on_behalf_of: Option<&'a OnBehalfOf>,
     /// Mesh time.
     pub now: SystemTime,
+}
+
+/// How a connection is bound to its peer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Binding {
+    /// By the handshake: the peer held the key of its certificate when the connection began.
+    #[default]
+    Certificate,
+    /// By a proof over the TLS exporter of this very connection, at this time.
+    Exporter(SystemTime),
+}
+
+impl Binding {
+    /// How often a proof is repeated on a connection that lives on.
+    pub const REPEAT: Duration = Duration::from_secs(10);
+    /// How long a proof counts: two repetitions may fail, as where the other end is busy, the third may not.
+    pub const LASTS: Duration = Duration::from_secs(30);
+
+    /// Whether a proof over the exporter counts at `now`. One that is [`Self::LASTS`] old still does; one of the future,
+    /// which only a clock that went back can show, does not.
+    pub fn is_proven(self, now: SystemTime) -> bool {
+        match self {
+            Self::Certificate => false,
+            Self::Exporter(at) => now.duration_since(at).is_ok_and(|age| age <= Self::LASTS),
+        }
+    }
+
+    /// The first instant at which a proof no longer counts.
+    pub fn ends(self) -> Option<SystemTime> {
+        match self {
+            Self::Certificate => None,
+            Self::Exporter(at) => at.checked_add(Self::LASTS + Duration::from_nanos(1)),
+        }
+    }
+}
+
+/// Which ends of a connection must prove their keys over its TLS exporter, as some rule of a door says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Strict {
+    /// The client must.
+    pub client: bool,
+    /// The server must.
+    pub server: bool,
 }
 
 /// An HTTP request as policy sees it.
@@ -109,6 +154,8 @@ pub enum DenyReason {
     Claims,
     /// No rule for this peer allows this request.
     Request,
+    /// The rule is strict, and the peer has not proven its key over this connection.
+    BindingNotProven,
     /// The peer's instance has been silent for too long, whatever rules say.
     Lapsed,
     /// A revocation means the peer, or its evidence turned bad, whatever rules say.
@@ -117,7 +164,7 @@ pub enum DenyReason {
 
 impl DenyReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UnknownDoor,
         Self::NoRule,
         Self::Unattested,
@@ -125,6 +172,7 @@ impl DenyReason {
         Self::EvidenceTooOld,
         Self::Claims,
         Self::Request,
+        Self::BindingNotProven,
         Self::Lapsed,
         Self::Revoked,
     ];
@@ -139,6 +187,7 @@ impl DenyReason {
             Self::EvidenceTooOld => "evidence_too_old",
             Self::Claims => "claims",
             Self::Request => "request",
+            Self::BindingNotProven => "binding_not_proven",
             Self::Lapsed => "lapsed",
             Self::Revoked => "revoked",
         }

@@ -91,11 +91,16 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
             "require: {simulated: {image: [i1, i2]}}",
             "require: {tpm: {secure_boot: false}}",
         ]);
-        (age, classes, require, any::<bool>()).prop_map(|(age, classes, require, unattested)| {
-            if unattested {
+        let binding = pick(&["", "binding: certificate", "binding: exporter"]);
+        let shape = (age, classes, require, binding, any::<bool>());
+        shape.prop_map(|(age, classes, require, binding, unattested)| {
+            if unattested && binding.is_empty() {
                 return "{danger_unattested: true}".to_owned();
             }
-            let parts: Vec<_> = [age, classes, require]
+            if unattested {
+                return format!("{{danger_unattested: true, {binding}}}");
+            }
+            let parts: Vec<_> = [age, classes, require, binding]
                 .into_iter()
                 .filter(|p| !p.is_empty())
                 .collect();
@@ -172,6 +177,7 @@ fn naive(set: &PolicySet, context: &Context<'_>) -> Result<Vec<String>, (bool, &
         "evidence_too_old",
         "claims",
         "request",
+        "binding_not_proven",
     ];
     for rule in set.access_policies() {
         if Some(&rule.to) != server.map(|server| &server.name) || rule.port != port.name {
@@ -197,6 +203,18 @@ fn naive(set: &PolicySet, context: &Context<'_>) -> Result<Vec<String>, (bool, &
         let demands = if inbound { &rule.client } else { &rule.server };
         let verdict = proven(demands, context.peer.result(), context.now);
         let verdict = verdict.and_then(|()| asked(rule, port.protocol, context.request));
+        let bound = match context.binding {
+            Binding::Certificate => false,
+            Binding::Exporter(at) => {
+                at + Duration::from_secs(30) >= context.now && at <= context.now
+            }
+        };
+        let verdict = verdict.and_then(|()| {
+            if demands.exporter_binding && !bound {
+                return Err("binding_not_proven");
+            }
+            Ok(())
+        });
         match verdict {
             Ok(()) => allowed.push(rule.source.document.clone()),
             Err(word) => {
@@ -336,15 +354,26 @@ proptest! {
             Some(("POST", "/s.S/N", true)),
             Some(("POST", "/s.S/M", false)),
         ];
+        let second = Duration::from_secs(1);
+        let bindings = [
+            Binding::Certificate,
+            Binding::Exporter(testing::now()),
+            Binding::Exporter(testing::now() - 30 * second),
+            Binding::Exporter(testing::now() - 31 * second),
+            Binding::Exporter(testing::now() + second),
+        ];
+        let mut turn = 0_usize;
         for peer in peers() {
             for local in &locals {
                 for port in &ports {
                     for request in requests {
                         let request = request.map(|(method, path, grpc)| Request { method, path, grpc });
                         for direction in [Direction::Inbound, Direction::Outbound] {
+                            turn += 1;
                             let context = Context {
                                 direction, local, peer, port,
                                 request: request.as_ref(),
+                                binding: bindings[turn % bindings.len()],
                                 user: None, on_behalf_of: None, now: testing::now(),
                             };
                             let decision = authorize(&policy, &context);

@@ -69,6 +69,7 @@ pub(super) fn ask(
             direction: Direction::Inbound,
             local: &local,
             peer,
+            binding: Binding::Exporter(testing::now()),
             port: &port,
             request: request.as_ref(),
             user: None,
@@ -135,7 +136,7 @@ fn each_reason_is_produced_by_its_condition() {
     let policy = compile(POLICY);
     let image = |name: &str| [("image", ClaimValue::Text(name.to_owned()))];
     let tpm = |class, name: &str, age: u64| {
-        let age = std::time::Duration::from_secs(age);
+        let age = Duration::from_secs(age);
         testing::result(class, EvidenceKind::Tpm, &image(name), age)
     };
     let gateway = |result| testing::workload_peer("edge/gateway", Some(&result));
@@ -172,7 +173,7 @@ fn each_reason_is_produced_by_its_condition() {
         Class::Simulated,
         EvidenceKind::Simulated,
         &image("llm-1"),
-        std::time::Duration::ZERO,
+        Duration::ZERO,
     );
     denied(&gateway(simulated.clone()), "openai", DenyReason::Claims);
     denied(&gateway(simulated), "trial", DenyReason::Class);
@@ -192,6 +193,7 @@ fn each_reason_is_produced_by_its_condition() {
             "evidence_too_old",
             "claims",
             "request",
+            "binding_not_proven",
             // `revocation` has the tests of their own conditions.
             "lapsed",
             "revoked"
@@ -267,6 +269,7 @@ fn context<'a>(asked: &'a Asked, peer: &'a Peer) -> Context<'a> {
         direction: Direction::Inbound,
         local: &asked.local,
         peer,
+        binding: Binding::Exporter(testing::now()),
         port: &asked.port,
         request: None,
         user: None,
@@ -320,12 +323,7 @@ fn outbound_asks_the_peer_s_door_and_what_the_server_proved() {
         "secure_boot",
         vouchsafe_attestation::claims::ClaimValue::Bool(true),
     )];
-    let secure = testing::result(
-        plain.class,
-        plain.root,
-        &secure,
-        std::time::Duration::from_secs(9999),
-    );
+    let secure = testing::result(plain.class, plain.root, &secure, Duration::from_secs(9999));
     assert!(matches!(
         ask("edge/gateway", Some(&secure), "openai"),
         Decision::Allow(_)
@@ -486,4 +484,70 @@ fn a_slice_decides_as_the_whole_and_names_the_operator_s_line() {
         11,
         "its own document, and the doors that it may call with their rules"
     );
+}
+
+#[test]
+fn a_strict_rule_admits_who_has_proven_its_key_lately_over_this_connection() {
+    let text = POLICY.replace(
+        "client: {attested_within: 20m,",
+        "client: {binding: exporter, attested_within: 20m,",
+    );
+    let (policy, plain) = (compile(&text), compile(POLICY));
+    let asked = policy_of_llm();
+    let peer = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let decide = |policy: &Policy, binding| {
+        let context = Context {
+            binding,
+            ..context(&asked, &peer)
+        };
+        authorize(policy, &context)
+    };
+    let ago = |age| Binding::Exporter(testing::now() - age);
+    let (lasts, more) = (Binding::LASTS, Duration::from_nanos(1));
+    for good in [ago(Duration::ZERO), ago(lasts)] {
+        assert!(matches!(decide(&policy, good), Decision::Allow(_)));
+        assert!(good.ends() > Some(testing::now()));
+    }
+    assert_eq!(ago(lasts + more).ends(), Some(testing::now()));
+    for bad in [
+        Binding::Certificate,
+        ago(lasts + more),
+        Binding::Exporter(testing::now() + more),
+    ] {
+        let denied = Decision::Deny(DenyReason::BindingNotProven);
+        assert_eq!(decide(&policy, bad), denied, "{bad:?}");
+        assert!(matches!(decide(&plain, bad), Decision::Allow(_)));
+    }
+    let strict = |policy: &Policy| policy.strict(&asked.local, &asked.port);
+    assert_eq!(
+        strict(&policy),
+        Strict {
+            client: true,
+            server: false
+        }
+    );
+    assert_eq!(strict(&plain), Strict::default());
+}
+
+#[test]
+fn who_is_denied_for_something_else_is_not_asked_for_a_proof() {
+    let text = POLICY.replace(
+        "client: {attested_within: 20m,",
+        "client: {binding: exporter, attested_within: 20m,",
+    );
+    let policy = compile(&text);
+    let asked = policy_of_llm();
+    let peer = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let request = Request {
+        method: "DELETE",
+        path: "/nowhere",
+        grpc: false,
+    };
+    let context = Context {
+        binding: Binding::Certificate,
+        request: Some(&request),
+        ..context(&asked, &peer)
+    };
+    let decision = authorize(&policy, &context);
+    assert_eq!(decision, Decision::Deny(DenyReason::Request));
 }

@@ -117,7 +117,12 @@ fn show_source(source: &RuleSource) -> String {
 /// `attested, class hardware, within 20m, tpm {image: base-1}`.
 fn describe_demands(demands: &Demands) -> String {
     if demands.danger_unattested {
-        return "may be unattested".to_owned();
+        let bound = if demands.exporter_binding {
+            ", bound by exporter"
+        } else {
+            ""
+        };
+        return format!("may be unattested{bound}");
     }
     let mut words = vec!["attested".to_owned()];
     if !demands.classes.is_empty() {
@@ -135,6 +140,9 @@ fn describe_demands(demands: &Demands) -> String {
             requirement.kind,
             conditions.join(", ")
         ));
+    }
+    if demands.exporter_binding {
+        words.push("bound by exporter".to_owned());
     }
     words.join(", ")
 }

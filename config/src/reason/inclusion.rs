@@ -141,8 +141,11 @@ impl fmt::Display for Ask<'_> {
 
 /// Whether every peer that satisfies `narrow` satisfies `wide` too.
 pub(crate) fn demands_less(wide: &Demands, narrow: &Demands) -> bool {
+    if wide.exporter_binding && !narrow.exporter_binding {
+        return false;
+    }
     if wide.danger_unattested {
-        // It makes no demands at all.
+        // It makes no other demands.
         return true;
     }
     let age = match (wide.attested_within, narrow.attested_within) {

@@ -279,7 +279,7 @@ mod tests {
     use vouchsafe_attestation::claims::{Class, EvidenceKind};
 
     use super::*;
-    use crate::policy::{Decision, Direction, Question, Request};
+    use crate::policy::{Binding, Decision, Direction, Question, Request};
     use crate::revocation::Bearer;
     use crate::set::{Options, PolicySet};
     use crate::source::Source;
@@ -332,6 +332,7 @@ mod tests {
                 authority_spki_sha256: None,
                 result: Some(&result),
             },
+            binding: Binding::Certificate,
             port: &one.door.port,
             request: request.as_ref(),
             now: testing::now(),

@@ -8,7 +8,7 @@ use super::Subject;
 use super::diff::{Change, Difference, diff};
 use super::who_can::{Door, who_can};
 use crate::policy::reference::{documents, peers, rule};
-use crate::policy::{Context, Decision, Direction, Policy, Request, authorize};
+use crate::policy::{Binding, Context, Decision, Direction, Policy, Request, authorize};
 use crate::set::{Options, PolicySet};
 use crate::source::Source;
 use crate::testing;
@@ -64,6 +64,7 @@ fn decide(
         direction,
         local,
         peer,
+        binding: Binding::Certificate,
         port,
         request,
         user: None,
@@ -275,6 +276,11 @@ fn demands_narrow_and_paths_widen() {
         rule("client: {attested_within: 30m}\n  allow: [{methods: [POST], paths: [/v1/chat]}]");
     let wide = rule("allow: [{methods: [POST], paths: [/v1/chat]}]");
     let wider = rule("allow: [{methods: [POST], paths: [/v1/chat, /v1/files]}]");
+    let strict = |end| {
+        rule(&format!(
+            "{end}: {{binding: exporter}}\n  allow: [{{methods: [POST], paths: [/v1/chat]}}]"
+        ))
+    };
     let only = |changes: Vec<(String, Change, Vec<String>, Vec<String>)>| {
         assert_eq!(changes.len(), 1, "{changes:?}");
         (changes[0].1, changes[0].2.clone(), changes[0].3.clone())
@@ -286,8 +292,18 @@ fn demands_narrow_and_paths_widen() {
     );
     assert_eq!(
         only(changes(&narrow, &wide)),
-        (Change::Widens, vec![chat], vec![])
+        (Change::Widens, vec![chat.clone()], vec![])
     );
+    for end in ["client", "server"] {
+        assert_eq!(
+            only(changes(&wide, &strict(end))),
+            (Change::Narrows, vec![], vec![chat.clone()])
+        );
+        assert_eq!(
+            only(changes(&strict(end), &wide)),
+            (Change::Widens, vec![chat.clone()], vec![])
+        );
+    }
     assert_eq!(
         only(changes(&wide, &wider)),
         (Change::Widens, vec![files.clone()], vec![])

@@ -6,7 +6,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 
 use super::*;
-use crate::policy::{Context, Decision, DenyReason, Direction, authorize};
+use crate::policy::{Binding, Context, Decision, DenyReason, Direction, authorize};
 use crate::scalar;
 use crate::set::{Options, PolicySet};
 use crate::source::Source;
@@ -467,6 +467,7 @@ fn decide(policy: &crate::policy::Policy, port: &str, direction: Direction) -> D
         direction,
         local: &local,
         peer: &peer,
+        binding: Binding::Exporter(testing::now()),
         port: &port,
         request: None,
         user: None,

@@ -11,7 +11,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::load;
-use vouchsafe_config::policy::{Decision, Direction, Question, Request, normalize_path};
+use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request, normalize_path};
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
@@ -100,6 +100,8 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
             authority_spki_sha256: None,
             result: result.as_ref(),
         },
+        // As our sidecars do wherever a rule asks for it.
+        binding: Binding::Exporter(now),
         port: &port,
         request: request.as_ref(),
         now,

@@ -17,7 +17,7 @@ use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::load::{self, Overlay};
-use vouchsafe_config::policy::{Decision, Direction, Question, Request};
+use vouchsafe_config::policy::{Binding, Decision, DenyReason, Direction, Question, Request};
 use vouchsafe_config::reason::who_can::{Door, who_can};
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
@@ -101,6 +101,12 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
             authority_spki_sha256: line.authority_spki_sha256.as_ref(),
             result: line.result.as_ref(),
         },
+        // A log says it only of whom nothing else kept out.
+        binding: if line.decision != "allow" && line.reason == NOT_PROVEN.as_str() {
+            Binding::Certificate
+        } else {
+            Binding::Exporter(line.time)
+        },
         port: &line.port,
         request: request.as_ref(),
         now: line.time,
@@ -132,6 +138,8 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
         Decision::Deny(_) => Outcome::bad(output),
     })
 }
+
+const NOT_PROVEN: DenyReason = DenyReason::BindingNotProven;
 
 fn headline(line: &Line) -> String {
     let class = match (&line.result, line.is_attested) {

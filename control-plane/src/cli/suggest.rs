@@ -9,7 +9,7 @@ use serde_json::json;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_config::load::{self, Overlay};
-use vouchsafe_config::policy::{Decision, Direction, Question, Request, normalize_path};
+use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request, normalize_path};
 use vouchsafe_config::reason::suggest::{Seen, SeenRequest, Suggestion, suggest};
 use vouchsafe_config::reason::who_can::Door;
 use vouchsafe_config::revocation::Bearer;
@@ -242,6 +242,8 @@ fn still_denied(set: &PolicySet, seen: &BTreeMap<Seen, Facts>) -> Vec<(String, u
                 authority_spki_sha256: None,
                 result: facts.result.as_ref(),
             },
+            // As our sidecars do wherever a rule asks for it.
+            binding: Binding::Exporter(facts.time),
             port: &one.door.port,
             request: request.as_ref(),
             now: facts.time,

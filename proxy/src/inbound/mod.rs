@@ -26,8 +26,9 @@ use crate::http::serve::{serve_http1, serve_http2};
 use crate::inbound::application::Application;
 use crate::inbound::http::RequestsIn;
 use crate::io::{Io, Transport};
+use crate::lane::control::answer::answer_before_preamble;
 use crate::lane::control::bonds::Bonded;
-use crate::lane::preamble::{FlowProtocol, Parsed, Preamble};
+use crate::lane::preamble::{FlowProtocol, PROOFS, Parsed, Preamble};
 use crate::lane::{ALPN_FLOW, ALPN_H2, ALPN_SHARED};
 use crate::listener::{Accepted, Listening, accept};
 use crate::reason::{self, Reason};
@@ -304,9 +305,21 @@ impl PeerConnection {
         let deadline = self.inbound.worker.parts.config.limits.handshake;
         let read = async {
             let mut bytes = bytes::BytesMut::with_capacity(Preamble::MAX_BYTES);
+            let mut proven = false;
             loop {
                 if io.read_buf(&mut bytes).await.ok()? == 0 {
                     return None;
+                }
+                if bytes.first() == Some(&PROOFS) && !proven {
+                    proven = true;
+                    io.unread(bytes.split_off(1).freeze());
+                    bytes.clear();
+                    let bonded = self.bonded.as_ref()?;
+                    let worker = &self.inbound.worker;
+                    // Boxed: rare, and large by what it proves and verifies.
+                    let answered = Box::pin(answer_before_preamble(worker, bonded, io)).await;
+                    io.unread(answered.ok()?);
+                    continue;
                 }
                 if let Parsed::Complete(preamble, length) = Preamble::parse(&bytes).ok()? {
                     let _ = bytes.split_to(length);

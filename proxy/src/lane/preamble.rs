@@ -3,6 +3,9 @@
 //! ```text
 //! version u8 (1) | length u8 (of all that follows) | protocol u8 | port number u16be | port name (1..=63 bytes)
 //! ```
+//! Before it may stand one byte of 2, and then the frames of [`crate::lane::control::message`] up to `Done`: where a strict
+//! rule wants keys proven over the connection. Who does not know that refuses, as a strict rule wants it.
+//!
 //! At most 68 bytes, so a reader needs no budget of its own. Anything that is not exactly this is refused; a later
 //! version may only be sent to a peer that offered another ALPN.
 
@@ -146,6 +149,8 @@ pub enum PreambleError {
     Name(#[from] ParseNameError),
 }
 
+/// Begins an exchange of proofs before the preamble.
+pub(crate) const PROOFS: u8 = 2;
 const VERSION: u8 = 1;
 /// Version and length.
 const HEAD_BYTES: usize = 2;

@@ -19,7 +19,7 @@ use vouchsafe_attestation::connection_proof::{
     ConnectionId, ConnectionProof, ProofPurpose, Successor, is_same_instance,
 };
 use vouchsafe_attestation::peer::PeerRole;
-use vouchsafe_config::policy::Direction;
+use vouchsafe_config::policy::{Direction, Strict};
 
 use crate::io::{Io, Transport};
 use crate::lane::CONTROL_AUTHORITY;
@@ -28,6 +28,7 @@ use crate::lane::control::bonds::{Bonded, Proven};
 use crate::lane::control::channel::{Channel, ChannelError};
 use crate::lane::control::message::Message;
 use crate::lane::flow::LaneFlow;
+use crate::outbound::binding::prove;
 use crate::outbound::pool::{Lanes, Opened, PeerLane, Target};
 use crate::reason::{self, Reason};
 use crate::telemetry::Chain;
@@ -59,7 +60,7 @@ fn in_care(target: &Target) -> Vec<Rc<Bonded>> {
         bonded.since.elapsed() >= LOOK
             && bonded.is_in_use()
             && bonded.live.why_cut().is_none()
-            && bonded.bond.peer().peer.result().is_some()
+            && (bonded.bond.peer().peer.result().is_some() || bonded.strict() != Strict::default())
     });
     bonded
 }
@@ -121,6 +122,7 @@ async fn speak(worker: &Rc<Worker>, target: &Target) -> Result<(), ControlError>
         }
         asking.prove_own(&bonded).await?;
         asking.verify_peer(&bonded).await?;
+        asking.repeat(&bonded).await?;
         tokio::select! {
             message = asking.channel.receive() => match message? {
                 Message::Renewed => asking.current = None,
@@ -138,7 +140,7 @@ async fn speak(worker: &Rc<Worker>, target: &Target) -> Result<(), ControlError>
 }
 
 /// Opens a control stream on a shared connection.
-async fn open(lane: &PeerLane) -> Result<Io, ControlError> {
+pub(super) async fn open(lane: &PeerLane) -> Result<Io, ControlError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = http::Uri::from_static(CONTROL_AUTHORITY);
@@ -244,6 +246,22 @@ impl Asking<'_> {
         Ok(())
     }
 
+    /// Proves again what strict routes had proven.
+    async fn repeat(&mut self, bonded: &[Rc<Bonded>]) -> Result<(), ControlError> {
+        for one in bonded {
+            let _turn = one.proving.lock().await;
+            let due = one.due(one.strict(), self.worker.now());
+            if due != Strict::default() {
+                let purpose = ProofPurpose::StrictRepeat;
+                let proven = prove(self.worker, one, &mut self.channel, purpose, due);
+                if proven.await? {
+                    self.current = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn successor(&self, chain: &[CertificateDer<'_>]) -> Option<Successor> {
         let bundle = &self.epoch.identity.bundle;
         let present = self.carrier.bond.peer();
@@ -323,11 +341,14 @@ impl Asking<'_> {
 
 /// Why a control stream is given up.
 #[derive(Debug, thiserror::Error)]
-enum ControlError {
+pub(super) enum ControlError {
+    /// There is no connection that could carry it.
     #[error("no connection for a control stream: {}", .0.as_str())]
     Lane(Reason),
+    /// It can't be opened.
     #[error("failed to open a control stream")]
     Http2(#[from] h2::Error),
+    /// It ended.
     #[error("failed to speak on the control stream")]
     Channel(#[from] ChannelError),
 }

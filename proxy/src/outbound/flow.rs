@@ -85,7 +85,8 @@ impl Outbound {
             (Lane::Auto, Protocol::Http) => Offer::DedicatedHttp,
             (Lane::Shared, Protocol::Http) => Offer::SharedHttp,
         };
-        let opened = self.acquire(offer).await?;
+        let mut opened = self.acquire(offer).await?;
+        self.bind(&mut opened, port).await;
         record.judge(opened.live(), request)?;
         let preamble = Preamble {
             protocol,

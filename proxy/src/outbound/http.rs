@@ -112,7 +112,8 @@ impl RequestsOut {
         {
             return self.pooled_route(pooled, wanted, record);
         }
-        let opened = outbound.acquire(Offer::SharedHttp).await?;
+        let mut opened = outbound.acquire(Offer::SharedHttp).await?;
+        outbound.bind(&mut opened, port).await;
         judge(opened.live(), wanted, record)?;
         Ok(match opened {
             Opened::Lane(lane) => self.on_lane(&lane, port),
@@ -132,7 +133,8 @@ impl RequestsOut {
         {
             return self.pooled_route(pooled, wanted, record);
         }
-        let opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        let mut opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        outbound.bind(&mut opened, port).await;
         judge(opened.live(), wanted, record)?;
         Ok(match opened {
             Opened::Lane(lane) => self.on_lane(&lane, port),
@@ -155,7 +157,8 @@ impl RequestsOut {
             judge(&lane.live, wanted, record)?;
             return Ok(self.on_lane(&lane, port));
         }
-        let opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        let mut opened = outbound.acquire(Offer::DedicatedHttp).await?;
+        outbound.bind(&mut opened, port).await;
         judge(opened.live(), wanted, record)?;
         let lane = match opened {
             Opened::Lane(lane) => lane,

@@ -4,6 +4,7 @@
 //! what policy requires of it → forward.
 
 pub(crate) mod balance;
+mod binding;
 pub(crate) mod control;
 mod flow;
 mod http;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use ::http::{HeaderName, HeaderValue};
 use bytes::BytesMut;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
-use vouchsafe_config::policy::{Direction, Lane, Port, Protocol};
+use vouchsafe_config::policy::{Direction, Lane, Port, Protocol, Strict};
 use vouchsafe_config::proxy::{Limits, OutboundListener};
 
 use crate::drain::Phase;
@@ -62,6 +63,8 @@ struct Declared {
     policy: Arc<PolicyEpoch>,
     port: Option<Rc<Port>>,
     field: Rc<Fields>,
+    /// What its rules demand of connections.
+    strict: Strict,
 }
 
 /// One connection of the local application.
@@ -175,9 +178,22 @@ impl Outbound {
                 || Rc::clone(&self.nothing),
                 |port| http::port_field(port, self.number(port)),
             ),
+            strict: policy.policy.strict(&self.declared.to, &self.declared.port),
             port: port.clone(),
         });
         port
+    }
+
+    /// Which ends must prove their keys over each connection for a port.
+    pub(crate) fn strict(&self, port: &Port) -> Strict {
+        let held = self.port.borrow();
+        match held.as_ref() {
+            Some(held) => held.strict,
+            None => {
+                let policy = self.worker.parts.state.policy.load();
+                policy.policy.strict(&self.declared.to, &port.name)
+            }
+        }
     }
 
     /// The field that names the port on the shared lane.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 use tokio::sync::Notify;
 use vouchsafe_attestation::name::Name;
-use vouchsafe_config::policy::Direction;
+use vouchsafe_config::policy::{Binding, Direction};
 
 use crate::reason::{self, Reason, Why};
 use crate::registry::admission::Admission;
@@ -36,6 +36,7 @@ pub(crate) struct Live {
     /// When one of these may stop to admit by time alone.
     pub(super) due: Cell<Option<SystemTime>>,
     peer: RefCell<Option<Arc<Verified>>>,
+    binding: Cell<Binding>,
     registry: Weak<Registry>,
     stage: RefCell<Stage>,
     changed: Notify,
@@ -68,6 +69,7 @@ impl Live {
             relies_on: RefCell::default(),
             due: Cell::new(None),
             peer: RefCell::new(new.peer),
+            binding: Cell::default(),
             registry,
             stage: RefCell::new(Stage::Open),
             changed: Notify::new(),
@@ -84,10 +86,6 @@ impl Live {
     /// Lets the connection live on after the same instance proved its successor certificate for it (promise 4).
     ///
     /// Whoever calls this has authorized the successor. What is open is judged again with it at the next tick.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the control stream of the lane is to call it")
-    )]
     pub(crate) fn extend_lease(&self, end: SystemTime, successor: Arc<Verified>) {
         let before = self.peer.replace(Some(Arc::clone(&successor)));
         self.lease_end.set(Some(end));
@@ -95,6 +93,16 @@ impl Live {
         if let Some(registry) = self.registry.upgrade() {
             registry.replace_peer(self.id, before.as_deref(), &successor);
         }
+    }
+
+    /// How the connection is bound to its peer.
+    pub(crate) fn binding(&self) -> Binding {
+        self.binding.get()
+    }
+
+    /// Takes in that the peer has proven its key over this connection.
+    pub(crate) fn bind(&self, binding: Binding) {
+        self.binding.set(binding);
     }
 
     /// Until when the connection may live; `None` for the local application.

@@ -254,7 +254,8 @@ impl Registry {
         let peer = on.peer();
         let result = peer.as_ref().and_then(|verified| verified.peer.result());
         let policy = self.policy.borrow();
-        policy.policy.rule_ends(rule, on.direction, result)
+        let policy = &policy.policy;
+        policy.rule_ends(rule, on.direction, result, on.binding())
     }
 
     /// Ends or drains what is due.

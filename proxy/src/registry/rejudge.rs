@@ -215,6 +215,7 @@ impl Registry {
                     direction: live.direction,
                     local: &self.local,
                     peer: &verified.peer,
+                    binding: live.binding(),
                     port,
                     request,
                     user: None,

@@ -22,6 +22,7 @@ pub struct DataMetrics {
     stream_ends: IntCounterVec,
     failures: IntCounterVec,
     extensions: IntCounterVec,
+    bindings: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
 }
 
@@ -134,6 +135,11 @@ impl DataMetrics {
                 "Successor certificates that peers proved over live connections, and what became of it.",
                 &["direction", "outcome"],
             )?,
+            bindings: counters(
+                "vouchsafe_binding_proofs_total",
+                "Proofs of keys over connections for strict routes, and what became of them.",
+                &["direction", "outcome"],
+            )?,
             decisions,
             access_log_dropped,
         })
@@ -173,6 +179,13 @@ impl DataMetrics {
     /// Counts what became of a peer's successor on one connection.
     pub(crate) fn extension(&self, direction: Direction, outcome: Reason) {
         self.extensions
+            .with_label_values(&[direction_word(direction), outcome.as_str()])
+            .inc();
+    }
+
+    /// Counts a proof for a strict route.
+    pub(crate) fn bound(&self, direction: Direction, outcome: Reason) {
+        self.bindings
             .with_label_values(&[direction_word(direction), outcome.as_str()])
             .inc();
     }

@@ -15,5 +15,6 @@ mod interop;
 mod lease;
 mod live;
 mod raw_peer;
+mod strict;
 mod support;
 mod tcp;

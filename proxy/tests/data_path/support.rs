@@ -59,7 +59,7 @@ metadata: {name: server, namespace: app}
 spec:
   profile: any
   members: {nodes: [node]}
-  ports: [{name: raw, port: 7000, protocol: tcp}, {name: web, port: 7001, protocol: http}, {name: sealed, port: 7002, protocol: tcp}]
+  ports: [{name: raw, port: 7000, protocol: tcp}, {name: web, port: 7001, protocol: http}, {name: sealed, port: 7002, protocol: tcp}, {name: strict, port: 7003, protocol: tcp}]
 ---
 apiVersion: vouchsafe.dev/v1alpha1
 kind: Workload
@@ -87,6 +87,15 @@ spec:
   to: {workload: server, port: sealed}
   from: [{workload: app/client}]
   client: {require: {tpm: {image: [any]}}}
+---
+apiVersion: vouchsafe.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: strict, namespace: app}
+spec:
+  to: {workload: server, port: strict}
+  from: [{workload: app/client}]
+  client: {binding: exporter}
+  server: {binding: exporter}
 ---
 apiVersion: vouchsafe.dev/v1alpha1
 kind: AccessPolicy

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use vouchsafe_attestation::binding::Nonce;
 use vouchsafe_attestation::connection_proof::{
@@ -35,6 +36,8 @@ struct Answering<'a> {
     shown: Option<Arc<OwnCertificate>>,
     /// Connections over which it was proven, until the peer has said what it makes of that.
     proven: HashSet<ConnectionId>,
+    /// What the peer was asked to prove for a strict route.
+    challenged: Option<(ProofPurpose, ConnectionId, Nonce)>,
     refusals: u32,
 }
 
@@ -47,15 +50,7 @@ pub(crate) async fn answer(
     carrier: &Bonded,
     io: &mut Io,
 ) -> Result<(), ChannelError> {
-    let mut answering = Answering {
-        worker,
-        carrier,
-        channel: Channel::new(io),
-        successor: None,
-        shown: None,
-        proven: HashSet::new(),
-        refusals: 0,
-    };
+    let mut answering = Answering::new(worker, carrier, io);
     let mut epochs = worker.epochs.subscribe();
     // What this connection was opened with may have been replaced since.
     let mut told = carrier.bond.own_leaf();
@@ -79,6 +74,40 @@ pub(crate) async fn answer(
     }
 }
 
+/// Answers what stands before a preamble. Returns what was received after it.
+///
+/// # Errors
+/// [`ChannelError`]: the other end broke the order, or the stream.
+pub(crate) async fn answer_before_preamble(
+    worker: &Rc<Worker>,
+    carrier: &Bonded,
+    io: &mut Io,
+) -> Result<Bytes, ChannelError> {
+    let mut answering = Answering::new(worker, carrier, io);
+    for _ in 0..MAX_BEFORE_PREAMBLE {
+        match answering.channel.receive().await? {
+            Message::Done => return Ok(answering.channel.into_rest()),
+            message => answering.message(message).await?,
+        }
+    }
+    Err(ChannelError::Order)
+}
+
+impl<'a> Answering<'a> {
+    fn new(worker: &'a Rc<Worker>, carrier: &'a Bonded, io: &'a mut Io) -> Self {
+        Self {
+            worker,
+            carrier,
+            channel: Channel::new(io),
+            successor: None,
+            shown: None,
+            proven: HashSet::new(),
+            challenged: None,
+            refusals: 0,
+        }
+    }
+}
+
 impl Answering<'_> {
     async fn message(&mut self, message: Message) -> Result<(), ChannelError> {
         match message {
@@ -96,12 +125,18 @@ impl Answering<'_> {
                 self.settled(connection, false).await;
                 Ok(())
             }
-            Message::Unchanged
-            | Message::Renewed
-            | Message::Ask(..)
-            | Message::Challenge(..)
-            | Message::Proof(..)
-            | Message::Done => Err(ChannelError::Order),
+            Message::Ask(purpose, connection) if purpose != ProofPurpose::Extend => {
+                self.challenge(purpose, connection).await
+            }
+            Message::Challenge(purpose, nonce, connections) => {
+                self.prove_present(purpose, nonce, &connections).await
+            }
+            Message::Proof(connection, Some(leaf), proof) => {
+                self.strict_proof(connection, &leaf, &proof).await
+            }
+            Message::Unchanged | Message::Renewed | Message::Ask(..) | Message::Done => {
+                Err(ChannelError::Order)
+            }
         }
     }
 
@@ -145,10 +180,10 @@ impl Answering<'_> {
                 let challenge = Message::Challenge(ProofPurpose::Extend, nonce, Vec::new());
                 self.channel.send(&challenge).await
             }
-            (Err(reason), _) => self.refuse(self.carrier.bond.id, reason).await,
+            (Err(reason), _) => self.not_extended(self.carrier.bond.id, reason).await,
             (_, None) => {
-                self.refuse(self.carrier.bond.id, reason::CONTROL_STREAM)
-                    .await
+                let reason = reason::CONTROL_STREAM;
+                self.not_extended(self.carrier.bond.id, reason).await
             }
         }
     }
@@ -188,7 +223,7 @@ impl Answering<'_> {
                 metrics.extension(Direction::Inbound, EXTENDED);
                 self.channel.send(&Message::Accepted(connection)).await
             }
-            Err(reason) => self.refuse(connection, reason).await,
+            Err(reason) => self.not_extended(connection, reason).await,
         }
     }
 
@@ -202,6 +237,87 @@ impl Answering<'_> {
         let verified = listed.bond.verify_successor(successor, *nonce, proof);
         let verified = verified.map_err(|error| Reason::from(&error))?;
         listed.take_in(Proven::Peer(verified)).await
+    }
+
+    /// Challenges the peer for a strict route.
+    async fn challenge(
+        &mut self,
+        purpose: ProofPurpose,
+        connection: ConnectionId,
+    ) -> Result<(), ChannelError> {
+        self.challenged = None;
+        let known = self.find(connection).ok_or(reason::UNKNOWN_CONNECTION);
+        match known.and(fresh_nonce().ok_or(reason::CONTROL_STREAM)) {
+            Ok(nonce) => {
+                self.challenged = Some((purpose, connection, nonce));
+                let challenge = Message::Challenge(purpose, nonce, vec![connection]);
+                self.channel.send(&challenge).await
+            }
+            Err(reason) => self.not_bound(connection, reason).await,
+        }
+    }
+
+    /// Proves what the peer knows of us, for a strict route.
+    async fn prove_present(
+        &mut self,
+        purpose: ProofPurpose,
+        nonce: Nonce,
+        connections: &[ConnectionId],
+    ) -> Result<(), ChannelError> {
+        let [connection] = connections else {
+            return Err(ChannelError::Order);
+        };
+        let proof = self
+            .find(*connection)
+            .and_then(|listed| listed.bond.prove_present(purpose, nonce));
+        let answer = match proof {
+            Some((leaf, proof)) => Message::Proof(*connection, Some(leaf), proof),
+            None => Message::Refused(*connection),
+        };
+        self.channel.send(&answer).await
+    }
+
+    async fn strict_proof(
+        &mut self,
+        connection: ConnectionId,
+        leaf: &CertificateDer<'_>,
+        proof: &ConnectionProof,
+    ) -> Result<(), ChannelError> {
+        match self.verify_strict(connection, leaf, proof).await {
+            Ok(()) => {
+                let metrics = &self.worker.parts.metrics;
+                metrics.bound(Direction::Inbound, reason::PROVEN);
+                self.channel.send(&Message::Accepted(connection)).await
+            }
+            Err(reason) => self.not_bound(connection, reason).await,
+        }
+    }
+
+    async fn verify_strict(
+        &mut self,
+        connection: ConnectionId,
+        leaf: &CertificateDer<'_>,
+        proof: &ConnectionProof,
+    ) -> Result<(), Reason> {
+        // Consumed by the first proof, whatever becomes of it.
+        let challenged = self.challenged.take();
+        let (purpose, _, nonce) = challenged
+            .filter(|(_, challenged, _)| *challenged == connection)
+            .ok_or(reason::CONTROL_STREAM)?;
+        let listed = self.find(connection).ok_or(reason::UNKNOWN_CONNECTION)?;
+        let verified = listed.bond.verify_present(purpose, nonce, leaf, proof);
+        verified.map_err(|error| Reason::from(&error))?;
+        listed.take_in(Proven::Binding(self.worker.now())).await
+    }
+
+    async fn not_bound(
+        &mut self,
+        connection: ConnectionId,
+        reason: Reason,
+    ) -> Result<(), ChannelError> {
+        let metrics = &self.worker.parts.metrics;
+        metrics.bound(Direction::Inbound, reason);
+        self.refuse(connection).await
     }
 
     /// What the peer made of our proof.
@@ -222,13 +338,17 @@ impl Answering<'_> {
         is_same_peer(&here.peer, &there.peer).then_some(listed)
     }
 
-    async fn refuse(
+    async fn not_extended(
         &mut self,
         connection: ConnectionId,
         reason: Reason,
     ) -> Result<(), ChannelError> {
         let metrics = &self.worker.parts.metrics;
         metrics.extension(Direction::Inbound, reason);
+        self.refuse(connection).await
+    }
+
+    async fn refuse(&mut self, connection: ConnectionId) -> Result<(), ChannelError> {
         self.refusals += 1;
         if self.refusals > MAX_REFUSALS {
             return Err(ChannelError::Refusals);
@@ -248,3 +368,5 @@ pub(crate) fn fresh_nonce() -> Option<Nonce> {
 pub(crate) const EXTENDED: Reason = reason::EXTENDED;
 /// An honest end fails where connections end meanwhile; one that guesses is sent away.
 const MAX_REFUSALS: u32 = 64;
+/// What an honest end says before a preamble: four messages, and a few to spare.
+const MAX_BEFORE_PREAMBLE: usize = 8;

@@ -9,9 +9,10 @@ use rustls_pki_types::CertificateDer;
 use vouchsafe_attestation::binding::Nonce;
 use vouchsafe_attestation::connection_proof::{
     ConnectionBinding, ConnectionId, ConnectionProof, ConnectionTranscript, ExpectedProof,
-    ProofError, ProofPurpose, Successor, is_same_instance,
+    ProofError, ProofPurpose, Successor, is_same_instance, verify_proof,
 };
 use vouchsafe_attestation::peer::{Peer, PeerRole};
+use vouchsafe_attestation::svid::sha256;
 
 use crate::tls::peer_verifier::Verified;
 
@@ -52,8 +53,10 @@ struct Held {
     peer: Arc<Verified>,
     /// Our own certificate that the peer accepted last.
     own: Arc<OwnCertificate>,
-    /// Counter of the peer's last good proof.
-    seen: u64,
+    /// Counter of the peer's last good proof of a successor.
+    seen_successor: u64,
+    /// Counter of the peer's last good proof for strict routes, which come by other streams.
+    seen_strict: u64,
     /// Counter of our last proof.
     sent: u64,
 }
@@ -82,7 +85,8 @@ impl Bond {
             held: Mutex::new(Held {
                 peer,
                 own,
-                seen: 0,
+                seen_successor: 0,
+                seen_strict: 0,
                 sent: 0,
             }),
         }
@@ -105,6 +109,37 @@ impl Bond {
         nonce: Nonce,
     ) -> Option<ConnectionProof> {
         self.prove(successor, ProofPurpose::Extend, nonce)
+    }
+
+    /// Proves the certificate that the peer knows of us.
+    pub(crate) fn prove_present(
+        &self,
+        purpose: ProofPurpose,
+        nonce: Nonce,
+    ) -> Option<(CertificateDer<'static>, ConnectionProof)> {
+        let own = Arc::clone(&self.held().own);
+        let leaf = own.chain.first()?.clone();
+        Some((leaf, self.prove(&own, purpose, nonce)?))
+    }
+
+    /// Verifies that the peer proved the key of the certificate that we know of it.
+    ///
+    /// # Errors
+    /// [`ProofError`].
+    pub(crate) fn verify_present(
+        &self,
+        purpose: ProofPurpose,
+        nonce: Nonce,
+        leaf: &CertificateDer<'_>,
+        proof: &ConnectionProof,
+    ) -> Result<(), ProofError> {
+        let mut held = self.held();
+        if sha256(leaf) != held.peer.leaf_sha256 {
+            return Err(ProofError::OtherInstance);
+        }
+        verify_proof(&self.expected(purpose, nonce, &held), leaf, proof)?;
+        held.seen_strict = proof.counter;
+        Ok(())
     }
 
     fn prove(
@@ -153,7 +188,7 @@ impl Bond {
         if !is_same_instance(&held.peer.peer, peer) {
             return Err(ProofError::OtherInstance);
         }
-        held.seen = proof.counter;
+        held.seen_successor = proof.counter;
         Ok(Arc::new(Verified {
             peer: peer.clone(),
             leaf_sha256: successor.leaf_sha256(),
@@ -166,7 +201,10 @@ impl Bond {
             prover: self.peer_role,
             connection: &self.connection,
             nonce,
-            after: held.seen,
+            after: match purpose {
+                ProofPurpose::Extend => held.seen_successor,
+                ProofPurpose::StrictInitial | ProofPurpose::StrictRepeat => held.seen_strict,
+            },
         }
     }
 

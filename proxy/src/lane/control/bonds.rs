@@ -3,14 +3,15 @@
 //! A name of a connection follows from its exporter, so whoever can name one is its other end. The directory is locked
 //! when a connection with a peer is opened or ends and when one is spoken of, never per request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use vouchsafe_attestation::connection_proof::ConnectionId;
+use vouchsafe_config::policy::{Binding, Strict};
 
 use crate::lane::control::bond::{Bond, OwnCertificate};
 use crate::reason::{self, Reason};
@@ -45,6 +46,8 @@ pub(crate) enum Proven {
     Peer(Arc<Verified>),
     /// Our own, to the peer.
     Own(Arc<OwnCertificate>),
+    /// That the peer holds its key, at this time.
+    Binding(SystemTime),
 }
 
 impl Directory {
@@ -94,11 +97,37 @@ pub(crate) struct Bonded {
     pub(crate) live: Rc<Live>,
     pub(crate) bond: Arc<Bond>,
     pub(crate) since: Instant,
+    /// What we have proven of ourselves for strict routes; of the peer the registry knows it.
+    pub(crate) own_proven: Cell<Binding>,
+    /// Held while keys are proven for strict routes.
+    pub(crate) proving: tokio::sync::Mutex<()>,
     directory: Arc<Directory>,
     own: Rc<RefCell<HashMap<u64, Weak<Self>>>>,
 }
 
 impl Bonded {
+    /// What must be proven for strict routes before it is used again.
+    pub(crate) fn due(&self, strict: Strict, now: SystemTime) -> Strict {
+        let is_due = |binding| match binding {
+            Binding::Certificate => true,
+            Binding::Exporter(at) => now
+                .duration_since(at)
+                .map_or(true, |age| age >= Binding::REPEAT),
+        };
+        Strict {
+            client: strict.client && is_due(self.own_proven.get()),
+            server: strict.server && is_due(self.live.binding()),
+        }
+    }
+
+    /// What has been proven for strict routes, and so is repeated.
+    pub(crate) fn strict(&self) -> Strict {
+        Strict {
+            client: self.own_proven.get() != Binding::Certificate,
+            server: self.live.binding() != Binding::Certificate,
+        }
+    }
+
     /// Whether the connection carries something: a dedicated one is its flow.
     pub(crate) fn is_in_use(&self) -> bool {
         self.live.lane == LaneKind::Dedicated || self.live.streams.get() > 0
@@ -137,6 +166,8 @@ impl Bonds {
             live: Rc::clone(live),
             bond,
             since: Instant::now(),
+            own_proven: Cell::default(),
+            proving: tokio::sync::Mutex::default(),
             directory: Arc::clone(&self.directory),
             own: Rc::clone(&self.own),
         });
