@@ -26,6 +26,7 @@ pub mod reason;
 pub mod revocation;
 pub mod schema;
 pub mod set;
+pub mod slice;
 pub mod source;
 pub mod workload;
 

@@ -33,6 +33,14 @@ pub struct PolicySet {
     warnings: Vec<Problem>,
 }
 
+/// What of a set decides, by name.
+pub(crate) type Parts = (
+    BTreeMap<WorkloadName, Workload>,
+    BTreeMap<WorkloadName, AccessPolicy>,
+    BTreeMap<WorkloadName, Revocation>,
+    BTreeMap<WorkloadName, Node>,
+);
+
 /// A document's text and where it was written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Document {
@@ -264,51 +272,9 @@ impl PolicySet {
         Self::read(sources, Options::default(), false)
     }
 
-    /// The documents that the sidecar of a workload needs to decide about all its doors and all doors that it may call.
-    ///
-    /// Its own Workload; the rules of its ports, with the Workloads that their labels may select; the rules that may
-    /// admit it elsewhere, with the Workloads whose doors they open; all revocations, with the Nodes that they name. In the order of [`PolicySet::documents`].
-    pub fn slice_for(&self, workload: &WorkloadName) -> Vec<&Document> {
-        let Some(own) = self.workloads.get(workload) else {
-            return Vec::new();
-        };
-        let mut workloads = vec![workload];
-        let mut rules = Vec::new();
-        for rule in self.access.values() {
-            if rule.to == *workload {
-                rules.push(&rule.name);
-                workloads.extend(self.labelled(rule));
-            } else if rule.from.iter().any(|from| from.admits(own)) {
-                rules.push(&rule.name);
-                workloads.push(&rule.to);
-            }
-        }
-        let revocations = self.revocations.values();
-        let mut nodes: Vec<_> = revocations.flat_map(|one| &one.matches.nodes).collect();
-        workloads.sort_unstable();
-        rules.sort_unstable();
-        nodes.sort_unstable();
-        let is_wanted = |document: &&Document| {
-            let Some(namespace) = &document.namespace else {
-                return false;
-            };
-            let is_it = |name: &&WorkloadName| {
-                (&name.namespace, &name.name).cmp(&(namespace, &document.name))
-            };
-            match document.kind {
-                Kind::Workload => workloads.binary_search_by(is_it).is_ok(),
-                Kind::AccessPolicy => rules.binary_search_by(is_it).is_ok(),
-                // Whom a revocation means can't be told from names, so everybody gets all of them.
-                Kind::Revocation => true,
-                Kind::Node => nodes.binary_search_by(is_it).is_ok(),
-                Kind::Mesh
-                | Kind::AttestationProfile
-                | Kind::Proxy
-                | Kind::ControlPlane
-                | Kind::PolicyTest => false,
-            }
-        };
-        self.documents.iter().filter(is_wanted).collect()
+    /// Its workloads, rules, revocations and machines.
+    pub(crate) fn into_parts(self) -> Parts {
+        (self.workloads, self.access, self.revocations, self.nodes)
     }
 
     /// What a sidecar's bootstrap says that the policy does not know: it would run, and deny.
@@ -355,19 +321,6 @@ impl PolicySet {
             }
         }
         found
-    }
-
-    /// Workloads that a rule selects by labels: without their documents a sidecar can't tell.
-    fn labelled<'s>(&'s self, rule: &'s AccessPolicy) -> impl Iterator<Item = &'s WorkloadName> {
-        let selectors = rule.from.iter().filter(
-            |from| matches!(from, Selector::Namespace { labels, .. } if !labels.is_empty()),
-        );
-        selectors.flat_map(|from| {
-            let workloads = self.workloads.values();
-            workloads
-                .filter(|workload| from.admits(workload))
-                .map(|workload| &workload.name)
-        })
     }
 }
 

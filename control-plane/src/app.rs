@@ -24,8 +24,9 @@ use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
 use crate::keeper::{self, Keeper, PublishError, RoleKeys};
 use crate::log::{Log, LogError};
+use crate::mesh::Inputs;
+use crate::mesh::frame::Published;
 use crate::mesh::probes::Probes;
-use crate::mesh::{Inputs, Published};
 use crate::operator::OperatorSocket;
 use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
 use crate::registration::Registry;
@@ -134,7 +135,8 @@ impl App {
             trust: registry.distrusted(now),
             renewals: forced.current(now),
         };
-        let (state, policy_changed) = keeper::first_state(&registry, &inputs).await?;
+        let (state, policy_changed) = keeper::first_state(&registry, inputs).await?;
+        registry.published(state.revision, now);
         let keys = RoleKeys::new(&ca, now)?;
         let bundle = keeper::shared_bundle(&ca);
         let (tls, tls_receiver) =
@@ -142,10 +144,7 @@ impl App {
         let signed = state
             .sign(&keys.mesh_state, now)
             .map_err(PublishError::Sign)?;
-        let (publish, mesh) = watch::channel(Published {
-            state: Arc::new(state),
-            signed,
-        });
+        let (publish, mesh) = watch::channel(Published::new(Arc::new(state), signed));
         let (policy_error, policy_error_receiver) = watch::channel(None);
         let (stop, shutdown) = watch::channel(false);
         // Operators wait for their turn at the socket.

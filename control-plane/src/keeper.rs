@@ -22,7 +22,8 @@ use vouchsafe_attestation::trust_bundle::TrustBundle;
 use crate::ca::{AuthorityFacts, CaError, CertificateAuthority, RoleKey};
 use crate::files::{self, FileError};
 use crate::log::{Head, LogError};
-use crate::mesh::{Inputs, MeshState, Published};
+use crate::mesh::frame::Published;
+use crate::mesh::{Inputs, MeshState};
 use crate::policy::{FolderWatch, LoadedPolicy};
 use crate::policy_sets;
 use crate::registration::Registry;
@@ -190,7 +191,7 @@ impl Keeper {
         self.settle_revocations(&inputs.policy.set).await?;
         let before = Arc::clone(&self.publish.borrow().state);
         let control_plane = &self.control_plane;
-        let next = next_state(&control_plane.registry, &before, &inputs).await?;
+        let next = next_state(&control_plane.registry, &before, inputs).await?;
         let Some(state) = next else {
             return Ok(());
         };
@@ -213,10 +214,9 @@ impl Keeper {
         control_plane.metrics.revision.set(sequence);
         let state = Arc::new(state);
         let is_new_policy = before.policy.digest != state.policy.digest;
-        self.publish.send_replace(Published {
-            state: Arc::clone(&state),
-            signed,
-        });
+        control_plane.registry.published(state.revision, now);
+        self.publish
+            .send_replace(Published::new(Arc::clone(&state), signed));
         if is_new_policy {
             self.keep_policy(&state).await;
         }
@@ -240,9 +240,18 @@ impl Keeper {
         self.flush().await;
         let state = Arc::clone(&self.publish.borrow().state);
         let now = self.control_plane.now();
+        let (lagging, lag) = self.control_plane.registry.lag(now);
+        let metrics = &self.control_plane.metrics.mesh_state;
+        metrics
+            .lagging
+            .set(i64::try_from(lagging).unwrap_or(i64::MAX));
+        metrics
+            .lag
+            .set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
         match state.sign(&self.keys.mesh_state, now) {
             Ok(signed) => {
-                self.publish.send_replace(Published { state, signed });
+                let resigned = self.publish.borrow().resigned(signed);
+                self.publish.send_replace(resigned);
             }
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "failed to sign the mesh state");
@@ -356,13 +365,16 @@ pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) ->
 async fn next_state(
     registry: &Registry,
     before: &MeshState,
-    inputs: &Inputs,
+    inputs: Inputs,
 ) -> Result<Option<MeshState>, PublishError> {
+    if before.is_of(&inputs) {
+        return Ok(None);
+    }
     let revision = Revision {
         sequence: before.revision.sequence + 1,
         ..before.revision
     };
-    let state = MeshState::build(revision, inputs);
+    let state = before.next(revision, inputs);
     if state.root == before.root {
         return Ok(None);
     }
@@ -376,7 +388,7 @@ async fn next_state(
 /// [`PublishError::Store`].
 pub(crate) async fn first_state(
     registry: &Registry,
-    inputs: &Inputs,
+    inputs: Inputs,
 ) -> Result<(MeshState, bool), PublishError> {
     let held = registry
         .store()
@@ -393,10 +405,13 @@ pub(crate) async fn first_state(
         || (FIRST_REVISION, String::new(), String::new()),
         |held| (held.revision(), held.root, held.policy),
     );
-    let mut state = MeshState::build(revision, inputs);
     let policy_changed = hex::encode(inputs.policy.digest) != digest;
+    let mut state = MeshState::first(revision, inputs);
     if hex::encode(state.root) != root {
-        state.revision.sequence += 1;
+        state.renumber(Revision {
+            sequence: revision.sequence + 1,
+            ..revision
+        });
         write_revision(registry, &state).await?;
     }
     Ok((state, policy_changed))

@@ -20,18 +20,18 @@ use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
-use vouchsafe_api::convert::{MAX_ATTEST_MESSAGE_BYTES, MAX_WATCH_REQUEST_BYTES};
+use vouchsafe_api::convert::MAX_ATTEST_MESSAGE_BYTES;
 use vouchsafe_api::v1::attestation_server::AttestationServer;
-use vouchsafe_api::v1::mesh_state_server::MeshStateServer;
 
 use crate::rpc::attest::AttestationApi;
+use crate::rpc::frames::MeshStateServer;
 use crate::rpc::mesh_state::MeshStateApi;
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
 use crate::tls::{Connection, TlsEpoch};
 
 type Attestation = AttestationServer<AttestationApi>;
-type MeshState = MeshStateServer<MeshStateApi>;
+type MeshState = MeshStateServer;
 
 /// Serves until `shutdown` says so, then lets running requests end within the drain deadline.
 pub async fn serve(
@@ -45,8 +45,7 @@ pub async fn serve(
     let api = Api {
         attestation: AttestationServer::new(AttestationApi::new(Arc::clone(&control_plane)))
             .max_decoding_message_size(MAX_ATTEST_MESSAGE_BYTES),
-        mesh_state: MeshStateServer::new(MeshStateApi::new(Arc::clone(&control_plane)))
-            .max_decoding_message_size(MAX_WATCH_REQUEST_BYTES),
+        mesh_state: MeshStateServer::new(MeshStateApi::new(Arc::clone(&control_plane))),
     };
     let mut connections = JoinSet::new();
     loop {

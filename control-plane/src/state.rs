@@ -16,7 +16,7 @@ use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
 use crate::keeper::change::Order;
 use crate::log::{Head, Log, LogError};
-use crate::mesh::Published;
+use crate::mesh::frame::Published;
 use crate::mesh::probes::Probes;
 use crate::policy::Fixed;
 use crate::registration::Registry;

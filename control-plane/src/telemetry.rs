@@ -6,7 +6,8 @@ use std::fmt;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// All metrics, with their registry.
@@ -41,6 +42,8 @@ pub struct Metrics {
     pub revocations: IntGauge,
     /// Those of them that end within a day.
     pub revocations_ending: IntGauge,
+    /// Mesh state on its way to sidecars.
+    pub mesh_state: MeshStateMetrics,
     /// Vendors' statements about hardware.
     pub endorsements: EndorsementMetrics,
     /// What becomes of instances between renewals.
@@ -93,6 +96,78 @@ impl StandingMetrics {
             Box::new(self.changes.clone()),
             Box::new(self.withdrawn.clone()),
             Box::new(self.brake.clone()),
+        ]
+    }
+}
+
+/// Metrics of the mesh-state streams.
+#[derive(Clone, Debug)]
+pub struct MeshStateMetrics {
+    /// Messages sent, by kind.
+    pub sent: IntCounterVec,
+    /// Bytes of these messages.
+    pub sent_bytes: IntCounter,
+    /// Seconds from a revision's coming in force to a sidecar's word that it is applied.
+    pub apply: Histogram,
+    /// Revisions that a sidecar could not apply.
+    pub refusals: IntCounter,
+    /// Sidecars that held another slice than their revision has, and were sent all of it.
+    pub repairs: IntCounter,
+    /// Connected sidecars that have not applied the newest revision.
+    pub lagging: IntGauge,
+    /// Seconds for which the one that lags longest has not.
+    pub lag: IntGauge,
+}
+
+impl MeshStateMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let apply = HistogramOpts::new(
+            "vouchsafe_mesh_state_apply_seconds",
+            "Seconds from a revision's coming in force to a sidecar's acknowledgement.",
+        );
+        let metrics = Self {
+            sent: counters(
+                "vouchsafe_mesh_state_sent_total",
+                "Messages sent to sidecars.",
+                &["kind"],
+            )?,
+            sent_bytes: IntCounter::new(
+                "vouchsafe_mesh_state_sent_bytes_total",
+                "Bytes of messages sent to sidecars, before encryption.",
+            )?,
+            apply: Histogram::with_opts(apply.buckets(APPLY_BUCKETS.to_vec()))?,
+            refusals: IntCounter::new(
+                "vouchsafe_mesh_state_refusals_total",
+                "Revisions that a sidecar could not apply.",
+            )?,
+            repairs: IntCounter::new(
+                "vouchsafe_mesh_state_repairs_total",
+                "Sidecars that held another slice than their revision has and were sent all of it.",
+            )?,
+            lagging: gauge(
+                "vouchsafe_mesh_state_lagging_sidecars",
+                "Connected sidecars that have not applied the newest revision.",
+            )?,
+            lag: gauge(
+                "vouchsafe_mesh_state_lag_seconds",
+                "Seconds for which the connected sidecar that lags longest has not applied the newest revision.",
+            )?,
+        };
+        for kind in ["snapshot", "delta", "heartbeat", "probe"] {
+            metrics.sent.with_label_values(&[kind]);
+        }
+        Ok(metrics)
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 7] {
+        [
+            Box::new(self.sent.clone()),
+            Box::new(self.sent_bytes.clone()),
+            Box::new(self.apply.clone()),
+            Box::new(self.refusals.clone()),
+            Box::new(self.repairs.clone()),
+            Box::new(self.lagging.clone()),
+            Box::new(self.lag.clone()),
         ]
     }
 }
@@ -210,6 +285,7 @@ impl Metrics {
                 "vouchsafe_revocations_ending",
                 "Revocations in force that end within a day.",
             )?,
+            mesh_state: MeshStateMetrics::new()?,
             endorsements: EndorsementMetrics::new()?,
             standing: StandingMetrics::new()?,
             registry,
@@ -236,6 +312,7 @@ impl Metrics {
             Box::new(self.revocations_ending.clone()),
         ];
         all.into_iter()
+            .chain(self.mesh_state.collectors())
             .chain(self.endorsements.collectors())
             .chain(self.standing.collectors())
             .try_for_each(|metric| self.registry.register(metric))
@@ -275,3 +352,8 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// Milliseconds on a good day, seconds where a sidecar lags.
+const APPLY_BUCKETS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0,
+];

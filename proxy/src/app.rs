@@ -25,6 +25,7 @@ use crate::clock::MeshClock;
 use crate::config_dump::{Addresses, config_dump};
 use crate::drain::Drain;
 use crate::health::{Monitoring, Probes, Readiness};
+use crate::mesh_state::held::Wanted;
 use crate::mesh_state::stream::MeshStateClient;
 use crate::plain_http::{self, Door};
 use crate::policy_folder::PolicyFolder;
@@ -327,7 +328,10 @@ async fn follow_control_plane(
         control_plane,
         identities: Arc::clone(&parts.identities),
         state: Arc::clone(&parts.state),
-        trust_domain: parts.config.trust_domain.clone(),
+        wanted: Wanted {
+            trust_domain: parts.config.trust_domain.clone(),
+            workload: parts.config.workload.clone(),
+        },
         readiness: Arc::clone(&parts.readiness),
         clock: Arc::clone(&parts.clock),
         metrics: Arc::clone(&parts.metrics),

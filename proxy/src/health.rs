@@ -298,7 +298,7 @@ mod tests {
         let policy = PolicySet::compile_slice(&config.trust_domain, documents)
             .unwrap_or_else(|error| panic!("{error}"));
         state.policy.store(Arc::new(PolicyEpoch {
-            policy,
+            policy: Arc::new(policy),
             ..PolicyEpoch::default()
         }));
         let probes = Probes {

@@ -87,7 +87,7 @@ impl PolicyFolder {
     fn publish(&self, set: &PolicySet, is_news: bool) {
         self.state.replace_policy(PolicyEpoch {
             revision: Revision::default(),
-            policy: set.policy(&self.trust_domain),
+            policy: Arc::new(set.policy(&self.trust_domain)),
             ..PolicyEpoch::default()
         });
         self.readiness.policy_is_there();

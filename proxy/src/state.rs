@@ -42,8 +42,8 @@ pub struct IdentityEpoch {
 pub struct PolicyEpoch {
     /// Revision; zero where policy comes from a folder.
     pub revision: Revision,
-    /// Compiled.
-    pub policy: Policy,
+    /// Compiled; the same one for as long as no document changes.
+    pub policy: Arc<Policy>,
     /// Where the workloads that we may call are reached: `host:port` of listeners, and the ports behind each.
     pub endpoints: Vec<WorkloadEndpoints>,
     /// Instances that must not be believed although their certificates have not ended.
@@ -74,8 +74,12 @@ pub struct State {
 impl State {
     /// Puts a policy in force, for what is new and for what is live.
     pub fn replace_policy(&self, policy: PolicyEpoch) {
-        self.policy.store(Arc::new(policy));
-        self.changed.send_replace(());
+        let policy = Arc::new(policy);
+        let before = self.policy.swap(Arc::clone(&policy));
+        // Where workloads are, or another revision's number, changes nothing for what is live.
+        if !Arc::ptr_eq(&before.policy, &policy.policy) || before.trust != policy.trust {
+            self.changed.send_replace(());
+        }
     }
 
     /// Puts an identity and its trust bundle in force, for what is new and for what is live.

@@ -155,9 +155,8 @@ impl Workers {
 }
 
 impl Connections {
-    /// Of no worker at all.
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
+    /// Of no worker at all: of a sidecar without a data path.
+    pub fn none() -> Self {
         Self(Arc::new([]))
     }
 

@@ -11,9 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use vouchsafe_api::convert::attest::{AttestResponse, JoinToken};
-use vouchsafe_api::convert::mesh_state::{
-    ResourceName, WatchRequest, WatchResponse, read_trust_bundle,
-};
+use vouchsafe_api::convert::mesh_state::{WatchRequest, WatchResponse, read_trust_bundle};
 use vouchsafe_api::v1;
 use vouchsafe_attestation::binding::Purpose;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
@@ -289,59 +287,161 @@ async fn a_watching_sidecar_gets_its_slice_signed_and_proven_and_every_change() 
         .connect(Some(&(issued.certificate_chain, key)))
         .await;
     let mut watch = connection.watch().await;
-    let WatchResponse::Snapshot(snapshot) = watch.next().await else {
-        panic!("the first answer is a snapshot");
-    };
-    factory.verify(&snapshot.revision);
-    for resource in &snapshot.resources {
-        assert!(resource.belongs_to(&snapshot.revision), "{}", resource.name);
-    }
-    let has = |snapshot: &vouchsafe_api::convert::mesh_state::Snapshot, name: &str| {
-        let name: ResourceName = name.parse().unwrap();
-        snapshot.resources.iter().any(|held| held.name == name)
-    };
-    assert!(has(&snapshot, "policy/Workload/dev/api"));
-    assert!(has(&snapshot, "policy/Mesh/-/test"));
-    assert!(has(&snapshot, "policy/AccessPolicy/dev/api-calls-web"));
-    assert!(has(&snapshot, "policy/Workload/dev/web"));
-    assert!(has(&snapshot, "trust-bundle"));
-    assert!(
-        !has(&snapshot, "policy/Workload/dev/batch"),
-        "not its concern"
-    );
-    assert!(!has(&snapshot, "policy/Node/dev/laptop"), "never leaves");
+    let first = watch.change().await;
+    factory.verify(&first);
+    assert!(watch.has("policy/Workload/dev/api"));
+    assert!(watch.has("policy/Mesh/-/test"));
+    assert!(watch.has("policy/AccessPolicy/dev/api-calls-web"));
+    assert!(watch.has("policy/Workload/dev/web"));
+    assert!(watch.has("trust-bundle"));
+    assert!(!watch.has("policy/Workload/dev/batch"), "not its concern");
+    assert!(!watch.has("policy/Node/dev/laptop"), "never leaves");
 
     // Where `web` is reached comes as soon as it is there.
     let web = Sidecar::new("dev/web", "other");
     factory.attest(&web).await.unwrap();
-    let mut newer = watch.snapshot_after(&snapshot.revision).await;
     // The revision that the watching sidecar's own registration made may come first.
-    while !has(&newer, "endpoints/dev/web") {
-        newer = watch.snapshot_after(&newer.revision).await;
+    while !watch.has("endpoints/dev/web") {
+        factory.verify(&watch.change().await);
     }
-    factory.verify(&newer.revision);
 
     // A change of policy, too; the acknowledgement shows in `status`.
     factory.write_policy(&format!("{POLICY}{}", harness::ANOTHER_RULE));
-    let newest = watch.snapshot_after(&newer.revision).await;
-    assert!(has(&newest, "policy/AccessPolicy/dev/batch-calls-api"));
-    watch
-        .send(WatchRequest::Acknowledgement {
-            revision: newest.revision.revision,
-            error: None,
-        })
-        .await;
-    let applied = v1::Revision::from(newest.revision.revision);
+    let mut newest = watch.change().await;
+    while !watch.has("policy/AccessPolicy/dev/batch-calls-api") {
+        newest = watch.change().await;
+    }
+    assert!(newest.revision > first.revision);
+    let applied = v1::Revision::from(newest.revision);
     eventually("the acknowledgement to show", || async {
         let status = factory.status().await;
         let sidecar = status.sidecars.iter().find(|one| one.workload == "dev/api");
-        sidecar.is_some_and(|one| one.connected && one.applied == Some(applied))
+        sidecar.is_some_and(|one| one.connected && one.applied == Some(applied) && one.behind == 0)
     })
     .await;
     // In between, the same revision is signed afresh.
     let heartbeat = watch.heartbeat().await;
-    assert_eq!(heartbeat.revision, newest.revision.revision);
+    assert_eq!(heartbeat.revision, newest.revision);
     factory.verify(&heartbeat);
+
+    // What is taken away goes away.
+    factory.write_policy(POLICY);
+    while watch.has("policy/AccessPolicy/dev/batch-calls-api") {
+        factory.verify(&watch.change().await);
+    }
+    factory.stop().await;
+}
+
+/// A sidecar of `dev/api` that watches and holds the first state.
+async fn watching(factory: &Factory) -> (harness::Client, harness::Watch) {
+    let sidecar = Sidecar::new("dev/api", "laptop");
+    let (issued, key) = factory.attest_with_key(&sidecar, None).await.unwrap();
+    let svid = (issued.certificate_chain, key);
+    let connection = factory.connect(Some(&svid)).await;
+    let mut watch = connection.watch().await;
+    watch.change().await;
+    // The endpoint of the new instance is a revision of its own; it may come before the stream or on it.
+    eventually("the sidecar's own registration to be in force", || async {
+        factory.status().await.revision.unwrap_or_default().sequence == 2
+    })
+    .await;
+    watch.settled().await;
+    (connection, watch)
+}
+
+async fn behind(factory: &Factory) -> (u64, String) {
+    let status = factory.status().await;
+    let sidecar = status.sidecars.iter().find(|one| one.workload == "dev/api");
+    sidecar.map_or((0, String::new()), |one| (one.behind, one.error.clone()))
+}
+
+#[tokio::test]
+async fn a_refused_revision_shows_in_status_and_the_next_one_starts_from_what_is_held() {
+    let factory = Factory::start(POLICY).await;
+    let (_connection, mut watch) = watching(&factory).await;
+    factory.write_policy(&format!("{POLICY}{}", harness::ANOTHER_RULE));
+    let WatchResponse::Delta(refused) = watch.next_change().await else {
+        panic!("expected a change");
+    };
+    let refusal = Err("no, thank you".to_owned());
+    watch.acknowledge(refused.revision.revision, refusal).await;
+    eventually("the refusal to show", || async {
+        behind(&factory).await == (1, "no, thank you".to_owned())
+    })
+    .await;
+    assert!(
+        factory
+            .metrics()
+            .await
+            .contains("vouchsafe_mesh_state_refusals_total 1")
+    );
+    // It is not sent again; heartbeats come.
+    watch.heartbeat().await;
+    factory.write_policy(&POLICY.replace("port: 8000", "port: 8001"));
+    let WatchResponse::Delta(delta) = watch.next_change().await else {
+        panic!("expected a change");
+    };
+    assert_eq!(delta.base, refused.base);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_holds_something_else_is_sent_all_of_it_once() {
+    let factory = Factory::start(POLICY).await;
+    let (_connection, mut watch) = watching(&factory).await;
+    let beat = watch.heartbeat().await;
+    watch.acknowledge(beat.revision, Ok([9; 32])).await;
+    let WatchResponse::Snapshot(_) = watch.next_change().await else {
+        panic!("expected all of it");
+    };
+    assert!(
+        factory
+            .metrics()
+            .await
+            .contains("vouchsafe_mesh_state_repairs_total 1")
+    );
+    // One that never gets it right does not keep the stream busy.
+    watch.acknowledge(beat.revision, Ok([9; 32])).await;
+    watch.heartbeat().await;
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_comes_back_goes_on_from_what_it_holds() {
+    let factory = Factory::start(POLICY).await;
+    let (connection, mut watch) = watching(&factory).await;
+    let held = watch.settled().await;
+    // Another stream of the same sidecar that holds the same: nothing is sent but the time.
+    let mut again = connection.subscribe(held).await.unwrap();
+    let WatchResponse::Heartbeat(signed) = again.next().await else {
+        panic!("expected a heartbeat");
+    };
+    assert_eq!(signed.revision, held.revision);
+    // What it missed in between comes as one change.
+    drop(again);
+    factory.write_policy(&POLICY.replace("port: 8000", "port: 8001"));
+    watch.change().await;
+    let mut later = connection.subscribe(held).await.unwrap();
+    let WatchResponse::Delta(delta) = later.next().await else {
+        panic!("expected a change");
+    };
+    assert_eq!(delta.base, held.revision);
+    let names: Vec<_> = delta
+        .changed
+        .iter()
+        .map(|one| one.name.to_string())
+        .collect();
+    assert_eq!(
+        names,
+        ["policy/Workload/dev/api", "policy/Workload/dev/web"]
+    );
+    // And on the stream, whenever it asks: nothing held means all of it.
+    later
+        .send(WatchRequest::Subscribe(Default::default()))
+        .await;
+    let WatchResponse::Snapshot(_) = later.next_change().await else {
+        panic!("expected all of it");
+    };
     factory.stop().await;
 }
 

@@ -71,6 +71,9 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "not_after_ms": sidecar.not_after_ms,
             "connected": sidecar.connected,
             "applied": revision(sidecar.applied.as_ref()),
+            "behind": sidecar.behind,
+            "behind_since_ms": sidecar.behind_since_ms,
+            "behind_because": behind_because(sidecar),
             "error": sidecar.error,
             "software_version": sidecar.software_version,
             "standing": sidecar.standing,
@@ -160,19 +163,19 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             .iter()
             .map(|endpoint| endpoint.listener.as_str())
             .collect();
-        let connected = match (sidecar.connected, sidecar.error.as_str()) {
-            (false, _) => "no".to_owned(),
-            (true, "") => "yes".to_owned(),
-            (true, error) => format!("yes, but: {error}"),
+        let connected = match sidecar.connected {
+            true => "yes",
+            false => "no",
         };
         vec![
             sidecar.workload.clone(),
             format!("{} ({})", sidecar.class, sidecar.kinds.join(", ")),
             show_time(sidecar.evidence_time_ms),
             show_time(sidecar.not_after_ms),
-            connected,
+            connected.to_owned(),
             standing(sidecar),
             revision(sidecar.applied.as_ref()),
+            behind(sidecar, status.now_ms),
             listeners.join(" "),
         ]
     });
@@ -186,6 +189,7 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             "CONNECTED",
             "STANDING",
             "APPLIED",
+            "BEHIND",
             "LISTENS",
         ],
         sidecars.collect(),
@@ -197,6 +201,31 @@ fn standing(sidecar: &SidecarStatus) -> String {
     match sidecar.standing_reason.as_str() {
         "" => sidecar.standing.clone(),
         reason => format!("{}: {reason}", sidecar.standing.to_uppercase()),
+    }
+}
+
+/// How far a sidecar lags, since when, and why.
+fn behind(sidecar: &SidecarStatus, now_ms: u64) -> String {
+    if sidecar.behind == 0 {
+        return String::new();
+    }
+    let revisions = match sidecar.behind {
+        1 => "1 revision".to_owned(),
+        behind => format!("{behind} revisions"),
+    };
+    let since = match sidecar.behind_since_ms {
+        0 => String::new(),
+        since => format!(" for {} s", now_ms.saturating_sub(since) / 1000),
+    };
+    format!("{revisions}{since}: {}", behind_because(sidecar))
+}
+
+fn behind_because(sidecar: &SidecarStatus) -> &str {
+    match (sidecar.behind, sidecar.connected, sidecar.error.as_str()) {
+        (0, ..) => "",
+        (_, false, _) => "not connected",
+        (_, true, "") => "has not answered yet",
+        (_, true, error) => error,
     }
 }
 
@@ -212,4 +241,37 @@ fn revision(revision: Option<&Revision>) -> String {
 
 fn endpoint(endpoint: &Endpoint) -> serde_json::Value {
     json!({"listener": endpoint.listener, "ports": endpoint.ports})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sidecar(behind: u64, connected: bool, error: &str) -> SidecarStatus {
+        SidecarStatus {
+            behind,
+            connected,
+            error: error.to_owned(),
+            behind_since_ms: behind * 1_000,
+            ..SidecarStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_sidecar_that_lags_shows_by_how_much_since_when_and_why() {
+        let shown = |one: SidecarStatus| behind(&one, 5_000);
+        assert_eq!(shown(sidecar(0, true, "")), "");
+        assert_eq!(
+            shown(sidecar(1, true, "")),
+            "1 revision for 4 s: has not answered yet"
+        );
+        assert_eq!(
+            shown(sidecar(2, true, "no bundle")),
+            "2 revisions for 3 s: no bundle"
+        );
+        let mut away = sidecar(3, false, "no bundle");
+        assert_eq!(shown(away.clone()), "3 revisions for 2 s: not connected");
+        away.behind_since_ms = 0;
+        assert_eq!(shown(away), "3 revisions: not connected");
+    }
 }

@@ -27,6 +27,10 @@ impl ProofTree {
         Self { levels }
     }
 
+    pub(crate) fn leaves(&self) -> usize {
+        self.levels.first().map_or(0, Vec::len)
+    }
+
     pub(crate) fn root(&self) -> Hash {
         let top = self.levels.last().and_then(|level| level.first());
         top.copied().unwrap_or_else(|| merkle::root(&[]))

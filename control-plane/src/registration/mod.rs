@@ -105,6 +105,8 @@ pub struct Session {
     pub applied: Revision,
     /// Why it could not apply a newer one.
     pub error: Option<String>,
+    /// Since when the newest revision is not applied; `None` while it is.
+    pub behind_since: Option<SystemTime>,
 }
 
 /// All registrations of this control plane.
@@ -126,6 +128,8 @@ struct Inner {
     refusals: HashMap<WorkloadName, (SystemTime, &'static str)>,
     dirty: BTreeSet<InstanceId>,
     vigil: Vigil,
+    /// Revision in force.
+    newest: Revision,
 }
 
 impl Inner {
@@ -296,9 +300,36 @@ impl Registry {
         restored
     }
 
+    /// A revision is in force: who has not applied it is behind from now on.
+    pub fn published(&self, revision: Revision, now: SystemTime) {
+        let mut inner = self.lock();
+        inner.newest = revision;
+        let sessions = inner.sessions.values_mut();
+        for session in sessions.filter(|session| session.applied < revision) {
+            session.behind_since.get_or_insert(now);
+        }
+    }
+
+    /// How many connected instances have not applied the newest revision, and for how long the longest.
+    pub fn lag(&self, now: SystemTime) -> (usize, Duration) {
+        let inner = self.lock();
+        let connected = inner.sessions.values().filter(|one| one.streams > 0);
+        let since = connected.filter_map(|session| session.behind_since);
+        let lag = since.map(|since| now.duration_since(since).unwrap_or_default());
+        lag.fold((0, Duration::ZERO), |(count, longest), one| {
+            (count + 1, longest.max(one))
+        })
+    }
+
     /// A mesh-state stream of an instance opened.
-    pub fn stream_opened(&self, id: InstanceId) {
-        self.lock().sessions.entry(id).or_default().streams += 1;
+    pub fn stream_opened(&self, id: InstanceId, now: SystemTime) {
+        let mut inner = self.lock();
+        let newest = inner.newest;
+        let session = inner.sessions.entry(id).or_default();
+        session.streams += 1;
+        if session.applied < newest {
+            session.behind_since.get_or_insert(now);
+        }
     }
 
     /// A mesh-state stream of an instance ended.
@@ -308,14 +339,22 @@ impl Registry {
         }
     }
 
-    /// An instance says what became of a revision.
-    pub fn acknowledged(&self, id: &InstanceId, revision: Revision, error: Option<String>) {
-        if let Some(session) = self.lock().sessions.get_mut(id) {
-            if error.is_none() {
-                session.applied = session.applied.max(revision);
-            }
-            session.error = error;
+    /// An instance says what became of a revision. Whether it had not said so before.
+    pub fn acknowledged(&self, id: &InstanceId, revision: Revision, error: Option<String>) -> bool {
+        let mut inner = self.lock();
+        let newest = inner.newest;
+        let Some(session) = inner.sessions.get_mut(id) else {
+            return false;
+        };
+        let is_news = error.is_none() && session.applied < revision;
+        if error.is_none() {
+            session.applied = session.applied.max(revision);
         }
+        if session.applied >= newest {
+            session.behind_since = None;
+        }
+        session.error = error;
+        is_news
     }
 
     /// Remembers the newest refusal of a workload that policy knows, for `workload list`.

@@ -1,4 +1,8 @@
-//! Mesh state to sidecars: a snapshot at once and at each change, a freshly signed heartbeat in between.
+//! Mesh state to sidecars: what changes in each one's slice, and a freshly signed heartbeat in between.
+//!
+//! A stream has one position: what its sidecar is taken to hold. It moves when something is sent, and back when the
+//! sidecar says that it could not use it; what the sidecar says it holds always counts more. Nothing queues: a stream
+//! that is slow is sent the newest state when it can take something again, in one change.
 //!
 //! Source: DESIGN §7.
 
@@ -10,14 +14,13 @@ use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
-use vouchsafe_api::convert::mesh_state::WatchRequest;
+use vouchsafe_api::convert::mesh_state::{Acknowledgement, Holding, WatchRequest};
 use vouchsafe_api::v1;
-use vouchsafe_api::v1::mesh_state_server::MeshState;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
-use crate::mesh::Published;
+use crate::mesh::frame::{self, Frame, Published};
 use crate::mesh::probes::Line;
 use crate::state::{ControlPlane, stopped};
 use crate::tls::Connection;
@@ -28,20 +31,20 @@ pub struct MeshStateApi {
     control_plane: Arc<ControlPlane>,
 }
 
+/// What a stream sends.
+pub type Outgoing = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
 impl MeshStateApi {
     /// Serves from a control plane.
     pub fn new(control_plane: Arc<ControlPlane>) -> Self {
         Self { control_plane }
     }
-}
 
-type Outgoing = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl MeshState for MeshStateApi {
-    type WatchStream = Outgoing;
-
-    async fn watch(
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// `unauthenticated` without a certificate of this mesh that is still valid.
+    pub fn watch(
         &self,
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Outgoing>, Status> {
@@ -59,13 +62,16 @@ impl MeshState for MeshStateApi {
             shutdown: self.control_plane.shutdown.clone(),
             line: self.control_plane.probes.attach(workload.clone(), instance),
             open: Open::new(Arc::clone(&self.control_plane), instance),
-            workload,
+            position: Position::new(workload),
+            is_subscribed: false,
             incoming: request.into_inner(),
-            sent: None,
             ends: Instant::now() + left,
         };
         let answers = stream::unfold(watching, |mut watching| async {
             let answer = watching.next().await?;
+            if let Ok(frame) = &answer {
+                watching.open.count_sent(frame);
+            }
             Some((answer, watching))
         });
         Ok(Response::new(Box::pin(answers)))
@@ -87,10 +93,9 @@ struct Watching {
     shutdown: watch::Receiver<bool>,
     open: Open,
     line: Line,
-    workload: WorkloadName,
+    position: Position,
+    is_subscribed: bool,
     incoming: Streaming<v1::WatchRequest>,
-    /// Revision of the newest snapshot that was sent; `None` before the subscription.
-    sent: Option<Revision>,
     /// A stream ends with the certificate that opened it; the sidecar comes back with its successor.
     ends: Instant,
 }
@@ -104,8 +109,8 @@ enum Heard {
 
 impl Watching {
     /// The next message; `None` ends the stream.
-    async fn next(&mut self) -> Option<Result<v1::WatchResponse, Status>> {
-        if self.sent.is_none() {
+    async fn next(&mut self) -> Option<Result<Frame, Status>> {
+        if !self.is_subscribed {
             return match self.subscribe().await? {
                 Ok(()) => Some(Ok(self.answer())),
                 Err(status) => Some(Err(status)),
@@ -124,16 +129,12 @@ impl Watching {
             };
             match heard {
                 Heard::Published => return Some(Ok(self.answer())),
-                Heard::Asked(probe) => {
-                    return Some(Ok(v1::WatchResponse {
-                        message: Some(v1::watch_response::Message::Probe(probe)),
-                    }));
-                }
-                Heard::Said(Ok(Some(message))) => {
-                    if let Err(status) = self.heed(message) {
-                        return Some(Err(status));
-                    }
-                }
+                Heard::Asked(probe) => return Some(Ok(frame::probe(probe))),
+                Heard::Said(Ok(Some(message))) => match self.heed(message) {
+                    Ok(true) => return Some(Ok(self.answer())),
+                    Ok(false) => {}
+                    Err(status) => return Some(Err(status)),
+                },
                 Heard::Said(Ok(None) | Err(_)) | Heard::Over => return None,
             }
         }
@@ -144,9 +145,12 @@ impl Watching {
         let first = tokio::time::timeout(SUBSCRIBE_DEADLINE, self.incoming.message()).await;
         match first {
             Ok(Ok(Some(message))) => match WatchRequest::try_from(message) {
-                // What the sidecar holds already is sent all the same: it is small, and the sidecar repairs itself by it.
-                Ok(WatchRequest::Subscribe(_)) => Some(Ok(())),
-                Ok(WatchRequest::Acknowledgement { .. } | WatchRequest::ProbeReport(_)) => {
+                Ok(WatchRequest::Subscribe(holding)) => {
+                    self.holds(holding);
+                    self.is_subscribed = true;
+                    Some(Ok(()))
+                }
+                Ok(WatchRequest::Acknowledgement(_) | WatchRequest::ProbeReport(_)) => {
                     Some(Err(Status::failed_precondition("subscribe first")))
                 }
                 Err(error) => Some(Err(Status::invalid_argument(error.to_string()))),
@@ -157,50 +161,151 @@ impl Watching {
         }
     }
 
-    fn heed(&mut self, message: v1::WatchRequest) -> Result<(), Status> {
+    fn holds(&mut self, holding: Holding) {
+        let published = self.published.borrow().clone();
+        if self.position.subscribed(holding, &published) {
+            self.open.applied(&published, holding.revision);
+        }
+    }
+
+    /// Takes what the sidecar says; whether something must be sent now.
+    fn heed(&mut self, message: v1::WatchRequest) -> Result<bool, Status> {
         match WatchRequest::try_from(message) {
-            Ok(WatchRequest::Acknowledgement { revision, error }) => {
-                if let Some(error) = &error {
-                    tracing::warn!(
-                        workload = %self.workload,
-                        revision = %revision,
-                        error,
-                        "a sidecar could not apply the mesh state"
-                    );
-                }
-                let registry = &self.open.control_plane.registry;
-                registry.acknowledged(&self.open.instance, revision, error);
-                Ok(())
-            }
+            Ok(WatchRequest::Acknowledgement(ack)) => Ok(self.acknowledged(ack)),
             Ok(WatchRequest::ProbeReport(report)) => {
                 self.line.answered(report);
-                Ok(())
+                Ok(false)
             }
-            Ok(WatchRequest::Subscribe(_)) => {
-                Err(Status::failed_precondition("subscribed already"))
+            Ok(WatchRequest::Subscribe(holding)) => {
+                tracing::info!(
+                    workload = %self.position.workload,
+                    holds = %holding.revision,
+                    wants_snapshot = holding.slice_root.is_none(),
+                    "a sidecar asks for the mesh state again"
+                );
+                self.holds(holding);
+                Ok(true)
             }
             Err(error) => Err(Status::invalid_argument(error.to_string())),
         }
     }
 
-    /// A snapshot where the state is new to this stream, else a heartbeat.
-    fn answer(&mut self) -> v1::WatchResponse {
-        use v1::watch_response::Message;
-        let published = self.published.borrow_and_update().clone();
-        let revision = Some(published.signed);
-        let message = if self.sent == Some(published.state.revision) {
-            Message::Heartbeat(v1::Heartbeat { revision })
-        } else {
-            self.sent = Some(published.state.revision);
-            let resources = published.state.slice_for(&self.workload).to_vec();
-            Message::Snapshot(v1::Snapshot {
-                revision,
-                resources,
-            })
-        };
-        v1::WatchResponse {
-            message: Some(message),
+    fn acknowledged(&mut self, ack: Acknowledgement) -> bool {
+        let published = self.published.borrow().clone();
+        let revision = ack.revision;
+        match ack.outcome {
+            Ok(root) => {
+                let holding = Holding {
+                    revision,
+                    slice_root: Some(root),
+                };
+                let is_whole = self.position.confirmed(holding, &published);
+                if is_whole {
+                    self.open.applied(&published, revision);
+                } else {
+                    self.open.control_plane.metrics.mesh_state.repairs.inc();
+                    tracing::error!(
+                        workload = %self.position.workload,
+                        %revision,
+                        "a sidecar holds another slice than its revision has: sending all of it"
+                    );
+                }
+                !is_whole
+            }
+            Err(error) => {
+                tracing::warn!(
+                    workload = %self.position.workload,
+                    %revision,
+                    error,
+                    "a sidecar could not apply the mesh state"
+                );
+                self.position.refused(revision);
+                self.open.refused(error);
+                false
+            }
         }
+    }
+
+    /// What brings the sidecar to the present state; a heartbeat where nothing does.
+    fn answer(&mut self) -> Frame {
+        let published = self.published.borrow_and_update().clone();
+        self.position.answer(&published)
+    }
+}
+
+/// What a stream's sidecar is taken to hold.
+#[derive(Debug)]
+struct Position {
+    workload: WorkloadName,
+    /// With what was sent and not yet answered.
+    holds: Holding,
+    /// By its own word.
+    confirmed: Holding,
+    /// Revision that it could not apply; it is not sent again.
+    refused: Option<Revision>,
+    /// Revision at which all was sent because the sidecar held something else; once is enough.
+    repaired: Option<Revision>,
+}
+
+impl Position {
+    fn new(workload: WorkloadName) -> Self {
+        Self {
+            workload,
+            holds: Holding::default(),
+            confirmed: Holding::default(),
+            refused: None,
+            repaired: None,
+        }
+    }
+
+    /// The sidecar says what it holds. Whether it is the present state.
+    fn subscribed(&mut self, holding: Holding, published: &Published) -> bool {
+        let slice = published.state.slice(&self.workload);
+        let is_present = holding.revision == published.state.revision;
+        // The right revision with another content is worth nothing.
+        let holding = match is_present && holding.slice_root != Some(slice.root) {
+            true => Holding::default(),
+            false => holding,
+        };
+        (self.holds, self.confirmed, self.refused) = (holding, holding, None);
+        is_present && holding.slice_root.is_some()
+    }
+
+    /// The sidecar has applied something. `false` where it is not what the revision has.
+    fn confirmed(&mut self, holding: Holding, published: &Published) -> bool {
+        self.refused = None;
+        let slice = published.state.slice(&self.workload);
+        let is_other = holding.revision == published.state.revision
+            && holding.slice_root != Some(slice.root)
+            && self.repaired != Some(holding.revision);
+        if is_other {
+            self.repaired = Some(holding.revision);
+            (self.holds, self.confirmed) = (Holding::default(), Holding::default());
+        } else {
+            self.confirmed = holding;
+        }
+        !is_other
+    }
+
+    fn refused(&mut self, revision: Revision) {
+        if self.holds.revision == revision {
+            self.holds = self.confirmed;
+        }
+        self.refused = Some(revision);
+    }
+
+    fn answer(&mut self, published: &Published) -> Frame {
+        let state = &published.state;
+        let is_held = self.holds.slice_root.is_some() && self.holds.revision == state.revision;
+        if is_held || self.refused == Some(state.revision) {
+            return published.heartbeat();
+        }
+        let frame = published.change(&self.workload, self.holds);
+        self.holds = Holding {
+            revision: state.revision,
+            slice_root: Some(state.slice(&self.workload).root),
+        };
+        frame
     }
 }
 
@@ -213,11 +318,36 @@ struct Open {
 impl Open {
     fn new(control_plane: Arc<ControlPlane>, instance: InstanceId) -> Self {
         control_plane.metrics.streams.inc();
-        control_plane.registry.stream_opened(instance);
+        let now = control_plane.now();
+        control_plane.registry.stream_opened(instance, now);
         Self {
             control_plane,
             instance,
         }
+    }
+
+    fn applied(&self, published: &Published, revision: Revision) {
+        let registry = &self.control_plane.registry;
+        let is_news = registry.acknowledged(&self.instance, revision, None);
+        if is_news && revision == published.state.revision {
+            let metrics = &self.control_plane.metrics.mesh_state;
+            metrics
+                .apply
+                .observe(published.since.elapsed().as_secs_f64());
+        }
+    }
+
+    fn refused(&self, error: String) {
+        let registry = &self.control_plane.registry;
+        registry.acknowledged(&self.instance, Revision::default(), Some(error));
+        self.control_plane.metrics.mesh_state.refusals.inc();
+    }
+
+    fn count_sent(&self, frame: &Frame) {
+        let metrics = &self.control_plane.metrics.mesh_state;
+        metrics.sent.with_label_values(&[frame.kind.as_str()]).inc();
+        let bytes = u64::try_from(frame.bytes.len()).unwrap_or(u64::MAX);
+        metrics.sent_bytes.inc_by(bytes);
     }
 }
 

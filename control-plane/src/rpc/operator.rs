@@ -217,6 +217,7 @@ fn revocations(set: &PolicySet, now: SystemTime) -> Vec<v1::RevocationStatus> {
 
 impl OperatorApi {
     fn sidecars(&self) -> Vec<v1::SidecarStatus> {
+        let newest = self.control_plane.mesh.borrow().state.revision;
         let live = self
             .control_plane
             .registry
@@ -241,6 +242,8 @@ impl OperatorApi {
                     standing_reason: { instance.withdrawn }
                         .map(|one| one.reason)
                         .unwrap_or_default(),
+                    behind: newest.sequence.saturating_sub(session.applied.sequence),
+                    behind_since_ms: session.behind_since.map_or(0, unix_ms),
                 }
             };
         live.into_iter().map(sidecar).collect()

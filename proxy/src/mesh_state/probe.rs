@@ -4,63 +4,20 @@
 //! and what would fall is said. What the sidecar's own certificate is worth under it is said as well, because only the
 //! sidecar knows all that a revocation may look at.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use vouchsafe_api::convert::mesh_state::probe::{self, Probe, ProbeReport};
-use vouchsafe_api::convert::mesh_state::{Resource, ResourceName};
+use vouchsafe_api::convert::mesh_state::probe::{self, ProbeReport};
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
 use vouchsafe_attestation::result::InstanceId;
-use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::policy::Policy;
 use vouchsafe_config::revocation::Bearer;
-use vouchsafe_config::set::PolicySet;
 
 use super::RevisionError;
 use crate::registry::snapshot::{ConnectionSnapshot, Fallen};
 use crate::state::{IdentityEpoch, PolicyEpoch};
 use crate::telemetry::Chain;
 use crate::worker::Connections;
-
-/// The policy documents that are held, by the names of their resources.
-#[derive(Debug, Default)]
-pub(super) struct Documents(BTreeMap<String, String>);
-
-impl Documents {
-    /// The documents among resources that were verified and read.
-    pub(super) fn of(resources: &[Resource]) -> Self {
-        Self(resources.iter().filter_map(document).collect())
-    }
-
-    /// What would be decided by if a probe's resources were in force.
-    pub(super) fn supposed(
-        &self,
-        probe: &Probe,
-        trust_domain: &TrustDomain,
-    ) -> Result<PolicyEpoch, RevisionError> {
-        let mut documents = self.0.clone();
-        for name in &probe.removed {
-            documents.remove(&name.to_string());
-        }
-        documents.extend(probe.resources.iter().filter_map(document));
-        let documents = documents.iter();
-        let documents = documents.map(|(name, text)| (name.as_str(), text.as_str()));
-        let policy = PolicySet::compile_slice(trust_domain, documents);
-        Ok(PolicyEpoch {
-            policy: policy.map_err(RevisionError::Policy)?,
-            ..PolicyEpoch::default()
-        })
-    }
-}
-
-fn document(resource: &Resource) -> Option<(String, String)> {
-    let ResourceName::Policy { .. } = &resource.name else {
-        return None;
-    };
-    let text = std::str::from_utf8(&resource.content).ok()?;
-    Some((resource.name.to_string(), text.to_owned()))
-}
 
 /// The answer to a probe.
 pub(super) async fn answer(

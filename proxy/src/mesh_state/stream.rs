@@ -6,14 +6,17 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use vouchsafe_api::convert::mesh_state::probe::{Probe, ProbeReport};
-use vouchsafe_api::convert::mesh_state::{SignedRevision, WatchRequest, WatchResponse, one_line};
+use vouchsafe_api::convert::mesh_state::{
+    Acknowledgement, Holding, SignedRevision, WatchRequest, WatchResponse,
+};
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_api::v1;
+use vouchsafe_attestation::merkle::Hash;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_attestation::trust_domain::TrustDomain;
 
-use super::probe::{self, Documents};
-use super::{Judge, RevisionError, read_snapshot};
+use super::held::{Held, Wanted};
+use super::probe;
+use super::{Judge, RevisionError};
 use crate::clock::MeshClock;
 use crate::health::Readiness;
 use crate::state::State;
@@ -33,8 +36,8 @@ pub struct MeshStateClient {
     pub identities: Arc<Identities>,
     /// The policy is published here.
     pub state: Arc<State>,
-    /// Of the mesh.
-    pub trust_domain: TrustDomain,
+    /// Whose slice to follow.
+    pub wanted: Wanted,
     /// Told of the first policy.
     pub readiness: Arc<Readiness>,
     /// Fed by each signed time.
@@ -52,11 +55,11 @@ impl MeshStateClient {
     /// Safe: a revision is published whole or not at all.
     pub async fn run(self) {
         let mut has_identity = self.identities.has_identity();
-        let (mut judge, mut backoff, mut said) = Default::default();
+        let (mut progress, mut backoff, mut said) = Default::default();
         loop {
             // The sender lives in `identities`, which we hold.
             let _never_closed = has_identity.wait_for(|exists| *exists).await.is_ok();
-            let Err(error) = self.follow(&mut judge, &mut backoff, &mut said).await;
+            let Err(error) = self.follow(&mut progress, &mut backoff, &mut said).await;
             self.metrics.mesh_state_connected.set(0);
             self.report(&error, &mut said);
             tokio::time::sleep(backoff.delay(None)).await;
@@ -66,28 +69,25 @@ impl MeshStateClient {
     /// Follows one stream until it ends, which it always does by an error.
     async fn follow(
         &self,
-        judge: &mut Judge,
+        progress: &mut Progress,
         backoff: &mut Backoff,
         said: &mut SaidOnce,
     ) -> Result<std::convert::Infallible, StreamError> {
-        let mut stream = self.open().await?;
+        let mut stream = self.open(progress.held.holding()).await?;
+        progress.has_asked = false;
         let mut broken = SaidOnce::default();
-        let mut documents = Documents::default();
         loop {
             let message = stream.next(&self.clock).await?;
             let revision = revision_of(&message);
-            match self.apply(judge, message, &mut documents) {
-                Ok(Applied::Revision(revision)) => {
-                    stream.acknowledge(revision, None).await?;
-                    tracing::info!(%revision, "mesh state applied");
-                    broken.recovered();
+            match self.take(progress, message).await {
+                Ok(answer) => {
+                    if let Some(answer) = answer {
+                        stream.say(answer).await?;
+                    }
+                    if progress.held.revision() == revision {
+                        broken.recovered();
+                    }
                 }
-                Ok(Applied::Heartbeat) => {}
-                Ok(Applied::Asked(probe)) => {
-                    let report = self.judge_probe(&probe, &documents).await;
-                    stream.report(report).await?;
-                }
-                Ok(Applied::WantsSnapshot) => return Err(StreamError::Delta),
                 Err(error) => {
                     self.count(error.reason());
                     let chain = Chain(&error).to_string();
@@ -100,7 +100,8 @@ impl MeshStateClient {
                             "mesh state refused: the last good revision stays"
                         );
                     }
-                    stream.acknowledge(revision, Some(chain)).await?;
+                    progress.refused = Some(revision);
+                    stream.say(acknowledgement(revision, Err(chain))).await?;
                     continue;
                 }
             }
@@ -112,19 +113,18 @@ impl MeshStateClient {
         }
     }
 
-    async fn open(&self) -> Result<Watch, StreamError> {
+    async fn open(&self, holding: Holding) -> Result<Watch, StreamError> {
         let identity = self.identities.current().ok_or(StreamError::NoIdentity)?;
         let connection = self.control_plane.connect(Some(&identity.svid)).await?;
         // A connection never outlives its lease (promise 4).
         let ends = identity.svid.not_after.min(connection.server().not_after);
-        // A subscription and one acknowledgement: the next snapshot is read only when this one is answered.
+        // A subscription and one answer: the next message is read only when this one is answered.
         let (requests, receiver) = mpsc::channel(2);
         let outgoing = futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|message| (message, receiver))
         });
-        let applied = self.state.policy.load().revision;
         requests
-            .send(WatchRequest::Subscribe(applied).into())
+            .send(WatchRequest::Subscribe(holding).into())
             .await
             .map_err(|_| StreamError::Ended)?;
         let mut client = connection.mesh_state();
@@ -143,47 +143,116 @@ impl MeshStateClient {
         })
     }
 
-    fn apply(
+    /// Takes a message in, and says what to answer.
+    async fn take(
         &self,
-        judge: &mut Judge,
+        progress: &mut Progress,
         message: v1::WatchResponse,
-        documents: &mut Documents,
-    ) -> Result<Applied, RevisionError> {
-        match WatchResponse::try_from(message)? {
+    ) -> Result<Option<WatchRequest>, RevisionError> {
+        let next = match WatchResponse::try_from(message)? {
             WatchResponse::Heartbeat(signed) => {
-                self.accept(judge, &signed)?;
+                self.accept(&mut progress.judge, &signed)?;
                 self.count("heartbeat");
-                Ok(Applied::Heartbeat)
+                return Ok(self.beat(progress, signed.revision));
             }
-            WatchResponse::Delta(_) => Ok(Applied::WantsSnapshot),
-            WatchResponse::Probe(probe) => Ok(Applied::Asked(probe)),
+            WatchResponse::Probe(probe) => {
+                self.count("probe");
+                let report = self.judge_probe(&probe, &progress.held).await;
+                return Ok(Some(WatchRequest::ProbeReport(report)));
+            }
             WatchResponse::Snapshot(snapshot) => {
-                self.accept(judge, &snapshot.revision)?;
-                let revision = snapshot.revision.revision;
-                let held = Documents::of(&snapshot.resources);
-                let read = read_snapshot(snapshot, &self.trust_domain)?;
-                *documents = held;
-                // The bundle first: a policy never runs with authorities that its own revision dropped.
-                self.identities.replace_bundle(read.bundle);
-                self.identities.announce_renewals(read.renewals);
-                self.state.replace_policy(read.policy);
-                self.readiness.policy_is_there();
-                self.count("applied");
-                self.sequence("applied", revision);
-                Ok(Applied::Revision(revision))
+                self.accept(&mut progress.judge, &snapshot.revision)?;
+                Held::from_snapshot(snapshot, &self.wanted)?
             }
+            WatchResponse::Delta(delta) => {
+                self.accept(&mut progress.judge, &delta.revision)?;
+                match progress.held.changed(delta, &self.wanted) {
+                    Err(error) if error.is_misfit() => {
+                        return Ok(Some(self.ask_again(progress, &error)));
+                    }
+                    changed => changed?,
+                }
+            }
+        };
+        self.put_in_force(&next);
+        let held = next.holding();
+        *progress = Progress {
+            judge: std::mem::take(&mut progress.judge),
+            held: next,
+            ..Progress::default()
+        };
+        self.count("applied");
+        self.sequence("applied", held.revision);
+        tracing::info!(revision = %held.revision, "mesh state applied");
+        let root = held.slice_root.unwrap_or_default();
+        Ok(Some(acknowledgement(held.revision, Ok(root))))
+    }
+
+    fn put_in_force(&self, held: &Held) {
+        // The bundle first: a policy never runs with authorities that its own revision dropped.
+        if let Some(bundle) = held.bundle() {
+            self.identities.replace_bundle(Arc::clone(bundle));
         }
+        self.identities.announce_renewals(held.renewals());
+        self.state.replace_policy(held.epoch());
+        self.readiness.policy_is_there();
+    }
+
+    /// What came does not fit what is held: a change that does is asked for, and if that was asked already, or what is
+    /// held is not what was proven, all of it.
+    fn ask_again(&self, progress: &mut Progress, error: &RevisionError) -> WatchRequest {
+        self.count(error.reason());
+        let is_skip = matches!(error, RevisionError::Base { .. });
+        let holding = match is_skip && !progress.has_asked {
+            true => progress.held.holding(),
+            false => Holding::default(),
+        };
+        progress.has_asked = true;
+        tracing::warn!(
+            reason = error.reason(),
+            error = %Chain(error),
+            wants_snapshot = holding.slice_root.is_none(),
+            "mesh state does not fit what is held: asking again"
+        );
+        WatchRequest::Subscribe(holding)
+    }
+
+    /// A heartbeat: what is held must be the revision that it names, and is looked at as a whole now and then.
+    fn beat(&self, progress: &mut Progress, newest: Revision) -> Option<WatchRequest> {
+        let held = progress.held.holding();
+        if newest != held.revision {
+            if progress.refused == Some(newest) {
+                return None;
+            }
+            self.count("behind");
+            return Some(WatchRequest::Subscribe(held));
+        }
+        progress.beats += 1;
+        if progress.beats < AUDIT_BEATS {
+            return None;
+        }
+        progress.beats = 0;
+        if !progress.held.is_whole() {
+            self.count("repair");
+            tracing::error!(
+                revision = %held.revision,
+                "what is held of the mesh state is damaged: asking for all of it"
+            );
+            return Some(WatchRequest::Subscribe(Holding::default()));
+        }
+        let root = held.slice_root?;
+        Some(acknowledgement(held.revision, Ok(root)))
     }
 
     /// What would fall if the probe's resources were in force.
-    async fn judge_probe(&self, probe: &Probe, documents: &Documents) -> ProbeReport {
-        let supposed = documents.supposed(probe, &self.trust_domain);
+    async fn judge_probe(&self, probe: &Probe, held: &Held) -> ProbeReport {
+        let supposed = held.supposed(probe, &self.wanted);
         let own = self.state.identity.load_full();
         probe::answer(probe.id, supposed, &self.connections, own, self.clock.now()).await
     }
 
     fn accept(&self, judge: &mut Judge, signed: &SignedRevision) -> Result<(), RevisionError> {
-        judge.accept(signed, |chain, role| {
+        judge.accept(signed, self.clock.now(), |chain, role| {
             self.control_plane.verify_role(chain, role)
         })?;
         self.clock.observe_ms(unix_ms(signed.time));
@@ -222,12 +291,21 @@ impl MeshStateClient {
     }
 }
 
-/// What a message led to.
-enum Applied {
-    Revision(Revision),
-    Heartbeat,
-    Asked(Probe),
-    WantsSnapshot,
+/// How far the mesh state is followed, through streams that come and go.
+#[derive(Debug, Default)]
+struct Progress {
+    judge: Judge,
+    held: Held,
+    /// Revision that was answered with an error.
+    refused: Option<Revision>,
+    /// Whether a change that fits was asked for since the last one that was applied.
+    has_asked: bool,
+    /// Heartbeats since all of it was looked at.
+    beats: u32,
+}
+
+fn acknowledgement(revision: Revision, outcome: Result<Hash, String>) -> WatchRequest {
+    WatchRequest::Acknowledgement(Acknowledgement { revision, outcome })
 }
 
 /// One open stream.
@@ -252,20 +330,6 @@ impl Watch {
             Err(_) if deadline < SILENCE => Err(StreamError::Lease),
             Err(_) => Err(StreamError::Silent),
         }
-    }
-
-    async fn acknowledge(
-        &self,
-        revision: Revision,
-        error: Option<String>,
-    ) -> Result<(), StreamError> {
-        let error = error.map(|error| one_line(&error));
-        self.say(WatchRequest::Acknowledgement { revision, error })
-            .await
-    }
-
-    async fn report(&self, report: ProbeReport) -> Result<(), StreamError> {
-        self.say(WatchRequest::ProbeReport(report)).await
     }
 
     async fn say(&self, message: WatchRequest) -> Result<(), StreamError> {
@@ -312,9 +376,6 @@ pub enum StreamError {
     /// Our certificate or the control plane's ended: a new connection shows the new one.
     #[error("the connection's lease ended")]
     Lease,
-    /// A change came that this build can't apply; a new stream starts with a snapshot.
-    #[error("the control plane sent a delta")]
-    Delta,
 }
 
 impl StreamError {
@@ -326,7 +387,6 @@ impl StreamError {
             Self::Rpc(_) | Self::Ended => "transport",
             Self::Silent => "silent",
             Self::Lease => "lease",
-            Self::Delta => "delta",
         }
     }
 }
@@ -335,3 +395,5 @@ impl StreamError {
 const SILENCE: Duration = Duration::from_secs(60);
 /// For the call to open and for an acknowledgement to be taken.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// Heartbeats between two looks at all that is held: a minute.
+const AUDIT_BEATS: u32 = 30;

@@ -1,17 +1,26 @@
 //! Which revisions are applied, and that a bad one never replaces a good one.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::Registry;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use vouchsafe_api::convert::mesh_state::{Snapshot, WatchRequest};
+use vouchsafe_api::convert::mesh_state::trust::{InstanceState, InstanceTrust};
+use vouchsafe_api::convert::mesh_state::{
+    Acknowledgement, Delta, Holding, Snapshot, WatchRequest, WatchResponse,
+};
 use vouchsafe_api::v1;
+use vouchsafe_attestation::merkle;
 use vouchsafe_attestation::name::WorkloadName;
-use vouchsafe_attestation::peer::{PeerRole, verify_peer};
+use vouchsafe_attestation::peer::{PeerRole, verify_peer, verify_role};
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::MeshRole;
 
+use super::Judge;
+use super::held::Wanted;
 use super::stream::MeshStateClient;
 use crate::clock::MeshClock;
 use crate::drain::Drain;
@@ -86,7 +95,10 @@ impl Following {
             )),
             identities,
             state: Arc::clone(&state),
-            trust_domain: trust_domain(),
+            wanted: Wanted {
+                trust_domain: trust_domain(),
+                workload: "inference/llm".parse().unwrap(),
+            },
             readiness: Arc::clone(&readiness),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
@@ -137,6 +149,13 @@ impl Following {
         message.try_into().unwrap()
     }
 
+    async fn refused(&mut self) -> String {
+        match self.next().await {
+            WatchRequest::Acknowledgement(ack) => ack.outcome.unwrap_err(),
+            other => panic!("expected an acknowledgement, found {other:?}"),
+        }
+    }
+
     fn applied(&self) -> Revision {
         self.state.policy.load().revision
     }
@@ -156,33 +175,46 @@ fn revision(sequence: u64) -> Revision {
 }
 
 fn message(snapshot: Snapshot) -> v1::WatchResponse {
-    let wire = v1::Snapshot {
-        revision: Some(snapshot.revision.into()),
-        resources: snapshot.resources.into_iter().map(Into::into).collect(),
-    };
-    v1::WatchResponse {
-        message: Some(v1::watch_response::Message::Snapshot(wire)),
+    WatchResponse::Snapshot(snapshot).into()
+}
+
+/// What makes `after` out of `before`.
+fn change(before: &Snapshot, after: Snapshot) -> Delta {
+    let changed = after.resources.iter();
+    let changed = changed.filter(|resource| !before.resources.contains(resource));
+    let gone = before.resources.iter().filter(|held| {
+        let mut kept = after.resources.iter();
+        !kept.any(|resource| resource.name == held.name)
+    });
+    Delta {
+        base: before.revision.revision,
+        changed: changed.cloned().collect(),
+        removed: gone.map(|held| held.name.clone()).collect(),
+        revision: after.revision,
+        proof: after.proof,
     }
 }
 
-fn acknowledged(sequence: u64) -> WatchRequest {
-    WatchRequest::Acknowledgement {
-        revision: revision(sequence),
-        error: None,
-    }
+fn acknowledged(snapshot: &Snapshot) -> WatchRequest {
+    let leaves: Vec<_> = snapshot.resources.iter().map(|one| one.leaf()).collect();
+    WatchRequest::Acknowledgement(Acknowledgement {
+        revision: snapshot.revision.revision,
+        outcome: Ok(merkle::root(&leaves)),
+    })
+}
+
+fn nothing() -> WatchRequest {
+    WatchRequest::Subscribe(Holding::default())
 }
 
 #[tokio::test]
 async fn a_signed_and_proven_revision_is_applied_and_acknowledged() {
     let mut following = Following::new().await;
     assert_eq!(following.readiness.missing(), Some("no policy"));
-    let messages = vec![message(following.good(5))];
-    following.follow(messages);
-    assert_eq!(
-        following.next().await,
-        WatchRequest::Subscribe(Revision::default())
-    );
-    assert_eq!(following.next().await, acknowledged(5));
+    let good = following.good(5);
+    following.follow(vec![message(good.clone())]);
+    assert_eq!(following.next().await, nothing());
+    assert_eq!(following.next().await, acknowledged(&good));
     assert_eq!(following.applied(), revision(5));
     assert!(following.has_port());
     assert_eq!(following.readiness.missing(), None);
@@ -197,13 +229,11 @@ async fn a_signed_and_proven_revision_is_applied_and_acknowledged() {
 async fn check(reason: &str, expected: &str, broken: impl FnOnce(&Following) -> v1::WatchResponse) {
     let mut following = Following::new().await;
     let messages = vec![message(following.good(5)), broken(&following)];
+    let good = following.good(5);
     following.follow(messages);
     following.next().await;
-    assert_eq!(following.next().await, acknowledged(5));
-    let WatchRequest::Acknowledgement { error, .. } = following.next().await else {
-        panic!("expected an acknowledgement");
-    };
-    let error = error.unwrap();
+    assert_eq!(following.next().await, acknowledged(&good));
+    let error = following.refused().await;
     assert!(error.contains(expected), "{error}");
     assert_eq!(following.applied(), revision(5));
     assert!(following.has_port());
@@ -250,9 +280,20 @@ async fn a_signature_under_another_root_is_refused() {
 
 #[tokio::test]
 async fn a_resource_that_the_revision_does_not_hold_is_refused() {
-    check("proof", "policy/Workload/inference/llm", |following| {
+    check("proof", "inference/llm", |following| {
         let mut snapshot = following.good(6);
-        snapshot.resources[0].content.push(b'\n');
+        let content = snapshot.resources[0].content.to_vec();
+        snapshot.resources[0].content = [content, b"\n".to_vec()].concat().into();
+        message(snapshot)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_resource_that_is_left_out_is_noticed() {
+    check("proof", "inference/llm", |following| {
+        let mut snapshot = following.good(6);
+        snapshot.resources.remove(0);
         message(snapshot)
     })
     .await;
@@ -260,10 +301,35 @@ async fn a_resource_that_the_revision_does_not_hold_is_refused() {
 
 #[tokio::test]
 async fn a_resource_that_comes_twice_is_refused() {
-    check("order", "out of order", |following| {
+    check("message", "malformed", |following| {
         let mut snapshot = following.good(6);
         snapshot.resources.insert(0, snapshot.resources[0].clone());
         message(snapshot)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_slice_of_another_workload_is_refused() {
+    check("slice", "inference/other", |following| {
+        let mut snapshot = following.good(6);
+        snapshot.proof.slice = "inference/other".parse().unwrap();
+        message(snapshot)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_document_under_another_name_is_refused() {
+    check("policy", "not the document", |following| {
+        let resources = [
+            (
+                "policy/Workload/inference/another",
+                WORKLOAD.as_bytes().to_vec(),
+            ),
+            ("trust-bundle", following.pki.bundle_resource()),
+        ];
+        message(snapshot(&following.signer, revision(6), &resources))
     })
     .await;
 }
@@ -333,12 +399,197 @@ async fn a_heartbeat_moves_mesh_time_and_a_forged_one_does_not() {
     let messages = vec![message(following.good(5)), beat(heartbeat), beat(forged)];
     following.follow(messages);
     following.next().await;
-    assert_eq!(following.next().await, acknowledged(5));
+    assert_eq!(following.next().await, acknowledged(&following.good(5)));
     // Only the forged one is answered.
-    let WatchRequest::Acknowledgement { error, .. } = following.next().await else {
-        panic!("expected an acknowledgement");
-    };
-    assert!(error.unwrap().contains("signature"));
+    assert!(following.refused().await.contains("signature"));
     assert!(following.clock.now() >= now() + Duration::from_secs(1_000));
     assert!(following.clock.now() < now() + Duration::from_secs(100_000));
+}
+
+/// Two states that follow each other: the second has another port and an instance that must not be believed.
+fn two_states(following: &Following) -> (Snapshot, Snapshot) {
+    let resources = [
+        (
+            "policy/Workload/inference/llm",
+            WORKLOAD.replace("openai", "chat").into_bytes(),
+        ),
+        ("trust-bundle", following.pki.bundle_resource()),
+        (
+            "trust/07070707070707070707070707070707",
+            InstanceTrust {
+                instance: InstanceId([7; 16]),
+                state: InstanceState::Lapsed,
+                reason: "silent".to_owned(),
+                since: now(),
+            }
+            .encode(),
+        ),
+    ];
+    let after = snapshot(&following.signer, revision(9), &resources);
+    (following.good(5), after)
+}
+
+#[tokio::test]
+async fn a_change_is_applied_to_what_is_held() {
+    let mut following = Following::new().await;
+    let (before, after) = two_states(&following);
+    let (there, back) = (
+        change(&before, after.clone()),
+        snapshot_again(&following, &before, 10),
+    );
+    let again = change(&after, back.clone());
+    assert_eq!((there.changed.len(), there.removed.len()), (2, 0));
+    assert_eq!((again.changed.len(), again.removed.len()), (1, 1));
+    following.follow(vec![
+        message(before.clone()),
+        WatchResponse::Delta(there).into(),
+    ]);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&before));
+    assert_eq!(following.next().await, acknowledged(&after));
+    assert!(!following.has_port());
+    assert_eq!(following.applied(), revision(9));
+    assert_eq!(following.state.policy.load().trust.len(), 1);
+    // On a later stream the sidecar says what it holds, and goes on from there.
+    following
+        .server
+        .publish(vec![WatchResponse::Delta(again).into()]);
+    following.server.cut();
+    let root = match acknowledged(&after) {
+        WatchRequest::Acknowledgement(ack) => ack.outcome.ok(),
+        _ => None,
+    };
+    assert_eq!(
+        following.next().await,
+        WatchRequest::Subscribe(Holding {
+            revision: revision(9),
+            slice_root: root,
+        })
+    );
+    assert_eq!(following.next().await, acknowledged(&back));
+    assert!(following.has_port());
+    assert_eq!(following.state.policy.load().trust.len(), 0);
+}
+
+/// The resources of a state under a later number.
+fn snapshot_again(following: &Following, before: &Snapshot, sequence: u64) -> Snapshot {
+    let resources: Vec<_> = before
+        .resources
+        .iter()
+        .map(|one| (one.name.to_string(), one.content.to_vec()))
+        .collect();
+    let resources: Vec<_> = resources
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.clone()))
+        .collect();
+    snapshot(&following.signer, revision(sequence), &resources)
+}
+
+/// After revision 5 a change comes that does not fit: the sidecar keeps what it has and asks with `expected`.
+async fn misfit(reason: &str, spoil: impl FnOnce(&mut Delta), asks: fn(Holding) -> Holding) {
+    let mut following = Following::new().await;
+    let (before, after) = two_states(&following);
+    let mut delta = change(&before, after);
+    spoil(&mut delta);
+    following.follow(vec![
+        message(before.clone()),
+        WatchResponse::Delta(delta).into(),
+    ]);
+    following.next().await;
+    let WatchRequest::Acknowledgement(held) = following.next().await else {
+        panic!("expected an acknowledgement");
+    };
+    let held = Holding {
+        revision: held.revision,
+        slice_root: held.outcome.ok(),
+    };
+    assert_eq!(
+        following.next().await,
+        WatchRequest::Subscribe(asks(held)),
+        "{reason}"
+    );
+    assert_eq!(following.applied(), revision(5));
+    assert!(following.has_port());
+    let counted = following
+        .metrics
+        .mesh_state_messages
+        .with_label_values(&[reason]);
+    assert_eq!(counted.get(), 1, "{reason}");
+}
+
+#[tokio::test]
+async fn a_change_that_skips_a_revision_is_not_guessed_at() {
+    misfit("base", |delta| delta.base = revision(6), |held| held).await;
+}
+
+#[tokio::test]
+async fn a_change_that_leaves_something_out_is_noticed() {
+    misfit(
+        "proof",
+        |delta| drop(delta.changed.pop()),
+        |_| Holding::default(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_that_removes_too_much_is_noticed() {
+    let too_much = |delta: &mut Delta| {
+        delta.removed = vec!["trust-bundle".parse().unwrap()];
+    };
+    misfit("proof", too_much, |_| Holding::default()).await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_of_a_revision_that_never_came_is_asked_about() {
+    let mut following = Following::new().await;
+    let (before, after) = two_states(&following);
+    let beat = WatchResponse::Heartbeat(after.revision);
+    following.follow(vec![message(before.clone()), beat.into()]);
+    following.next().await;
+    following.next().await;
+    let WatchRequest::Subscribe(holding) = following.next().await else {
+        panic!("expected a subscription");
+    };
+    assert_eq!(holding.revision, revision(5));
+    assert_eq!(following.applied(), revision(5));
+}
+
+#[tokio::test]
+async fn what_is_held_is_looked_at_as_a_whole_now_and_then() {
+    let mut following = Following::new().await;
+    let good = following.good(5);
+    let mut messages = vec![message(good.clone())];
+    let beat = WatchResponse::Heartbeat(good.revision.clone());
+    messages.extend((0..30).map(|_| v1::WatchResponse::from(beat.clone())));
+    following.follow(messages);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&good));
+    // Thirty heartbeats lead to one more, with a root that was computed afresh.
+    assert_eq!(following.next().await, acknowledged(&good));
+}
+
+#[test]
+fn a_signer_is_verified_once_until_it_is_another_one_or_ends() {
+    let pki = Pki::new();
+    let [one, other] = [(); 2].map(|()| pki.role(Some(MeshRole::MeshState)));
+    let verified = Cell::new(0);
+    let mut judge = Judge::default();
+    let mut check = |signer: &Identity, at: SystemTime, expected: u32| {
+        let signed = snapshot(signer, revision(1), &[]).revision;
+        let verify = |chain: &[CertificateDer<'_>], role| {
+            verified.set(verified.get() + 1);
+            verify_role(chain, &[pki.pin()], &trust_domain(), role, now())
+        };
+        judge.accept(&signed, at, verify).unwrap();
+        assert_eq!(verified.get(), expected);
+    };
+    check(&one, now(), 1);
+    check(&one, now(), 1);
+    check(&other, now(), 2);
+    check(&one, now(), 3);
+    // The test's certificates end with the year 2039.
+    let end = UNIX_EPOCH + Duration::from_secs(2_208_988_800);
+    check(&one, end - Duration::from_secs(1), 3);
+    check(&one, end, 4);
 }

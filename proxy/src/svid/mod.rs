@@ -83,7 +83,7 @@ impl Identities {
     }
 
     /// Publishes the bundle of a mesh-state revision; an unchanged one makes no new epoch.
-    pub fn replace_bundle(&self, bundle: TrustBundle) {
+    pub fn replace_bundle(&self, bundle: Arc<TrustBundle>) {
         let mut held = self.held();
         held.bundle_is_from_mesh_state = true;
         let unchanged = held
@@ -93,7 +93,7 @@ impl Identities {
         if unchanged {
             return;
         }
-        held.bundle = Some(Arc::new(bundle));
+        held.bundle = Some(bundle);
         self.publish(&mut held);
     }
 

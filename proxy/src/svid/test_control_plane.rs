@@ -28,7 +28,7 @@ use vouchsafe_api::convert::attest::{
     Issued, Refusal,
 };
 use vouchsafe_api::convert::mesh_state::{
-    Resource, SignedRevision, Snapshot, resource_leaf, trust_bundle,
+    Resource, SignedRevision, SliceName, SliceProof, Snapshot, slice_leaf, trust_bundle,
 };
 use vouchsafe_api::v1;
 use vouchsafe_api::v1::attestation_server::{Attestation, AttestationServer};
@@ -232,30 +232,33 @@ const REVISION: Revision = Revision {
     sequence: 3,
 };
 
-/// A revision over resources (name, content), which must be in the order of their names.
+/// A revision whose slice for `inference/llm` has these resources (name, content), in the order of their names.
 pub(crate) fn snapshot(
     signer: &Identity,
     revision: Revision,
     resources: &[(&str, Vec<u8>)],
 ) -> Snapshot {
-    let leaves: Vec<_> = resources
+    let resources: Vec<Resource> = resources
         .iter()
-        .map(|(name, content)| leaf_hash(&resource_leaf(name, content)))
-        .collect();
-    let resources = resources
-        .iter()
-        .enumerate()
-        .map(|(index, (name, content))| Resource {
+        .map(|(name, content)| Resource {
             name: name.parse().unwrap(),
-            content: content.clone(),
-            index: index as u64,
-            proof: prove(&leaves, index).unwrap(),
+            content: content.clone().into(),
         })
         .collect();
+    let leaves: Vec<_> = resources.iter().map(Resource::leaf).collect();
+    let slice = SliceName::Workload("inference/llm".parse().unwrap());
+    let slices = [
+        leaf_hash(b"everything"),
+        leaf_hash(&slice_leaf(
+            &slice.to_string(),
+            &root(&leaves),
+            leaves.len() as u64,
+        )),
+    ];
     let mut revision = SignedRevision {
         revision,
-        root: root(&leaves),
-        resources: leaves.len() as u64,
+        root: root(&slices),
+        slices: slices.len() as u64,
         time: now(),
         signature: Vec::new(),
         signer_chain: signer.chain.iter().map(|der| der.to_vec()).collect(),
@@ -263,6 +266,11 @@ pub(crate) fn snapshot(
     sign(signer, &mut revision);
     Snapshot {
         revision,
+        proof: SliceProof {
+            slice,
+            index: 1,
+            siblings: prove(&slices, 1).unwrap(),
+        },
         resources,
     }
 }
@@ -324,6 +332,8 @@ struct Shared {
     /// Sent to each subscriber, in this order; kept open afterwards.
     state: Mutex<Vec<v1::WatchResponse>>,
     acknowledgements: mpsc::Sender<v1::WatchRequest>,
+    /// Ends the mesh-state streams that are open.
+    cut: tokio::sync::Notify,
 }
 
 impl TestControlPlane {
@@ -346,6 +356,7 @@ impl TestControlPlane {
             seen: Mutex::default(),
             state: Mutex::default(),
             acknowledgements,
+            cut: tokio::sync::Notify::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -366,6 +377,11 @@ impl TestControlPlane {
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// Ends the mesh-state streams that are open.
+    pub(crate) fn cut(&self) {
+        self.shared.cut.notify_waiters();
     }
 
     pub(crate) fn publish(&self, state: Vec<v1::WatchResponse>) {
@@ -603,7 +619,14 @@ impl MeshState for Service {
             for message in messages {
                 let _gone = responses.send(message).await;
             }
-            while let Ok(Some(message)) = requests.message().await {
+            loop {
+                let message = tokio::select! {
+                    message = requests.message() => message,
+                    () = shared.cut.notified() => return,
+                };
+                let Ok(Some(message)) = message else {
+                    return;
+                };
                 let _gone = shared.acknowledgements.send(message).await;
             }
         });

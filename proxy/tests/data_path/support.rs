@@ -414,7 +414,7 @@ pub(crate) fn policy(text: &str) -> PolicyEpoch {
     let source = Source::new("policy.yaml", text);
     let set = PolicySet::parse(vec![source], Options { now: None }).unwrap();
     PolicyEpoch {
-        policy: set.policy(&DOMAIN.parse().unwrap()),
+        policy: Arc::new(set.policy(&DOMAIN.parse().unwrap())),
         ..PolicyEpoch::default()
     }
 }

@@ -3,7 +3,6 @@
 
 use prost::Message;
 use vouchsafe_api::convert::attest::{AttestRequest, AttestResponse};
-use vouchsafe_api::convert::mesh_state::probe::Probe;
 use vouchsafe_api::convert::mesh_state::renewal::PacedRenewal;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{WatchRequest, WatchResponse};
@@ -27,13 +26,13 @@ pub fn attest(data: &[u8]) {
     }
 }
 
-/// One message of the mesh state, in either direction: what a sidecar says and what is asked of it converts back.
+/// One message of the mesh state, in either direction: what converts, converts back to what converts alike.
 pub fn mesh_state(data: &[u8]) {
     if let Ok(message) = v1::WatchResponse::decode(data)
-        && let Ok(WatchResponse::Probe(probe)) = WatchResponse::try_from(message)
+        && let Ok(response) = WatchResponse::try_from(message)
     {
-        let again = v1::Probe::from(probe.clone());
-        assert_eq!(Probe::try_from(again).ok(), Some(probe));
+        let again = v1::WatchResponse::from(response.clone());
+        assert_eq!(WatchResponse::try_from(again).ok(), Some(response));
     }
     if let Ok(message) = v1::WatchRequest::decode(data)
         && let Ok(request) = WatchRequest::try_from(message)

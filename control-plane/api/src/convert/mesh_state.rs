@@ -1,4 +1,11 @@
-//! Mesh state: signed revisions and the resources that belong to them.
+//! Mesh state: signed revisions, slices of them, and the resources of a slice.
+//!
+//! # Why
+//! A sidecar holds a *slice*: the resources that concern its workload. The root of a slice is over its resources, and
+//! what is signed is the root over all slices. So one proof of a dozen hashes says what the whole slice is, at each
+//! revision anew: a change elsewhere costs a sidecar that proof and nothing else, and a receiver that is not told of a
+//! change finds another root than the proven one. With one tree over all resources, each change would need a new proof
+//! for each resource that is held, and what was left out would not show.
 //!
 //! | Module | Holds |
 //! |---|---|
@@ -8,7 +15,8 @@
 
 use std::time::SystemTime;
 
-use vouchsafe_attestation::merkle::Hash;
+use prost::bytes::Bytes;
+use vouchsafe_attestation::merkle::{Hash, leaf_hash, verify_inclusion};
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
@@ -18,7 +26,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use self::probe::{Probe, ProbeReport};
 use super::attest::{AuthorityCertificate, Endpoint};
-use super::{ConvertError, array, bounded, bytes, each, frame, some_bytes, text, time, unix_ms};
+use super::{ConvertError, array, bounded, each, frame, some_bytes, text, time, unix_ms};
 use crate::v1;
 
 pub mod probe;
@@ -33,10 +41,10 @@ mod tests;
 pub struct SignedRevision {
     /// Which state.
     pub revision: Revision,
-    /// Merkle root over all resources of the mesh, in the order of their names.
+    /// Merkle root over all slices, in the order of their names.
     pub root: Hash,
-    /// Number of leaves.
-    pub resources: u64,
+    /// Number of slices.
+    pub slices: u64,
     /// When it was signed, by the control plane's clock.
     pub time: SystemTime,
     /// ECDSA P-256 with SHA-256 over [`revision_tbs`], DER.
@@ -48,20 +56,20 @@ pub struct SignedRevision {
 impl SignedRevision {
     /// The bytes that the signature covers.
     pub fn tbs(&self) -> Vec<u8> {
-        revision_tbs(self.revision, &self.root, self.resources, self.time)
+        revision_tbs(self.revision, &self.root, self.slices, self.time)
     }
 }
 
 /// The bytes that a mesh-state key signs: a versioned label, then every field framed by its length.
 ///
-/// `vouchsafe/v1/revision\0 ‖ epoch ‖ sequence ‖ root ‖ number of resources ‖ Unix milliseconds`, numbers as u64
+/// `vouchsafe/v1/revision\0 ‖ epoch ‖ sequence ‖ root ‖ number of slices ‖ Unix milliseconds`, numbers as u64
 /// big-endian, each field preceded by its length as u64 big-endian.
-pub fn revision_tbs(revision: Revision, root: &Hash, resources: u64, time: SystemTime) -> Vec<u8> {
+pub fn revision_tbs(revision: Revision, root: &Hash, slices: u64, time: SystemTime) -> Vec<u8> {
     let mut out = REVISION_LABEL.to_vec();
     frame(&mut out, &revision.epoch.to_be_bytes());
     frame(&mut out, &revision.sequence.to_be_bytes());
     frame(&mut out, root);
-    frame(&mut out, &resources.to_be_bytes());
+    frame(&mut out, &slices.to_be_bytes());
     frame(&mut out, &unix_ms(time).to_be_bytes());
     out
 }
@@ -76,30 +84,90 @@ pub fn resource_leaf(name: &str, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One resource with the proof that it belongs to a revision.
+/// The Merkle leaf of a slice: its name, its root and the number of its resources, framed.
+///
+/// The leaf hash is [`vouchsafe_attestation::merkle::leaf_hash`] of this.
+pub fn slice_leaf(name: &str, root: &Hash, resources: u64) -> Vec<u8> {
+    let mut out = SLICE_LABEL.to_vec();
+    frame(&mut out, name.as_bytes());
+    frame(&mut out, root);
+    frame(&mut out, &resources.to_be_bytes());
+    out
+}
+
+/// Name of the leaf over all resources of the mesh, whomever they concern. No sidecar holds it.
+pub const WHOLE: &str = "*";
+
+/// One resource. Cloning shares the content.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Resource {
-    /// `policy/<Kind>/<namespace>/<name>`, `endpoints/<namespace>/<name>`, `trust-bundle`.
+    /// What it is.
     pub name: ResourceName,
     /// YAML of the document, or the encoded message that the name implies.
-    pub content: Vec<u8>,
-    /// Number of the leaf.
-    pub index: u64,
-    /// Siblings up to the root.
-    pub proof: Vec<Hash>,
+    pub content: Bytes,
 }
 
 impl Resource {
-    /// Whether the proof leads to the revision's root.
-    pub fn belongs_to(&self, revision: &SignedRevision) -> bool {
-        use vouchsafe_attestation::merkle::{leaf_hash, verify_inclusion};
-        let leaf = leaf_hash(&resource_leaf(&self.name.to_string(), &self.content));
+    /// Its leaf hash in its slice.
+    pub fn leaf(&self) -> Hash {
+        leaf_hash(&resource_leaf(&self.name.to_string(), &self.content))
+    }
+}
+
+/// Whose slice it is.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum SliceName {
+    /// A workload's.
+    Workload(WorkloadName),
+    /// That of all workloads that the policy does not know: what concerns everybody.
+    Unknown,
+}
+
+impl std::fmt::Display for SliceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Workload(workload) => workload.fmt(f),
+            Self::Unknown => f.write_str("-"),
+        }
+    }
+}
+
+impl std::str::FromStr for SliceName {
+    type Err = ConvertError;
+
+    fn from_str(name: &str) -> Result<Self, ConvertError> {
+        if name == "-" {
+            return Ok(Self::Unknown);
+        }
+        let workload = name.parse().map_err(|_| ConvertError::Malformed {
+            field: "slice",
+            expected: "`-` or the name of a workload",
+        })?;
+        Ok(Self::Workload(workload))
+    }
+}
+
+/// What leads from a slice to the signed root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SliceProof {
+    /// Whose slice.
+    pub slice: SliceName,
+    /// Number of the leaf.
+    pub index: u64,
+    /// Siblings up to the root.
+    pub siblings: Vec<Hash>,
+}
+
+impl SliceProof {
+    /// Whether the slice of a revision has this root and so many resources.
+    pub fn proves(&self, root: &Hash, resources: u64, revision: &SignedRevision) -> bool {
+        let leaf = leaf_hash(&slice_leaf(&self.slice.to_string(), root, resources));
         verify_inclusion(
             &revision.root,
             &leaf,
             self.index,
-            revision.resources,
-            &self.proof,
+            revision.slices,
+            &self.siblings,
         )
     }
 }
@@ -191,39 +259,69 @@ impl std::str::FromStr for ResourceName {
 /// What a mesh-state stream says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WatchResponse {
-    /// All resources that concern the receiver.
+    /// All resources of the receiver's slice.
     Snapshot(Snapshot),
     /// The current revision, freshly signed.
     Heartbeat(SignedRevision),
-    /// A change. The control plane sends none yet; a receiver that gets one asks for a snapshot.
-    Delta(SignedRevision),
+    /// What changed in the receiver's slice.
+    Delta(Delta),
     /// A question about a change that is not made.
     Probe(Probe),
 }
 
-/// All resources that concern one sidecar.
+/// All resources of one slice.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Snapshot {
     /// The revision that they belong to.
     pub revision: SignedRevision,
+    /// What the slice is.
+    pub proof: SliceProof,
     /// In the order of their names.
     pub resources: Vec<Resource>,
+}
+
+/// What makes the slice of one revision out of that of another.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Delta {
+    /// The revision that it leads to.
+    pub revision: SignedRevision,
+    /// The revision that it starts from.
+    pub base: Revision,
+    /// What the slice is afterwards.
+    pub proof: SliceProof,
+    /// New, or with another content; in the order of their names.
+    pub changed: Vec<Resource>,
+    /// No longer there, or no longer the receiver's concern.
+    pub removed: Vec<ResourceName>,
 }
 
 /// What a sidecar says on a mesh-state stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum WatchRequest {
-    /// First: the highest revision that the sidecar holds.
-    Subscribe(Revision),
+    /// First, and whenever what came can't be used: what the sidecar holds.
+    Subscribe(Holding),
     /// A revision is applied, or why not.
-    Acknowledgement {
-        /// Which.
-        revision: Revision,
-        /// `None`: applied.
-        error: Option<String>,
-    },
+    Acknowledgement(Acknowledgement),
     /// The answer to a probe.
     ProbeReport(ProbeReport),
+}
+
+/// What a sidecar holds; the default is nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Holding {
+    /// Its revision.
+    pub revision: Revision,
+    /// Root of the slice; `None` for nothing.
+    pub slice_root: Option<Hash>,
+}
+
+/// What became of a revision.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Acknowledgement {
+    /// Which.
+    pub revision: Revision,
+    /// Root of the slice that the sidecar holds now, or why it did not apply the revision.
+    pub outcome: Result<Hash, String>,
 }
 
 impl TryFrom<v1::SignedRevision> for SignedRevision {
@@ -237,7 +335,7 @@ impl TryFrom<v1::SignedRevision> for SignedRevision {
                 .ok_or(ConvertError::Missing("revision"))?
                 .into(),
             root: array("root", &wire.root)?,
-            resources: wire.resources,
+            slices: wire.slices,
             time: time("time_ms", wire.time_ms)?,
             signature: some_bytes("signature", MAX_SIGNATURE_BYTES, wire.signature)?,
             signer_chain: each("signer_chain", MAX_CHAIN, wire.signer_chain, certificate)?,
@@ -250,7 +348,7 @@ impl From<SignedRevision> for v1::SignedRevision {
         Self {
             revision: Some(signed.revision.into()),
             root: signed.root.to_vec(),
-            resources: signed.resources,
+            slices: signed.slices,
             time_ms: unix_ms(signed.time),
             signature: signed.signature,
             signer_chain: signed.signer_chain,
@@ -262,11 +360,10 @@ impl TryFrom<v1::Resource> for Resource {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Resource) -> Result<Self, ConvertError> {
+        bounded("content", MAX_CONTENT_BYTES, wire.content.len())?;
         Ok(Self {
             name: wire.name.parse()?,
-            content: bytes("content", MAX_CONTENT_BYTES, wire.content.into())?,
-            index: wire.index,
-            proof: each("proof", MAX_PROOF, wire.proof, |hash| array("proof", &hash))?,
+            content: wire.content,
         })
     }
 }
@@ -275,10 +372,118 @@ impl From<Resource> for v1::Resource {
     fn from(resource: Resource) -> Self {
         Self {
             name: resource.name.to_string(),
-            content: resource.content.into(),
-            index: resource.index,
-            proof: resource.proof.iter().map(|hash| hash.to_vec()).collect(),
+            content: resource.content,
         }
+    }
+}
+
+impl TryFrom<v1::SliceProof> for SliceProof {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::SliceProof) -> Result<Self, ConvertError> {
+        Ok(Self {
+            slice: wire.slice.parse()?,
+            index: wire.index,
+            siblings: each("siblings", MAX_PROOF, wire.siblings, |hash| {
+                array("siblings", &hash)
+            })?,
+        })
+    }
+}
+
+impl From<SliceProof> for v1::SliceProof {
+    fn from(proof: SliceProof) -> Self {
+        Self {
+            slice: proof.slice.to_string(),
+            index: proof.index,
+            siblings: proof.siblings.iter().map(|hash| hash.to_vec()).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Snapshot> for Snapshot {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::Snapshot) -> Result<Self, ConvertError> {
+        Ok(Self {
+            revision: required("revision", wire.revision)?,
+            proof: required("proof", wire.proof)?,
+            resources: resources("resources", wire.resources)?,
+        })
+    }
+}
+
+impl From<Snapshot> for v1::Snapshot {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            revision: Some(snapshot.revision.into()),
+            resources: snapshot.resources.into_iter().map(Into::into).collect(),
+            proof: Some(snapshot.proof.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Delta> for Delta {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::Delta) -> Result<Self, ConvertError> {
+        Ok(Self {
+            revision: required("revision", wire.revision)?,
+            base: wire.base.ok_or(ConvertError::Missing("base"))?.into(),
+            proof: required("proof", wire.proof)?,
+            changed: resources("changed", wire.changed)?,
+            removed: names("removed", &wire.removed)?,
+        })
+    }
+}
+
+impl From<Delta> for v1::Delta {
+    fn from(delta: Delta) -> Self {
+        Self {
+            revision: Some(delta.revision.into()),
+            base: Some(delta.base.into()),
+            changed: delta.changed.into_iter().map(Into::into).collect(),
+            removed: delta.removed.iter().map(ToString::to_string).collect(),
+            proof: Some(delta.proof.into()),
+        }
+    }
+}
+
+fn required<W, T: TryFrom<W, Error = ConvertError>>(
+    field: &'static str,
+    wire: Option<W>,
+) -> Result<T, ConvertError> {
+    wire.ok_or(ConvertError::Missing(field))?.try_into()
+}
+
+/// Reads resources, none of which comes twice.
+fn resources(field: &'static str, wire: Vec<v1::Resource>) -> Result<Vec<Resource>, ConvertError> {
+    ordered(field, wire.iter().map(|resource| &resource.name))?;
+    each(field, MAX_RESOURCES, wire, Resource::try_from)
+}
+
+fn names(field: &'static str, wire: &[String]) -> Result<Vec<ResourceName>, ConvertError> {
+    ordered(field, wire.iter())?;
+    bounded(field, MAX_RESOURCES, wire.len())?;
+    wire.iter().map(|name| name.parse()).collect()
+}
+
+fn ordered<'n>(
+    field: &'static str,
+    names: impl Iterator<Item = &'n String> + Clone,
+) -> Result<(), ConvertError> {
+    let expected = "in the order of names, each once";
+    let next = names.clone().skip(1);
+    match names.zip(next).all(|(one, next)| one < next) {
+        true => Ok(()),
+        false => Err(ConvertError::Malformed { field, expected }),
+    }
+}
+
+fn slice_root(wire: &[u8]) -> Result<Option<Hash>, ConvertError> {
+    match wire {
+        [] => Ok(None),
+        hash => array("slice_root", hash).map(Some),
     }
 }
 
@@ -287,22 +492,30 @@ impl TryFrom<v1::WatchResponse> for WatchResponse {
 
     fn try_from(wire: v1::WatchResponse) -> Result<Self, ConvertError> {
         use v1::watch_response::Message;
-        let revision = |wire: Option<v1::SignedRevision>| {
-            wire.ok_or(ConvertError::Missing("revision"))?.try_into()
-        };
         match wire.message.ok_or(ConvertError::Missing("message"))? {
-            Message::Snapshot(snapshot) => Ok(Self::Snapshot(Snapshot {
-                revision: revision(snapshot.revision)?,
-                resources: each(
-                    "resources",
-                    MAX_RESOURCES,
-                    snapshot.resources,
-                    Resource::try_from,
-                )?,
-            })),
-            Message::Heartbeat(heartbeat) => Ok(Self::Heartbeat(revision(heartbeat.revision)?)),
-            Message::Delta(delta) => Ok(Self::Delta(revision(delta.revision)?)),
-            Message::Probe(probe) => Ok(Self::Probe(probe.try_into()?)),
+            Message::Snapshot(snapshot) => snapshot.try_into().map(Self::Snapshot),
+            Message::Heartbeat(heartbeat) => {
+                required("revision", heartbeat.revision).map(Self::Heartbeat)
+            }
+            Message::Delta(delta) => delta.try_into().map(Self::Delta),
+            Message::Probe(probe) => probe.try_into().map(Self::Probe),
+        }
+    }
+}
+
+impl From<WatchResponse> for v1::WatchResponse {
+    fn from(response: WatchResponse) -> Self {
+        use v1::watch_response::Message;
+        let message = match response {
+            WatchResponse::Snapshot(snapshot) => Message::Snapshot(snapshot.into()),
+            WatchResponse::Heartbeat(signed) => Message::Heartbeat(v1::Heartbeat {
+                revision: Some(signed.into()),
+            }),
+            WatchResponse::Delta(delta) => Message::Delta(delta.into()),
+            WatchResponse::Probe(probe) => Message::Probe(probe.into()),
+        };
+        Self {
+            message: Some(message),
         }
     }
 }
@@ -313,20 +526,12 @@ impl TryFrom<v1::WatchRequest> for WatchRequest {
     fn try_from(wire: v1::WatchRequest) -> Result<Self, ConvertError> {
         use v1::watch_request::Message;
         match wire.message.ok_or(ConvertError::Missing("message"))? {
-            Message::Subscribe(subscribe) => Ok(Self::Subscribe(
-                subscribe.applied.map(Into::into).unwrap_or_default(),
-            )),
-            Message::Acknowledgement(ack) => {
-                let error = text("error", MAX_ERROR_BYTES, ack.error)?;
-                Ok(Self::Acknowledgement {
-                    revision: ack
-                        .revision
-                        .ok_or(ConvertError::Missing("revision"))?
-                        .into(),
-                    error: Some(error).filter(|error| !error.is_empty()),
-                })
-            }
-            Message::ProbeReport(report) => Ok(Self::ProbeReport(report.try_into()?)),
+            Message::Subscribe(subscribe) => Ok(Self::Subscribe(Holding {
+                revision: subscribe.applied.map(Into::into).unwrap_or_default(),
+                slice_root: slice_root(&subscribe.slice_root)?,
+            })),
+            Message::Acknowledgement(ack) => ack.try_into().map(Self::Acknowledgement),
+            Message::ProbeReport(report) => report.try_into().map(Self::ProbeReport),
         }
     }
 }
@@ -335,21 +540,63 @@ impl From<WatchRequest> for v1::WatchRequest {
     fn from(request: WatchRequest) -> Self {
         use v1::watch_request::Message;
         let message = match request {
-            WatchRequest::Subscribe(applied) => Message::Subscribe(v1::Subscribe {
-                applied: Some(applied.into()),
+            WatchRequest::Subscribe(holding) => Message::Subscribe(v1::Subscribe {
+                applied: Some(holding.revision.into()),
+                slice_root: holding
+                    .slice_root
+                    .map_or_else(Vec::new, |root| root.to_vec()),
             }),
-            WatchRequest::Acknowledgement { revision, error } => {
-                Message::Acknowledgement(v1::Acknowledgement {
-                    revision: Some(revision.into()),
-                    error: error.unwrap_or_default(),
-                })
-            }
+            WatchRequest::Acknowledgement(ack) => Message::Acknowledgement(ack.into()),
             WatchRequest::ProbeReport(report) => Message::ProbeReport(report.into()),
         };
         Self {
             message: Some(message),
         }
     }
+}
+
+impl TryFrom<v1::Acknowledgement> for Acknowledgement {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::Acknowledgement) -> Result<Self, ConvertError> {
+        let error = text("error", MAX_ERROR_BYTES, wire.error)?;
+        let root = slice_root(&wire.slice_root)?;
+        Ok(Self {
+            revision: required_revision(wire.revision)?,
+            outcome: match (root, error.is_empty()) {
+                (Some(root), true) => Ok(root),
+                (None, false) => Err(error),
+                (None, true) => return Err(ConvertError::Missing("slice_root")),
+                (Some(_), false) => {
+                    let expected = "absent beside an error";
+                    return Err(ConvertError::Malformed {
+                        field: "slice_root",
+                        expected,
+                    });
+                }
+            },
+        })
+    }
+}
+
+impl From<Acknowledgement> for v1::Acknowledgement {
+    fn from(ack: Acknowledgement) -> Self {
+        let (slice_root, error) = match ack.outcome {
+            Ok(root) => (root.to_vec(), String::new()),
+            // An error without words would read as none.
+            Err(error) if error.is_empty() => (Vec::new(), "unknown".to_owned()),
+            Err(error) => (Vec::new(), one_line(&error)),
+        };
+        Self {
+            revision: Some(ack.revision.into()),
+            error,
+            slice_root,
+        }
+    }
+}
+
+fn required_revision(wire: Option<v1::Revision>) -> Result<Revision, ConvertError> {
+    Ok(wire.ok_or(ConvertError::Missing("revision"))?.into())
 }
 
 /// Reads the authorities of a bundle on the wire.
@@ -442,6 +689,7 @@ pub fn one_line(error: &str) -> String {
 /// Versioned, NUL-terminated, so that no label is a prefix of another.
 const REVISION_LABEL: &[u8] = b"vouchsafe/v1/revision\0";
 const RESOURCE_LABEL: &[u8] = b"vouchsafe/v1/resource\0";
+const SLICE_LABEL: &[u8] = b"vouchsafe/v1/slice\0";
 const MAX_CHAIN: usize = 8;
 /// Two integers of 33 bytes with their headers.
 const MAX_SIGNATURE_BYTES: usize = 80;

@@ -1,5 +1,6 @@
 //! The control plane under test, and a sidecar that can lie about everything.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,7 +29,9 @@ use vouchsafe_api::convert::attest::{
     AttestRequest, AttestResponse, Challenge, Endpoint, Evidence, EvidenceBody, EvidenceItem,
     Hello, Issued, JoinToken, Offer, Refusal, SimulatedEvidence,
 };
-use vouchsafe_api::convert::mesh_state::{SignedRevision, Snapshot, WatchRequest, WatchResponse};
+use vouchsafe_api::convert::mesh_state::{
+    Acknowledgement, Holding, Resource, SignedRevision, SliceProof, WatchRequest, WatchResponse,
+};
 use vouchsafe_api::convert::record::RecordEntry;
 use vouchsafe_api::v1;
 use vouchsafe_api::v1::attestation_client::AttestationClient;
@@ -38,7 +41,9 @@ use vouchsafe_attestation::binding::{
     Base, EXPORTER_LABEL, EvidenceDigest, Nonce, Purpose, Role, Transcript,
 };
 use vouchsafe_attestation::claims::EvidenceKind;
+use vouchsafe_attestation::merkle::{self, Hash};
 use vouchsafe_attestation::peer::verify_role;
+use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::{MeshRole, sha256};
 use vouchsafe_config::control_plane::{ControlPlaneConfig, EndorsementSources};
 use vouchsafe_verifier::vendor_roots::VendorRoots;
@@ -723,8 +728,12 @@ impl Client {
     }
 
     pub(super) async fn try_watch(&self) -> Result<Watch, Status> {
+        self.subscribe(Holding::default()).await
+    }
+
+    pub(super) async fn subscribe(&self, holding: Holding) -> Result<Watch, Status> {
         let (requests, receiver) = mpsc::channel(4);
-        let subscribe = WatchRequest::Subscribe(Default::default());
+        let subscribe = WatchRequest::Subscribe(holding);
         requests.send(subscribe.into()).await.unwrap();
         let origin = Uri::from_static("http://cp");
         let responses = MeshStateClient::with_origin(self.requests.clone(), origin)
@@ -735,6 +744,7 @@ impl Client {
         Ok(Watch {
             requests,
             responses,
+            held: BTreeMap::new(),
         })
     }
 
@@ -772,6 +782,7 @@ fn simulated(sidecar: &Sidecar, binding: [u8; 32]) -> EvidenceItem {
 pub(super) struct Watch {
     requests: mpsc::Sender<v1::WatchRequest>,
     responses: Streaming<v1::WatchResponse>,
+    held: BTreeMap<String, Resource>,
 }
 
 impl Watch {
@@ -785,12 +796,90 @@ impl Watch {
         WatchResponse::try_from(message).unwrap()
     }
 
-    pub(super) async fn snapshot_after(&mut self, seen: &SignedRevision) -> Snapshot {
+    /// The next message that is no heartbeat.
+    pub(super) async fn next_change(&mut self) -> WatchResponse {
         loop {
-            if let WatchResponse::Snapshot(snapshot) = self.next().await {
-                assert!(snapshot.revision.revision > seen.revision);
-                return snapshot;
+            let next = self.next().await;
+            if !matches!(next, WatchResponse::Heartbeat(_)) {
+                return next;
             }
+        }
+    }
+
+    /// Takes changes in until a heartbeat says that there are no more, and says what is held.
+    pub(super) async fn settled(&mut self) -> Holding {
+        loop {
+            let message = self.next().await;
+            if let WatchResponse::Heartbeat(signed) = message {
+                let root = self.root();
+                self.acknowledge(signed.revision, Ok(root)).await;
+                return Holding {
+                    revision: signed.revision,
+                    slice_root: Some(root),
+                };
+            }
+            self.take(message);
+        }
+    }
+
+    /// Takes the next change in, proves what is held then, and acknowledges it.
+    pub(super) async fn change(&mut self) -> SignedRevision {
+        loop {
+            let message = self.next().await;
+            if let Some(revision) = self.take_in(message).await {
+                return revision;
+            }
+        }
+    }
+
+    /// Takes a change in, proves what is held then, and acknowledges it. `None` for what is no change.
+    pub(super) async fn take_in(&mut self, message: WatchResponse) -> Option<SignedRevision> {
+        let (revision, proof) = self.take(message)?;
+        let root = self.root();
+        assert!(proof.proves(&root, self.held.len() as u64, &revision));
+        self.acknowledge(revision.revision, Ok(root)).await;
+        Some(revision)
+    }
+
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.held.values()
+    }
+
+    pub(super) async fn acknowledge(&self, revision: Revision, outcome: Result<Hash, String>) {
+        let ack = Acknowledgement { revision, outcome };
+        self.send(WatchRequest::Acknowledgement(ack)).await;
+    }
+
+    pub(super) fn root(&self) -> Hash {
+        let leaves: Vec<Hash> = self.held.values().map(Resource::leaf).collect();
+        merkle::root(&leaves)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.held.contains_key(name)
+    }
+
+    fn take(&mut self, message: WatchResponse) -> Option<(SignedRevision, SliceProof)> {
+        match message {
+            WatchResponse::Snapshot(snapshot) => {
+                self.held.clear();
+                self.put(snapshot.resources);
+                Some((snapshot.revision, snapshot.proof))
+            }
+            WatchResponse::Delta(delta) => {
+                for name in delta.removed {
+                    self.held.remove(&name.to_string()).unwrap();
+                }
+                self.put(delta.changed);
+                Some((delta.revision, delta.proof))
+            }
+            WatchResponse::Heartbeat(_) | WatchResponse::Probe(_) => None,
+        }
+    }
+
+    fn put(&mut self, resources: Vec<Resource>) {
+        for resource in resources {
+            self.held.insert(resource.name.to_string(), resource);
         }
     }
 

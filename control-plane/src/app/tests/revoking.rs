@@ -298,19 +298,14 @@ async fn connected(
 /// Answers probes and says of each revision that it is applied. Ends with the stream.
 async fn answer<C>(_client: C, mut watch: Watch, live: u64, falls: usize, is_revoked: bool) {
     loop {
-        let said = match watch.next().await {
+        match watch.next().await {
             WatchResponse::Probe(probe) => {
                 let fallen = (0..falls).map(|_| fallen("spiffe://test.example/ns/dev/workload/x"));
                 let report = ProbeReport::new(probe.id, fallen).of(live, is_revoked);
-                WatchRequest::ProbeReport(report)
+                watch.send(WatchRequest::ProbeReport(report)).await;
             }
-            WatchResponse::Snapshot(snapshot) => WatchRequest::Acknowledgement {
-                revision: snapshot.revision.revision,
-                error: None,
-            },
-            _ => continue,
-        };
-        watch.send(said).await;
+            other => drop(watch.take_in(other).await),
+        }
     }
 }
 

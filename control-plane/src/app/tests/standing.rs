@@ -1,7 +1,7 @@
 //! What becomes of an instance between renewals, at the control plane's doors: evidence that turns bad, and silence.
 
 use vouchsafe_api::convert::attest::Issued;
-use vouchsafe_api::convert::mesh_state::Snapshot;
+use vouchsafe_api::convert::mesh_state::ResourceName;
 use vouchsafe_api::convert::mesh_state::trust::{InstanceState, InstanceTrust};
 use vouchsafe_api::convert::record::standing::{BrakeChange, StandingChange};
 use vouchsafe_attestation::result::InstanceId;
@@ -32,8 +32,8 @@ fn web() -> Sidecar {
     Sidecar::new("dev/web", "other")
 }
 
-fn distrusted(snapshot: &Snapshot) -> Vec<InstanceTrust> {
-    let resources = snapshot.resources.iter();
+fn distrusted(watch: &Watch) -> Vec<InstanceTrust> {
+    let resources = watch.resources();
     resources
         .filter_map(|resource| match &resource.name {
             ResourceName::Trust(instance) => {
@@ -44,18 +44,19 @@ fn distrusted(snapshot: &Snapshot) -> Vec<InstanceTrust> {
         .collect()
 }
 
-/// Waits for a snapshot after which exactly these are not to be believed.
-async fn wait_for_trust(watch: &mut Watch, expected: &[(InstanceId, InstanceState)]) -> Snapshot {
+/// Waits until exactly these are not to be believed.
+async fn wait_for_trust(
+    watch: &mut Watch,
+    expected: &[(InstanceId, InstanceState)],
+) -> Vec<InstanceTrust> {
     let waiting = async {
         loop {
-            if let WatchResponse::Snapshot(snapshot) = watch.next().await {
-                let found: Vec<_> = { distrusted(&snapshot).into_iter() }
-                    .map(|trust| (trust.instance, trust.state))
-                    .collect();
-                if found == expected {
-                    return snapshot;
-                }
+            let held = distrusted(watch);
+            let found = held.iter().map(|trust| (trust.instance, trust.state));
+            if watch.has("trust-bundle") && found.eq(expected.iter().copied()) {
+                return held;
             }
+            watch.change().await;
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
@@ -105,8 +106,8 @@ async fn evidence_that_turns_bad_is_published_at_once_and_no_restart_forgets_it(
     let refused = factory.attest_with_key(&bad, Some(&svid)).await;
     assert_eq!(reason(refused.map(|_| ())), "image");
     let revoked = [(good.instance, InstanceState::Revoked)];
-    let snapshot = wait_for_trust(&mut watch, &revoked).await;
-    assert_eq!(distrusted(&snapshot)[0].reason, "image");
+    let held = wait_for_trust(&mut watch, &revoked).await;
+    assert_eq!(held[0].reason, "image");
     let recorded = changes(&factory);
     let [change] = recorded.as_slice() else {
         panic!("one change: {recorded:?}");
@@ -242,8 +243,7 @@ async fn a_profile_change_judges_live_results_again_and_revokes_those_that_fail(
     let more = POLICY.replace("[{name: dev}]", "[{name: dev}, {name: next}]");
     let more = more.replace("{nodes: [laptop]}", "{nodes: [laptop, other]}");
     factory.write_policy(&more);
-    let snapshot = wait_for_trust(&mut watch, &[]).await;
-    assert_eq!(distrusted(&snapshot), []);
+    assert_eq!(wait_for_trust(&mut watch, &[]).await, []);
     // The machine leaves the workload; the other stays.
     factory.write_policy(&more.replace("{nodes: [laptop, other]}", "{nodes: [other]}"));
     let revoked = [(held.instance, InstanceState::Revoked)];

@@ -16,10 +16,10 @@ use vouchsafe_api::convert::record::OperatorAct;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_config::document::Kind;
 use vouchsafe_config::load;
 use vouchsafe_config::reason::diff::diff;
-use vouchsafe_config::set::{Document, PolicySet};
+use vouchsafe_config::set::PolicySet;
+use vouchsafe_config::slice::Slices;
 
 use super::OperatorApi;
 use super::losses::losses;
@@ -135,11 +135,11 @@ impl OperatorApi {
         after: &PolicySet,
     ) -> (Vec<SidecarReport>, v1::ChangeResponse) {
         let control_plane = &self.control_plane;
+        let (old, new) = (before.slices(), after.slices());
         let mut questions: BTreeMap<WorkloadName, v1::Probe> = BTreeMap::new();
         let question = |workload: &WorkloadName| {
             let held = questions.entry(workload.clone());
-            held.or_insert_with(|| probe(before, after, workload))
-                .clone()
+            held.or_insert_with(|| probe(&old, &new, workload)).clone()
         };
         let mut reports = control_plane.probes.ask(question, PROBE_PATIENCE).await;
         reports.sort_by(|one, other| {
@@ -238,11 +238,11 @@ fn file_of_revocation(name: &str, set: &PolicySet, folder: &Path) -> Result<Stri
 }
 
 /// What changes for a workload's sidecars.
-fn probe(before: &PolicySet, after: &PolicySet, workload: &WorkloadName) -> v1::Probe {
-    let slice = |set: &PolicySet| -> BTreeMap<String, String> {
-        let mesh = set.documents().iter().filter(|one| one.kind == Kind::Mesh);
-        let all = mesh.chain(set.slice_for(workload));
-        all.map(|one: &Document| (one.resource_name(), one.distributable()))
+fn probe(before: &Slices<'_>, after: &Slices<'_>, workload: &WorkloadName) -> v1::Probe {
+    let slice = |slices: &Slices<'_>| -> BTreeMap<String, String> {
+        let documents = slices.of(workload).into_iter();
+        documents
+            .map(|one| (one.resource_name(), one.distributable()))
             .collect()
     };
     let (old, new) = (slice(before), slice(after));
@@ -255,8 +255,6 @@ fn probe(before: &PolicySet, after: &PolicySet, workload: &WorkloadName) -> v1::
             .map(|(name, text)| v1::Resource {
                 name: name.clone(),
                 content: text.clone().into(),
-                index: 0,
-                proof: Vec::new(),
             })
             .collect(),
         removed: old

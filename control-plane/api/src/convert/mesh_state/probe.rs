@@ -12,7 +12,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use super::super::{
     ConvertError, MAX_WATCH_REQUEST_BYTES, array, bounded, each, text, time, unix_ms, word,
 };
-use super::{MAX_ERROR_BYTES, MAX_NAME_BYTES, MAX_RESOURCES, Resource, ResourceName};
+use super::{MAX_ERROR_BYTES, MAX_NAME_BYTES, Resource, ResourceName, names, resources};
 use crate::v1;
 
 /// A question: what would fall if these resources were in force?
@@ -20,7 +20,7 @@ use crate::v1;
 pub struct Probe {
     /// Of the question; the answer repeats it.
     pub id: u64,
-    /// They stand in for those of the same name. Their proofs are empty.
+    /// They stand in for those of the same name; in the order of names.
     pub resources: Vec<Resource>,
     /// Those that would be gone.
     pub removed: Vec<ResourceName>,
@@ -117,13 +117,8 @@ impl TryFrom<v1::Probe> for Probe {
     fn try_from(wire: v1::Probe) -> Result<Self, ConvertError> {
         Ok(Self {
             id: wire.id,
-            resources: each(
-                "resources",
-                MAX_RESOURCES,
-                wire.resources,
-                Resource::try_from,
-            )?,
-            removed: each("removed", MAX_RESOURCES, wire.removed, |name| name.parse())?,
+            resources: resources("resources", wire.resources)?,
+            removed: names("removed", &wire.removed)?,
         })
     }
 }
@@ -256,9 +251,7 @@ mod tests {
             id: 9,
             resources: vec![Resource {
                 name: "policy/Revocation/platform/gone".parse().unwrap(),
-                content: b"kind: Revocation".to_vec(),
-                index: 0,
-                proof: Vec::new(),
+                content: b"kind: Revocation".as_slice().into(),
             }],
             removed: vec!["policy/AccessPolicy/a/b".parse().unwrap()],
         };
