@@ -499,8 +499,8 @@ impl Worker {
             Proven::Peer(peer) => {
                 let policy = self.parts.state.policy.load();
                 let bearer = Bearer::from(&peer.peer);
-                if policy.policy.revoked(&bearer, self.now()).is_some() {
-                    return Err(reason::REVOKED);
+                if let Some(revocation) = policy.policy.revoked(&bearer, self.now()) {
+                    return Err(revocation.deny_reason().into());
                 }
                 (bond.peer_succeeded(Arc::clone(&peer)), peer)
             }

@@ -118,7 +118,7 @@ async fn a_sidecar_that_was_started_again_takes_the_place_of_the_old_one_unless_
     for one in [instance(1), again(2), instance(3)] {
         registry.enroll(one, None).await.unwrap();
     }
-    registry.stream_opened(InstanceId([2; 16]));
+    registry.stream_opened(InstanceId([2; 16]), now());
     registry.enroll(again(4), None).await.unwrap();
     let superseded = registry.supersede(&InstanceId([4; 16]), now());
     let ids: Vec<_> = superseded.iter().map(|one| one.id).collect();

@@ -206,7 +206,7 @@ fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
         since: start(),
     });
     Arc::new(PolicyEpoch {
-        policy: (set.policy(&trust_domain())).withdraw(trust.into_iter().map(Into::into)),
+        policy: Arc::new((set.policy(&trust_domain())).withdraw(trust.into_iter().map(Into::into))),
         ..PolicyEpoch::default()
     })
 }
@@ -275,6 +275,7 @@ impl Factory {
                 direction: live.direction,
                 local: &LOCAL.parse().unwrap(),
                 peer: &live.peer().as_ref().unwrap().peer,
+                binding: live.binding(),
                 port: &port.parse().unwrap(),
                 request: request.as_ref(),
                 user: None,
