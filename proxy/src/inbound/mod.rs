@@ -178,6 +178,8 @@ impl Inbound {
         });
         let io = Io::new(Transport::Tls(stream));
         tokio::select! {
+            // First, for a cut ends the streams too: whoever ends by it, the cut is counted.
+            biased;
             reason = live.cut() => self.worker.parts.metrics.cut(Direction::Inbound, reason),
             () = connection.serve(io, alpn) => {}
         }

@@ -144,6 +144,8 @@ impl Outbound {
             live: Rc::clone(live),
         });
         tokio::select! {
+            // First, as inbound: a cut is counted.
+            biased;
             reason = live.cut() => metrics.cut(Direction::Outbound, reason),
             () = connection.serve(io) => {}
         }

@@ -351,9 +351,11 @@ async fn open_lane(
         async move {
             let _registered = registered;
             tokio::select! {
+                // First, as inbound: a cut is counted.
+                biased;
+                reason = live.cut() => worker.parts.metrics.cut(Direction::Outbound, reason),
                 // How the connection ended is seen by its streams.
                 _ = connection => {}
-                reason = live.cut() => worker.parts.metrics.cut(Direction::Outbound, reason),
             }
             closed.set(true);
         }

@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
-use vouchsafe_config::policy::{Decision, DenyReason, Direction};
+use vouchsafe_config::policy::{Binding, Decision, DenyReason, Direction};
 
 use crate::drain::{OpenConnection, Phase};
 use crate::reason;
@@ -242,20 +242,20 @@ impl Registry {
         }
         relies_on.push(Rc::clone(admission));
         admission.connections.borrow_mut().insert(on.id);
-        if let Some(end) = self.ends(on, admission) {
+        if let Some(end) = self.ends(on, admission, on.binding()) {
             let due = on.due.get().map_or(end, |due| due.min(end));
             on.due.set(Some(due));
         }
     }
 
     /// When an admission ends for the peer of a connection, by time alone.
-    fn ends(&self, on: &Live, admission: &Admission) -> Option<SystemTime> {
+    fn ends(&self, on: &Live, admission: &Admission, binding: Binding) -> Option<SystemTime> {
         let rule = admission.rule.get()?;
         let peer = on.peer();
         let result = peer.as_ref().and_then(|verified| verified.peer.result());
         let policy = self.policy.borrow();
         let policy = &policy.policy;
-        policy.rule_ends(rule, on.direction, result, on.binding())
+        policy.rule_ends(rule, on.direction, result, binding)
     }
 
     /// Ends or drains what is due.

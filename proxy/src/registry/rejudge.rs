@@ -10,7 +10,9 @@ use std::time::SystemTime;
 
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
-use vouchsafe_config::policy::{Context, Decision, DenyReason, Policy, RuleId, authorize_live};
+use vouchsafe_config::policy::{
+    Binding, Context, Decision, DenyReason, Policy, RuleId, authorize_live,
+};
 use vouchsafe_config::revocation::{Action, Bearer, Revocation};
 
 use crate::reason::{self, Reason, Why};
@@ -125,7 +127,9 @@ impl Registry {
         }
         outcome.falls.iter().for_each(Fall::apply);
         let relies_on = live.relies_on.borrow();
-        let ends = relies_on.iter().filter_map(|held| self.ends(live, held));
+        let ends = relies_on
+            .iter()
+            .filter_map(|held| self.ends(live, held, live.binding()));
         live.due.set(ends.filter(|end| *end > now).min());
     }
 
@@ -244,7 +248,9 @@ impl Registry {
         let reason: Reason = match denied {
             DenyReason::Revoked | DenyReason::Lapsed | DenyReason::UnknownDoor => denied.into(),
             _ if is_over(held.policy.expires(rule)) => reason::RULE_EXPIRED,
-            _ if is_over(self.ends(live, &stream.admission)) => DenyReason::EvidenceTooOld.into(),
+            _ if is_over(self.ends(live, &stream.admission, Binding::Certificate)) => {
+                DenyReason::EvidenceTooOld.into()
+            }
             _ if !new.has_document_of(&held.policy, rule) => reason::RULE_REMOVED,
             _ => denied.into(),
         };

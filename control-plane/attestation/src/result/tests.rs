@@ -149,6 +149,7 @@ fn longest_text(kind: EvidenceKind, name: &str) -> usize {
     match name {
         "image" => 63,
         "chip_id" if is_amd => 128,
+        "machine" => 128,
         "measurement" | "id_key_digest" | "author_key_digest" | "mrtd" | "mrseam"
         | "mrconfigid" | "mrowner" | "mrownerconfig" | "mrservicetd" | "rtmr0" | "rtmr1"
         | "rtmr2" | "rtmr3" | "firmware_id" | "pcr0" | "pcr1" | "pcr2" | "pcr3" | "pcr4"
