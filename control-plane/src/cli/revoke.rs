@@ -19,8 +19,9 @@ use crate::rpc::operator::REVOCATIONS_FOLDER;
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
+    // Not an `Option`: clap never fills one whose fields are flattened again.
     #[command(flatten)]
-    wanted: Option<Wanted>,
+    wanted: Wanted,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -48,7 +49,7 @@ struct End {
 #[derive(Debug, clap::Args)]
 struct Wanted {
     /// What it is called: `namespace/name`.
-    name: WorkloadName,
+    name: Option<WorkloadName>,
     /// Serial number of a certificate, in hex.
     #[arg(long)]
     serial: Vec<String>,
@@ -102,23 +103,23 @@ struct Wanted {
 
 impl Arguments {
     pub(super) async fn run(self) -> Outcome {
-        match (self.command, self.wanted) {
-            (Some(Command::List(ask)), _) => list(&ask).await,
-            (Some(Command::End(end)), _) => end.run().await,
-            (Some(Command::Explain(mut wanted)), _) => {
+        match self.command {
+            Some(Command::List(ask)) => list(&ask).await,
+            Some(Command::End(end)) => end.run().await,
+            Some(Command::Explain(mut wanted)) => {
                 wanted.limits.dry_run = true;
                 wanted.run().await
             }
-            (None, Some(wanted)) => wanted.run().await,
-            (None, None) => Outcome::misused(
-                "error: say what it is called and whom it means, as in `vouchsafe revoke platform/incident-7 --workload edge/gateway --reason stolen`\n",
-            ),
+            None => self.wanted.run().await,
         }
     }
 }
 
 impl Wanted {
     async fn run(&self) -> Outcome {
+        let Some(called) = &self.name else {
+            return Outcome::misused(format!("error: {UNNAMED}\n"));
+        };
         if self.reason.trim().is_empty() && !self.limits.dry_run {
             return Outcome::misused("error: say why with `--reason`: it stands in the record\n");
         }
@@ -129,7 +130,7 @@ impl Wanted {
         let mut request = self.limits.request("revoke", &self.reason);
         let name = format!(
             "{REVOCATIONS_FOLDER}/{}.{}.yaml",
-            self.name.namespace, self.name.name
+            called.namespace, called.name
         );
         request.files.push(PolicyFile {
             name: name.clone(),
@@ -154,8 +155,7 @@ impl Wanted {
             None => "only by".to_owned(),
         };
         let headline = format!(
-            "revoked by {}, in {name}; it ends {end} `vouchsafe revoke end {} --reason …`",
-            self.name, self.name
+            "revoked by {called}, in {name}; it ends {end} `vouchsafe revoke end {called} --reason …`"
         );
         change::show(&response, self.limits.dry_run, &headline, self.ask.output)
     }
@@ -188,7 +188,8 @@ impl Wanted {
         if found.is_empty() {
             return Err("say whom it means: `--workload`, `--serial`, `--claim` and so on; `vouchsafe revoke --help` lists them".to_owned());
         }
-        let (namespace, name) = (&self.name.namespace, &self.name.name);
+        let called = self.name.as_ref().ok_or(UNNAMED)?;
+        let (namespace, name) = (&called.namespace, &called.name);
         let reason = match self.reason.as_str() {
             // Only asked about: nobody will read it.
             "" => "asked about",
@@ -350,6 +351,9 @@ fn file_name(file: &str) -> &str {
     let name = Path::new(file).file_name().and_then(|name| name.to_str());
     name.unwrap_or(file)
 }
+
+/// What to do without a name.
+const UNNAMED: &str = "say what it is called and whom it means, as in `vouchsafe revoke platform/incident-7 --workload edge/gateway --reason stolen`";
 
 #[cfg(test)]
 mod tests {
