@@ -17,7 +17,7 @@ use vouchsafe_attestation::trust_domain::TrustDomain;
 use crate::claim::Requirement;
 use crate::node::Node;
 use crate::policy::{DenyReason, RuleSource};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// An act that ends trust: it holds until it expires or its document is removed, which the record shows.
 #[derive(Clone, Debug)]
@@ -181,12 +181,13 @@ impl Revocation {
     pub(crate) fn resolve<'n>(
         &mut self,
         node: impl Fn(&WorkloadName) -> Option<&'n Node>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Problems> {
         let mut machines = Vec::new();
         for name in &self.matches.nodes {
             let Some(node) = node(name) else {
                 let message = format!("there is no Node `{name}`");
-                return Err(Problem::of_file(&self.source.file, message).path("spec.match.node"));
+                let problem = Problem::of_file(&self.source.file, message);
+                return Err(Problems::one(problem.path("spec.match.node")));
             };
             machines.extend(node.hardware.identities());
         }

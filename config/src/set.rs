@@ -134,9 +134,7 @@ impl PolicySet {
             revocations, nodes, ..
         } = &mut self;
         for revocation in revocations.values_mut() {
-            revocation
-                .resolve(|name| nodes.get(name))
-                .map_err(Problems::one)?;
+            revocation.resolve(|name| nodes.get(name))?;
         }
         Ok(self)
     }

@@ -249,8 +249,7 @@ impl PolicySlice {
         access.sort_by_key(|one| &one.name);
         revocations.sort_by(|one, other| one.name.cmp(&other.name));
         for revocation in &mut revocations {
-            let resolved = revocation.resolve(|name| nodes.get(name).copied());
-            resolved.map_err(Problems::one)?;
+            revocation.resolve(|name| nodes.get(name).copied())?;
         }
         Ok(Policy::compile(
             trust_domain,

@@ -2,7 +2,7 @@
 //!
 //! | First | because |
 //! |---|---|
-//! | renewals whose certificate ends within [`URGENT`], the soonest first | they would lose what they have |
+//! | renewals whose certificate ends within `URGENT`, the soonest first | they would lose what they have |
 //! | enrolments of workloads that have no instance | nobody serves their callers |
 //! | everything else: renewals, the soonest-ending first, proofs, further instances | it can wait |
 //!
@@ -140,7 +140,7 @@ impl Gate {
         Arc::new(Self(Mutex::new(Queue::new(places, most_waiting))))
     }
 
-    /// Waits for a place, no longer than [`PATIENCE`]. The error says when to come back.
+    /// Waits for a place, no longer than `PATIENCE`. The error says when to come back.
     ///
     /// # Errors
     /// There is no room, or somebody more urgent needs it.

@@ -20,7 +20,7 @@ struct Shown<'a> {
     ima_offset: u64,
 }
 
-/// The differences, at most [`MOST_LINES`] of each sort. Empty where both are alike in all that is compared.
+/// The differences, at most `MOST_LINES` of each sort. Empty where both are alike in all that is compared.
 pub fn difference(before: &Evidence, after: &Evidence) -> Vec<String> {
     let mut lines = Vec::new();
     let earlier: Vec<Shown<'_>> = shown(before).collect();
@@ -215,7 +215,8 @@ mod tests {
     }
 
     fn measured(path: &str, content: u8) -> Vec<u8> {
-        let sized = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
+        let sized =
+            |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes(), bytes].concat();
         let named = [b"sha256:\0", [content; 32].as_slice()].concat();
         let template = [sized(&named), sized(&[path.as_bytes(), b"\0"].concat())].concat();
         let head: [&[u8]; 4] = [

@@ -59,6 +59,17 @@ enum Sort {
     Flow,
 }
 
+/// What one client asked of one door, by what classes, and how often.
+#[derive(Default)]
+struct Wanted<'a> {
+    sorts: BTreeSet<Sort>,
+    classes: BTreeSet<&'a str>,
+    seen: usize,
+}
+
+/// What callers have in common that share a rule.
+type Rule<'a> = (&'a Door, BTreeSet<Sort>, BTreeSet<&'a str>);
+
 /// Proposes the fewest rules that name everybody and everything that was seen, and nothing else.
 ///
 /// `taken` are names of documents that exist already.
@@ -67,8 +78,7 @@ pub fn suggest(
     trust_domain: &TrustDomain,
     taken: &BTreeSet<WorkloadName>,
 ) -> Vec<Suggestion> {
-    let mut by_client: BTreeMap<(&Door, &str), (BTreeSet<Sort>, BTreeSet<&str>, usize)> =
-        BTreeMap::new();
+    let mut by_client: BTreeMap<(&Door, &str), Wanted<'_>> = BTreeMap::new();
     let mut by_door: BTreeMap<&Door, Vec<&SeenRequest>> = BTreeMap::new();
     for (one, _) in seen {
         by_door.entry(&one.door).or_default().extend(&one.ask);
@@ -79,17 +89,17 @@ pub fn suggest(
             continue;
         };
         let held = by_client.entry((&one.door, &one.client)).or_default();
-        held.0.insert(sort);
-        held.1.insert(&one.class);
-        held.2 += count;
+        held.sorts.insert(sort);
+        held.classes.insert(&one.class);
+        held.seen += count;
     }
     // Callers who ask for the same, being of the same classes, share a rule.
-    let mut rules: BTreeMap<(&Door, BTreeSet<Sort>, BTreeSet<&str>), (Vec<&str>, usize)> =
-        BTreeMap::new();
-    for ((door, client), (sorts, classes, count)) in by_client {
-        let held = rules.entry((door, sorts, classes)).or_default();
+    let mut rules: BTreeMap<Rule<'_>, (Vec<&str>, usize)> = BTreeMap::new();
+    for ((door, client), wanted) in by_client {
+        let rule = (door, wanted.sorts, wanted.classes);
+        let held = rules.entry(rule).or_default();
         held.0.push(client);
-        held.1 += count;
+        held.1 += wanted.seen;
     }
     let mut names = taken.clone();
     let rules = rules.into_iter();

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Says whom a revocation would mean: workloads, instances, live connections, and who depends on them.
-    Explain(Wanted),
+    Explain(Box<Wanted>),
     /// Ends a revocation: whoever it means may be trusted again. The record keeps who did it, and why.
     End(End),
     /// Shows all revocations.

@@ -10,7 +10,7 @@
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`slice`] | the resources of one workload, and what changed in them |
+//! | `slice` | the resources of one workload, and what changed in them |
 //! | [`frame`] | messages, encoded once for all streams of a workload |
 //! | [`probes`] | questions to connected sidecars |
 //!

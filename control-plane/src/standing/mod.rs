@@ -7,7 +7,7 @@
 //!
 //! - Silence counts only while the control plane could have heard: from when it became ready, and anew after it stood
 //!   still. What it had to turn away for reasons of its own is no silence ([`Vigil::excused`]).
-//! - The [brake](brake): where so many are silent that the fault is more likely the network's or the control plane's, nobody
+//! - The brake: where so many are silent that the fault is more likely the network's or the control plane's, nobody
 //!   lapses, and the operator is told. It never holds evidence that turned bad.
 //! - Time is what has passed since the process started, by a clock that nobody sets: a corrected clock lapses nobody.
 //!

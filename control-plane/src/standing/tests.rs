@@ -56,7 +56,7 @@ impl Mesh {
     /// One second; each instance has its own second of the minute for its log, and renews every ten minutes.
     fn second(&mut self) {
         self.now += seconds(1);
-        let at = self.now.as_secs() as usize;
+        let at = usize::try_from(self.now.as_secs()).unwrap();
         for (number, of) in self.instances.iter().enumerate() {
             if self.silent[number] {
                 continue;

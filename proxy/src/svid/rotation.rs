@@ -2,7 +2,7 @@
 //!
 //! The first start waits for a certificate as long as it takes. Each certificate is replaced at the slot that the
 //! control plane gave with it, with new evidence and a new key; parts are proven afresh before that, each at its slot
-//! ([`super::agenda`]), and leave the certificate as it is. A renewal that fails leaves the certificate in use until
+//! (`super::agenda`), and leave the certificate as it is. A renewal that fails leaves the certificate in use until
 //! its end; then it is withdrawn, and everything is denied (promise 7).
 //!
 //! Times are mesh time; a sleep is cut into pieces, so that a machine that slept or a clock that was corrected is

@@ -3,10 +3,10 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`message`] | what is said, as bounded frames |
-//! | [`channel`] | frames on a byte stream |
-//! | [`bond`] | one connection, as both ends can name it and prove keys over it |
-//! | [`bonds`] | all of them, so that one worker's control stream can speak of another's connections |
-//! | [`answer`] | the end that answers; the end that asks is `outbound::control` |
+//! | `channel` | frames on a byte stream |
+//! | `bond` | one connection, as both ends can name it and prove keys over it |
+//! | `bonds` | all of them, so that one worker's control stream can speak of another's connections |
+//! | `answer` | the end that answers; the end that asks is `outbound::control` |
 //!
 //! # Why
 //! A proof is bound to the exporter of the connection that it speaks of, so it may travel by any way between the two: one

@@ -22,7 +22,7 @@ impl TryFrom<v1::PacedRenewal> for PacedRenewal {
 
     fn try_from(wire: v1::PacedRenewal) -> Result<Self, ConvertError> {
         let over = Duration::from_millis(wire.over_ms);
-        if over > PacedRenewal::MAX_OVER {
+        if over > Self::MAX_OVER {
             return Err(ConvertError::Malformed {
                 field: "over_ms",
                 expected: "at most a day",
