@@ -4,7 +4,7 @@
 //! rustls keeps the chain but not what a verifier learnt from it, and verifying twice would cost a tenth of a handshake.
 //! Verification happens inside one poll of the handshake, on one thread. So the verifier leaves its outcome in a cell of
 //! the thread, and [`Captured`] takes it out at the end of that very poll: what it finds is of its own handshake. The
-//! alternative, a configuration per connection, costs allocations for each, and a cache by certificate could go stale.
+//! alternative, a configuration per connection, costs allocations for each.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
