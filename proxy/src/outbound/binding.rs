@@ -4,6 +4,8 @@
 //! connection by a control stream of that very connection, on one of a flow's own before the preamble. What was proven is
 //! repeated by the endpoint's control stream; until then connections that no strict rule asks for pay nothing.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tracing::info;
 use vouchsafe_attestation::connection_proof::ProofPurpose;
@@ -84,7 +86,7 @@ impl Outbound {
         due: Strict,
     ) -> Result<(), control::ControlError> {
         let mut io = control::open(lane).await?;
-        let mut channel = Channel::new(&mut io);
+        let mut channel = Channel::new(&mut io, self.worker.parts.config.limits.handshake);
         prove(&self.worker, bonded, &mut channel, purpose, due).await?;
         // Where it can't be closed it has ended.
         let _ = io.shutdown().await;
@@ -103,7 +105,7 @@ impl Outbound {
         }
         let begun = direct.io.write_all(&[PROOFS]).await;
         begun.map_err(ChannelError::from)?;
-        let mut channel = Channel::new(&mut direct.io);
+        let mut channel = Channel::new(&mut direct.io, self.worker.parts.config.limits.handshake);
         prove(&self.worker, bonded, &mut channel, purpose, due).await?;
         channel.send(&Message::Done).await?;
         let rest = channel.into_rest();
@@ -151,6 +153,23 @@ struct Proving<'a, 'b> {
 impl Proving<'_, '_> {
     /// Proves our key to the server.
     async fn own(&mut self) -> Result<(), ChannelError> {
+        for _ in 0..TRIES {
+            let before = self.bonded.bond.own_leaf();
+            if self.prove_own().await? {
+                return Ok(());
+            }
+            // That it took in our successor it says on another stream.
+            tokio::time::sleep(SETTLES).await;
+            if self.bonded.bond.own_leaf() == before {
+                break;
+            }
+        }
+        self.refused();
+        Ok(())
+    }
+
+    /// Whether the server accepted our proof.
+    async fn prove_own(&mut self) -> Result<bool, ChannelError> {
         let bond = &self.bonded.bond;
         let ask = Message::Ask(self.purpose, bond.id);
         self.channel.send(&ask).await?;
@@ -160,10 +179,7 @@ impl Proving<'_, '_> {
             {
                 nonce
             }
-            Message::Refused(id) if id == bond.id => {
-                self.refused();
-                return Ok(());
-            }
+            Message::Refused(id) if id == bond.id => return Ok(false),
             _ => return Err(ChannelError::Order),
         };
         let now = self.worker.now();
@@ -175,33 +191,43 @@ impl Proving<'_, '_> {
         match self.next().await? {
             Message::Accepted(id) if id == bond.id => {
                 self.bonded.own_proven.set(Binding::Exporter(now));
-                Ok(())
+                Ok(true)
             }
-            Message::Refused(id) if id == bond.id => {
-                self.refused();
-                Ok(())
-            }
+            Message::Refused(id) if id == bond.id => Ok(false),
             _ => Err(ChannelError::Order),
         }
     }
 
     /// Has the server prove its key.
     async fn peer(&mut self) -> Result<(), ChannelError> {
+        for _ in 0..TRIES {
+            if !self.challenge_peer().await? {
+                break;
+            }
+            tokio::time::sleep(SETTLES).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the server is to be asked again: it proved a certificate whose successor we know, and learns that we do on
+    /// another stream.
+    async fn challenge_peer(&mut self) -> Result<bool, ChannelError> {
         let bond = &self.bonded.bond;
         let Some(nonce) = fresh_nonce() else {
             self.refused();
-            return Ok(());
+            return Ok(false);
         };
         let challenge = Message::Challenge(self.purpose, nonce, vec![bond.id]);
         self.channel.send(&challenge).await?;
-        let verified = match self.next().await? {
+        let (verified, is_replaced) = match self.next().await? {
             Message::Proof(id, Some(leaf), proof) if id == bond.id => {
                 let verified = bond.verify_present(self.purpose, nonce, &leaf, &proof);
-                verified.map_err(|error| Reason::from(&error))
+                let verified = verified.map_err(|error| Reason::from(&error));
+                (verified, bond.is_replaced(&leaf))
             }
             Message::Refused(id) if id == bond.id => {
                 self.refused();
-                return Ok(());
+                return Ok(false);
             }
             _ => return Err(ChannelError::Order),
         };
@@ -210,17 +236,18 @@ impl Proving<'_, '_> {
             self.worker.take_in(self.bonded, Proven::Binding(now))
         });
         let metrics = &self.worker.parts.metrics;
-        let answer = match taken {
+        let (answer, again) = match taken {
             Ok(()) => {
                 metrics.bound(Direction::Outbound, reason::PROVEN);
-                Message::Accepted(bond.id)
+                (Message::Accepted(bond.id), false)
             }
             Err(reason) => {
                 metrics.bound(Direction::Outbound, reason);
-                Message::Refused(bond.id)
+                (Message::Refused(bond.id), is_replaced)
             }
         };
-        self.channel.send(&answer).await
+        self.channel.send(&answer).await?;
+        Ok(again)
     }
 
     fn refused(&self) {
@@ -230,12 +257,15 @@ impl Proving<'_, '_> {
 
     /// The answer that is due. That the other end has a new certificate may come in between.
     async fn next(&mut self) -> Result<Message, ChannelError> {
-        let deadline = self.worker.parts.config.limits.handshake;
         loop {
-            match self.channel.receive_within(deadline).await? {
+            match self.channel.receive_due().await? {
                 Message::Renewed => self.renewed = true,
                 message => return Ok(message),
             }
         }
     }
 }
+
+/// An end that renews knows of it before the other does, for about a round trip.
+const TRIES: usize = 4;
+const SETTLES: Duration = Duration::from_millis(50);

@@ -68,9 +68,14 @@ fn in_care(target: &Target) -> Vec<Rc<Bonded>> {
 async fn tend(worker: Rc<Worker>, target: Rc<Target>) {
     let mut pause = LOOK;
     while !in_care(&target).is_empty() {
+        let mut heard = false;
         // Boxed: a worker has one for each endpoint, most of the time at rest.
-        match Box::pin(speak(&worker, &target)).await {
-            Ok(()) => pause = LOOK,
+        let spoken = Box::pin(speak(&worker, &target, &mut heard)).await;
+        if heard {
+            pause = LOOK;
+        }
+        match spoken {
+            Ok(()) => {}
             Err(error) => {
                 info!(
                     direction = "outbound",
@@ -89,8 +94,9 @@ async fn tend(worker: Rc<Worker>, target: Rc<Target>) {
     target.looked_after.set(false);
 }
 
-/// One control stream from its opening to its end: when nothing needs it, or when our certificate was replaced.
-async fn speak(worker: &Rc<Worker>, target: &Target) -> Result<(), ControlError> {
+/// One control stream from its opening to its end: when nothing needs it, when our certificate was replaced, or when the
+/// other end closes it. `heard` is set once all that was due has been answered.
+async fn speak(worker: &Rc<Worker>, target: &Target, heard: &mut bool) -> Result<(), ControlError> {
     let mut epochs = worker.epochs.subscribe();
     let epoch = worker
         .tls()
@@ -110,8 +116,7 @@ async fn speak(worker: &Rc<Worker>, target: &Target) -> Result<(), ControlError>
         worker,
         carrier: &carrier,
         epoch: &epoch,
-        deadline,
-        channel: Channel::new(&mut io),
+        channel: Channel::new(&mut io, deadline),
         current: Some(carrier.bond.peer().leaf_sha256),
         tried: HashSet::new(),
     };
@@ -123,10 +128,17 @@ async fn speak(worker: &Rc<Worker>, target: &Target) -> Result<(), ControlError>
         asking.prove_own(&bonded).await?;
         asking.verify_peer(&bonded).await?;
         asking.repeat(&bonded).await?;
+        *heard = true;
         tokio::select! {
-            message = asking.channel.receive() => match message? {
-                Message::Renewed => asking.current = None,
-                _ => return Err(ChannelError::Order.into()),
+            message = asking.channel.receive() => match message {
+                Ok(Message::Renewed) => asking.current = None,
+                Ok(_) => return Err(ChannelError::Order.into()),
+                // Its connection takes on nothing new. Whoever closes every stream is asked once in a while.
+                Err(ChannelError::Ended) => {
+                    tokio::time::sleep(LOOK).await;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
             },
             // The next one goes by a connection of the new epoch.
             _ = epochs.changed() => break,
@@ -159,7 +171,6 @@ struct Asking<'a> {
     /// The connection that carries the stream.
     carrier: &'a Bonded,
     epoch: &'a Rc<TlsEpoch>,
-    deadline: Duration,
     channel: Channel<'a>,
     /// The other end's present leaf; `None` when it has a new one that we have not seen.
     current: Option<[u8; 32]>,
@@ -212,20 +223,14 @@ impl Asking<'_> {
     /// Has the other end prove its present certificate over the connections that rest on an earlier one.
     async fn verify_peer(&mut self, bonded: &[Rc<Bonded>]) -> Result<(), ControlError> {
         let is_stale = |one: &&Rc<Bonded>| {
-            let leaf = one.bond.peer().leaf_sha256;
-            self.current != Some(leaf)
+            self.current != Some(one.settled.get())
                 && !(self.current).is_some_and(|now| self.tried.contains(&(one.bond.id, now)))
         };
         if bonded.iter().find(is_stale).is_none() {
             return Ok(());
         }
         // Whatever we know, some of these connections rest on something else.
-        self.channel.send(&Message::Show([0; 32])).await?;
-        let chain = match self.next().await? {
-            Message::Successor(chain) => chain,
-            Message::Unchanged => Vec::new(),
-            _ => return Err(ChannelError::Order.into()),
-        };
+        let chain = self.show([0; 32]).await?;
         let Some(successor) = self.successor(&chain) else {
             // Not asked again before it says that it has another.
             self.current = self.current.or(Some([0; 32]));
@@ -237,13 +242,31 @@ impl Asking<'_> {
         let leaf = successor.leaf_sha256();
         self.current = Some(leaf);
         let mut due = bonded.to_vec();
-        due.retain(|one| {
-            one.bond.peer().leaf_sha256 != leaf && self.tried.insert((one.bond.id, leaf))
-        });
+        due.retain(|one| one.settled.get() != leaf && self.tried.insert((one.bond.id, leaf)));
+        let mut accepted = Vec::new();
         for due in due.chunks(Message::MAX_CONNECTIONS) {
-            self.challenge(due, &successor).await?;
+            self.challenge(due, &successor, &mut accepted).await?;
         }
+        // Messages are taken in order: with this answer the other end has read what was accepted. Were a stream to end
+        // before, the other end would go by its old lease, and nobody would ask again.
+        if !self.show(leaf).await?.is_empty() {
+            self.current = None;
+        }
+        accepted.iter().for_each(|one| one.settled.set(leaf));
         Ok(())
+    }
+
+    /// The other end's present chain; empty where it is the one that is known.
+    async fn show(
+        &mut self,
+        known: [u8; 32],
+    ) -> Result<Vec<CertificateDer<'static>>, ControlError> {
+        self.channel.send(&Message::Show(known)).await?;
+        match self.next().await? {
+            Message::Successor(chain) => Ok(chain),
+            Message::Unchanged => Ok(Vec::new()),
+            _ => Err(ChannelError::Order.into()),
+        }
     }
 
     /// Proves again what strict routes had proven.
@@ -275,6 +298,7 @@ impl Asking<'_> {
         &mut self,
         due: &[Rc<Bonded>],
         successor: &Successor,
+        accepted: &mut Vec<Rc<Bonded>>,
     ) -> Result<(), ControlError> {
         let nonce = fresh_nonce().ok_or(ControlError::Lane(reason::CONTROL_STREAM))?;
         let ids = due.iter().map(|one| one.bond.id).collect();
@@ -293,6 +317,7 @@ impl Asking<'_> {
                 Ok(()) => {
                     let metrics = &self.worker.parts.metrics;
                     metrics.extension(Direction::Outbound, EXTENDED);
+                    accepted.push(Rc::clone(one));
                     Message::Accepted(one.bond.id)
                 }
                 Err(reason) => {
@@ -331,7 +356,7 @@ impl Asking<'_> {
     /// The answer that is due. That the other end has a new certificate may come in between.
     async fn next(&mut self) -> Result<Message, ChannelError> {
         loop {
-            match self.channel.receive_within(self.deadline).await? {
+            match self.channel.receive_due().await? {
                 Message::Renewed => self.current = None,
                 message => return Ok(message),
             }

@@ -110,7 +110,11 @@ fn a_strict_route_goes_on_through_renewals() {
             let begun = Instant::now();
             for round in 1..=8 {
                 while begun.elapsed() < Duration::from_secs(2) * round {
-                    assert!(echoes(&mut stream).await, "{lane:?} in round {round}");
+                    if !echoes(&mut stream).await {
+                        let metrics = [pair.client.metrics(), pair.server.metrics()].concat();
+                        let logs = [pair.client.end().await, pair.server.end().await].concat();
+                        panic!("{lane:?}, round {round}:\n{logs}{metrics}");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 for (sidecar, workload) in

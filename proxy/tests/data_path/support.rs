@@ -356,13 +356,18 @@ impl Sidecar {
 
     /// Sum of a metric over the series whose text has all these parts.
     pub(crate) fn metric(&self, name: &str, parts: &[&str]) -> f64 {
-        let text = TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap();
-        text.lines()
+        self.metrics()
+            .lines()
             .filter(|line| line.starts_with(name) && parts.iter().all(|part| line.contains(part)))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
+    }
+
+    /// All metrics, as they are scraped.
+    pub(crate) fn metrics(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap()
     }
 
     /// Waits until a metric counts.

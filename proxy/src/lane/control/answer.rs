@@ -98,7 +98,7 @@ impl<'a> Answering<'a> {
         Self {
             worker,
             carrier,
-            channel: Channel::new(io),
+            channel: Channel::new(io, worker.parts.config.limits.handshake),
             successor: None,
             shown: None,
             proven: HashSet::new(),

@@ -51,6 +51,8 @@ pub(crate) struct Bond {
 struct Held {
     /// The peer by the certificate that it proved last.
     peer: Arc<Verified>,
+    /// Leaf that the peer proved before that.
+    peer_before: Option<[u8; 32]>,
     /// Our own certificate that the peer accepted last.
     own: Arc<OwnCertificate>,
     /// Counter of the peer's last good proof of a successor.
@@ -84,6 +86,7 @@ impl Bond {
             peer_role,
             held: Mutex::new(Held {
                 peer,
+                peer_before: None,
                 own,
                 seen_successor: 0,
                 seen_strict: 0,
@@ -140,6 +143,11 @@ impl Bond {
         verify_proof(&self.expected(purpose, nonce, &held), leaf, proof)?;
         held.seen_strict = proof.counter;
         Ok(())
+    }
+
+    /// Whether that is the leaf that the peer's present one succeeded.
+    pub(crate) fn is_replaced(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.held().peer_before == Some(sha256(leaf))
     }
 
     fn prove(
@@ -211,6 +219,7 @@ impl Bond {
     /// Takes in that the peer proved its successor; returns the earlier end of both ends.
     pub(crate) fn peer_succeeded(&self, peer: Arc<Verified>) -> SystemTime {
         let mut held = self.held();
+        held.peer_before = Some(held.peer.leaf_sha256);
         held.peer = peer;
         held.lease_end()
     }

@@ -97,6 +97,8 @@ pub(crate) struct Bonded {
     pub(crate) live: Rc<Live>,
     pub(crate) bond: Arc<Bond>,
     pub(crate) since: Instant,
+    /// Leaf of the peer that it knows to be taken in.
+    pub(crate) settled: Cell<[u8; 32]>,
     /// What we have proven of ourselves for strict routes; of the peer the registry knows it.
     pub(crate) own_proven: Cell<Binding>,
     /// Held while keys are proven for strict routes.
@@ -164,6 +166,7 @@ impl Bonds {
         self.directory.all().insert(bond.id, listed);
         let bonded = Rc::new(Bonded {
             live: Rc::clone(live),
+            settled: Cell::new(bond.peer().leaf_sha256),
             bond,
             since: Instant::now(),
             own_proven: Cell::default(),

@@ -13,24 +13,31 @@ use crate::lane::control::message::{Message, MessageError, Parsed};
 pub(crate) struct Channel<'a> {
     io: &'a mut Io,
     received: BytesMut,
+    /// How long the other end may take to answer, and to read what is sent.
+    deadline: Duration,
 }
 
 impl<'a> Channel<'a> {
-    pub(crate) fn new(io: &'a mut Io) -> Self {
+    pub(crate) fn new(io: &'a mut Io, deadline: Duration) -> Self {
         Self {
             io,
             received: BytesMut::new(),
+            deadline,
         }
     }
 
     /// Sends a message.
     ///
     /// # Errors
-    /// The stream broke, or the message is larger than a frame.
+    /// The stream broke, the other end does not read, or the message is larger than a frame.
     pub(crate) async fn send(&mut self, message: &Message) -> Result<(), ChannelError> {
-        self.io.write_all(&message.encode()?).await?;
-        self.io.flush().await?;
-        Ok(())
+        let frame = message.encode()?;
+        let sent = async {
+            self.io.write_all(&frame).await?;
+            self.io.flush().await
+        };
+        let sent = tokio::time::timeout(self.deadline, sent).await;
+        Ok(sent.map_err(|_| ChannelError::Late)??)
     }
 
     /// Receives a message, however long it takes.
@@ -57,11 +64,8 @@ impl<'a> Channel<'a> {
     ///
     /// # Errors
     /// As [`Channel::receive`], and when it does not come in time.
-    pub(crate) async fn receive_within(
-        &mut self,
-        deadline: Duration,
-    ) -> Result<Message, ChannelError> {
-        let received = tokio::time::timeout(deadline, self.receive()).await;
+    pub(crate) async fn receive_due(&mut self) -> Result<Message, ChannelError> {
+        let received = tokio::time::timeout(self.deadline, self.receive()).await;
         received.unwrap_or(Err(ChannelError::Late))
     }
 
@@ -77,7 +81,7 @@ pub(crate) enum ChannelError {
     /// The other end closed it.
     #[error("the other end closed the control stream")]
     Ended,
-    /// An answer did not come in time.
+    /// An answer did not come in time, or nobody read what was sent.
     #[error("the other end did not answer in time")]
     Late,
     /// A message came that is not due.
