@@ -345,9 +345,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_application_is_told_apart_by_its_reason() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let application = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound and not listening: nobody else gets the port meanwhile.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let application = held.local_addr().unwrap();
         let answer = ask(probes(application).await, "GET", "/health").await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.headers()["vouchsafe-reason"], "unreachable");

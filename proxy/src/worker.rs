@@ -21,7 +21,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 use tracing::error;
 use vouchsafe_attestation::name::Name;
-use vouchsafe_attestation::peer::PeerRole;
+use vouchsafe_attestation::peer::{Peer, PeerRole};
 use vouchsafe_config::policy::{
     Binding, Context, Decision, DenyReason, Direction, Request, authorize,
 };
@@ -81,6 +81,7 @@ pub struct Connections(Arc<[mpsc::Sender<Question>]>);
 #[derive(Debug)]
 enum Question {
     List(oneshot::Sender<Vec<ConnectionSnapshot>>),
+    CountPeers(oneshot::Sender<Vec<usize>>),
     WouldFall(Arc<PolicyEpoch>, oneshot::Sender<Vec<Fallen>>),
 }
 
@@ -165,6 +166,11 @@ impl Connections {
         self.ask(Question::List).await.0
     }
 
+    /// How many live connections with peers there are; those of a worker that is too busy to answer are missing.
+    pub async fn count_peers(&self) -> usize {
+        self.ask(Question::CountPeers).await.0.into_iter().sum()
+    }
+
     /// What would end were a policy in force, without ending it.
     ///
     /// # Errors
@@ -182,17 +188,22 @@ impl Connections {
         &self,
         question: impl Fn(oneshot::Sender<Vec<T>>) -> Question,
     ) -> (Vec<T>, bool) {
+        let asked = self.0.iter().map(|worker| {
+            let (answer, answered) = oneshot::channel();
+            worker.try_send(question(answer)).ok().map(|()| answered)
+        });
+        // All are asked before the first is waited for: together they have a second.
+        let asked: Vec<_> = asked.collect();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
         let mut all = Vec::new();
         let mut complete = true;
-        for worker in self.0.iter() {
-            let (answer, answered) = oneshot::channel();
-            if worker.try_send(question(answer)).is_err() {
-                complete = false;
-                continue;
-            }
-            match tokio::time::timeout(Duration::from_secs(1), answered).await {
-                Ok(Ok(found)) => all.extend(found),
-                Ok(Err(_)) | Err(_) => complete = false,
+        for answered in asked {
+            match answered {
+                Some(answered) => match tokio::time::timeout_at(deadline, answered).await {
+                    Ok(Ok(found)) => all.extend(found),
+                    Ok(Err(_)) | Err(_) => complete = false,
+                },
+                None => complete = false,
             }
         }
         (all, complete)
@@ -360,6 +371,9 @@ impl Worker {
             Question::List(answer) => {
                 let _ = answer.send(self.registry.snapshot());
             }
+            Question::CountPeers(answer) => {
+                let _ = answer.send(vec![self.registry.count_peers()]);
+            }
             Question::WouldFall(policy, answer) => {
                 self.follow();
                 let _ = answer.send(self.registry.would_fall(&policy, self.now()));
@@ -478,6 +492,11 @@ impl Worker {
         if newer.is_some_and(|identity| !identity.bundle.vouches_for(peer, now)) {
             live.end(reason::AUTHORITY_REMOVED);
         }
+        // The handshake may have taken longer than the certificates had left.
+        let soon = now + TICK;
+        if live.lease_end().is_some_and(|end| end <= soon) {
+            live.end(reason::LEASE_ENDED);
+        }
     }
 
     /// Takes in what was proven over a live connection of this worker: its lease is then the earlier end of both ends'
@@ -487,26 +506,39 @@ impl Worker {
     /// The bounded reason why the connection gets no longer lease.
     pub(crate) fn take_in(&self, bonded: &Bonded, proven: Proven) -> Result<(), Reason> {
         let (live, bond) = (&bonded.live, &bonded.bond);
+        // What fell by a change ends before anything lives longer by it.
+        self.follow();
         if live.why_cut().is_some() {
             return Err(reason::UNKNOWN_CONNECTION);
         }
-        let (end, peer) = match proven {
-            Proven::Binding(at) => {
-                live.bind(Binding::Exporter(at));
-                return Ok(());
+        match proven {
+            Proven::Binding(at) => live.bind(Binding::Exporter(at)),
+            Proven::Own(own) => {
+                let peer = bond.peer();
+                self.believe(&peer.peer)?;
+                live.extend_lease(bond.own_succeeded(own), peer);
             }
-            Proven::Own(own) => (bond.own_succeeded(own), bond.peer()),
             Proven::Peer(peer) => {
-                let policy = self.parts.state.policy.load();
-                let bearer = Bearer::from(&peer.peer);
-                if let Some(revocation) = policy.policy.revoked(&bearer, self.now()) {
-                    return Err(revocation.deny_reason().into());
-                }
-                (bond.peer_succeeded(Arc::clone(&peer)), peer)
+                self.believe(&peer.peer)?;
+                live.extend_lease(bond.peer_succeeded(Arc::clone(&peer)), peer);
             }
-        };
-        live.extend_lease(end, peer);
+        }
         Ok(())
+    }
+
+    /// Whether a peer is believed now whose chain was verified some time ago: nobody revokes it, and its authority may
+    /// still vouch for it.
+    fn believe(&self, peer: &Peer) -> Result<(), Reason> {
+        let now = self.now();
+        let policy = self.parts.state.policy.load();
+        if let Some(revocation) = policy.policy.revoked(&Bearer::from(peer), now) {
+            return Err(revocation.deny_reason().into());
+        }
+        match &*self.parts.state.identity.load() {
+            Some(identity) if identity.bundle.vouches_for(peer, now) => Ok(()),
+            Some(_) => Err(reason::AUTHORITY_REMOVED),
+            None => Err(reason::NO_IDENTITY),
+        }
     }
 
     /// Registers a connection.

@@ -11,7 +11,8 @@ use vouchsafe_config::proxy::Limits;
 use crate::http1::wire::{Reader, Writer, split};
 use crate::http2;
 use crate::io::Io;
-use crate::registry::live::StreamGuard;
+use crate::reason::Reason;
+use crate::registry::live::{Live, StreamGuard};
 use crate::worker::Registered;
 
 /// An HTTP/1.1 connection to whoever serves requests.
@@ -59,12 +60,14 @@ impl Http1Upstream {
     }
 
     fn is_good(&mut self, epoch: u64) -> bool {
-        let draining = self
-            .held
-            .registered
-            .as_ref()
-            .is_some_and(|registered| registered.registration.live.is_draining());
+        let draining = self.live().is_some_and(Live::is_draining);
         self.held.epoch == epoch && !draining && self.reader.is_quiet()
+    }
+
+    /// Its entry in the registry, where the other end is a peer.
+    pub(crate) fn live(&self) -> Option<&Live> {
+        let registered = self.held.registered.as_ref()?;
+        Some(&registered.registration.live)
     }
 }
 
@@ -92,9 +95,16 @@ impl Http1Pool {
         }
     }
 
-    /// Closes what nobody has used for a while.
-    pub(crate) fn sweep(&self) {
+    /// Closes what may not be used any more, telling why it was cut, and what nobody has used for a while.
+    pub(crate) fn sweep(&self, was_cut: impl Fn(Reason)) {
         let mut idle = self.idle.borrow_mut();
+        idle.retain(|(_, upstream)| {
+            let live = upstream.live();
+            if let Some(why) = live.and_then(Live::why_cut) {
+                was_cut(why.reason);
+            }
+            !live.is_some_and(Live::is_draining)
+        });
         // Oldest first, because connections are taken and put at the end.
         let old = idle.partition_point(|(since, _)| since.elapsed() > IDLE);
         idle.drain(..old);

@@ -119,13 +119,13 @@ impl Doorway for RequestsIn {
         };
         Ok(Route {
             upstream,
-            add: Rc::clone(&self.connection.identity),
+            add: self.connection.identity(),
             trusted_response: false,
         })
     }
 }
 
-/// What the application is told about a peer: computed once per connection.
+/// What the application is told about a peer: computed once per certificate.
 pub(crate) fn identity_fields(peer: &Verified, own_id: &str) -> Rc<[(HeaderName, HeaderValue)]> {
     let id = peer.peer.id();
     let client_cert = format!(

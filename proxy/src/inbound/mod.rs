@@ -61,12 +61,18 @@ pub(crate) struct PeerConnection {
     pub(crate) inbound: Rc<Inbound>,
     pub(crate) lane: LaneKind,
     pub(crate) live: Rc<Live>,
-    /// What the application is told about the peer.
-    pub(crate) identity: Rc<[(HeaderName, HeaderValue)]>,
+    told: RefCell<Told>,
     /// Over which leases can be extended; `None` for a peer without our sidecar.
     bonded: Option<Rc<Bonded>>,
     /// Control streams that are open.
     control_streams: Cell<u32>,
+}
+
+/// What the application is told about a peer, made once per certificate.
+#[derive(Debug, Default)]
+struct Told {
+    leaf_sha256: [u8; 32],
+    fields: Rc<[(HeaderName, HeaderValue)]>,
 }
 
 /// A port that a peer may ask for: it is behind this listener, and policy declares it.
@@ -163,25 +169,31 @@ impl Inbound {
             self.worker
                 .register_peer(Direction::Inbound, lane, &peer, exporter, epoch);
         let live = &registered.registration.live;
-        let own_id = SpiffeId::for_workload(
-            &self.worker.parts.config.trust_domain,
-            &self.worker.parts.config.workload,
-        );
-        let identity = http::identity_fields(&peer, own_id.as_str());
         let connection = Rc::new(PeerConnection {
             inbound: Rc::clone(self),
             lane,
             live: Rc::clone(live),
-            identity,
+            told: RefCell::default(),
             bonded: registered.bonded.clone(),
             control_streams: Cell::new(0),
         });
-        let io = Io::new(Transport::Tls(stream));
-        tokio::select! {
+        let serve = connection.serve(Io::new(Transport::Tls(stream)), alpn);
+        tokio::pin!(serve);
+        let reason = tokio::select! {
             // First, for a cut ends the streams too: whoever ends by it, the cut is counted.
             biased;
-            reason = live.cut() => self.worker.parts.metrics.cut(Direction::Inbound, reason),
-            () = connection.serve(io, alpn) => {}
+            reason = live.cut() => reason,
+            () = &mut serve => return,
+        };
+        self.worker.parts.metrics.cut(Direction::Inbound, reason);
+        // What is open has been told, and ends at the application by a reset: dropped here, its socket would be closed as
+        // after a good end, and half an upload taken for a whole one.
+        for _ in 0..LAST_TURNS {
+            tokio::select! {
+                biased;
+                () = &mut serve => return,
+                () = tokio::task::yield_now() => {}
+            }
         }
     }
 
@@ -250,12 +262,29 @@ impl Inbound {
         loop {
             interval.tick().await;
             let applications = self.applications.borrow();
-            applications.iter().for_each(|one| one.http1.sweep());
+            // Connections to the application rest on nobody's trust.
+            applications.iter().for_each(|one| one.http1.sweep(|_| ()));
         }
     }
 }
 
 impl PeerConnection {
+    /// What the application is told about the peer, by the certificate that it proved last.
+    pub(crate) fn identity(&self) -> Rc<[(HeaderName, HeaderValue)]> {
+        let mut told = self.told.borrow_mut();
+        if let Some(peer) = &*self.live.peer()
+            && told.leaf_sha256 != peer.leaf_sha256
+        {
+            let config = &self.inbound.worker.parts.config;
+            let own = SpiffeId::for_workload(&config.trust_domain, &config.workload);
+            *told = Told {
+                leaf_sha256: peer.leaf_sha256,
+                fields: http::identity_fields(peer, own.as_str()),
+            };
+        }
+        Rc::clone(&told.fields)
+    }
+
     async fn serve(self: &Rc<Self>, mut io: Io, alpn: Option<&[u8]>) {
         match alpn {
             Some(ALPN_SHARED) => Box::pin(self.shared(io)).await,
@@ -343,5 +372,7 @@ impl PeerConnection {
     }
 }
 
+/// Turns of the worker for those who serve a connection that was cut: one sees it, another passes it on.
+const LAST_TURNS: usize = 4;
 /// How often idle connections to the application are looked through.
 const SWEEP: Duration = Duration::from_secs(1);

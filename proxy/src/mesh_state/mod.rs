@@ -144,6 +144,24 @@ impl RevisionError {
         matches!(self, Self::Base { .. } | Self::Proof(_))
     }
 
+    /// Whether a revision that is to be believed can't be used: the same one again would fare no better.
+    pub fn is_of_content(&self) -> bool {
+        match self {
+            Self::Message(_)
+            | Self::Signer(_)
+            | Self::Signature
+            | Self::Lower { .. }
+            | Self::Forked(_)
+            | Self::Base { .. } => false,
+            Self::Proof(_)
+            | Self::Slice(_)
+            | Self::Content(_)
+            | Self::Resource(..)
+            | Self::NoBundle
+            | Self::Policy(_) => true,
+        }
+    }
+
     /// The bounded word for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

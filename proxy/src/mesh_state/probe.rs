@@ -36,8 +36,7 @@ pub(super) async fn answer(
         Ok(fallen) => fallen,
         Err(busy) => return ProbeReport::failed(id, &busy.to_string()),
     };
-    let live = connections.list().await;
-    let live = live.iter().filter(|one| one.peer.is_some()).count() as u64;
+    let live = connections.count_peers().await as u64;
     ProbeReport::new(id, fallen.into_iter().map(as_told)).of(live, is_revoked)
 }
 

@@ -100,7 +100,10 @@ impl MeshStateClient {
                             "mesh state refused: the last good revision stays"
                         );
                     }
-                    progress.refused = Some(revision);
+                    // What was not even believed may be believed a moment later, and is then asked for again.
+                    if error.is_of_content() {
+                        progress.refused = Some(revision);
+                    }
                     stream.say(acknowledgement(revision, Err(chain))).await?;
                     continue;
                 }

@@ -55,15 +55,15 @@ impl Outbound {
             // A server without our sidecar proves nothing.
             return Ok(());
         };
-        // In order: of two proofs over one connection the later counts.
-        let _turn = bonded.proving.lock().await;
-        let due = bonded.due(strict, self.worker.now());
-        if due == Strict::default() {
-            return Ok(());
-        }
         let purpose = ProofPurpose::StrictInitial;
         let deadline = self.worker.parts.config.limits.handshake;
         let prove = async {
+            // In order: of two proofs over one connection the later counts.
+            let _turn = bonded.proving.lock().await;
+            let due = bonded.due(strict, self.worker.now());
+            if due == Strict::default() {
+                return Ok(());
+            }
             match opened {
                 Opened::Lane(lane) if lane.kind == LaneKind::Shared => {
                     self.bind_lane(lane, &bonded, purpose, due).await
@@ -217,6 +217,8 @@ impl Proving<'_, '_> {
             self.refused();
             return Ok(false);
         };
+        // A proof is worth what its challenge is, however late it comes.
+        let asked = self.worker.now();
         let challenge = Message::Challenge(self.purpose, nonce, vec![bond.id]);
         self.channel.send(&challenge).await?;
         let (verified, is_replaced) = match self.next().await? {
@@ -231,10 +233,8 @@ impl Proving<'_, '_> {
             }
             _ => return Err(ChannelError::Order),
         };
-        let taken = verified.and_then(|()| {
-            let now = self.worker.now();
-            self.worker.take_in(self.bonded, Proven::Binding(now))
-        });
+        let taken =
+            verified.and_then(|()| self.worker.take_in(self.bonded, Proven::Binding(asked)));
         let metrics = &self.worker.parts.metrics;
         let (answer, again) = match taken {
             Ok(()) => {
@@ -257,8 +257,9 @@ impl Proving<'_, '_> {
 
     /// The answer that is due. That the other end has a new certificate may come in between.
     async fn next(&mut self) -> Result<Message, ChannelError> {
+        let due = self.channel.due();
         loop {
-            match self.channel.receive_due().await? {
+            match self.channel.receive_by(due).await? {
                 Message::Renewed => self.renewed = true,
                 message => return Ok(message),
             }

@@ -116,6 +116,7 @@ async fn speak(worker: &Rc<Worker>, target: &Target, heard: &mut bool) -> Result
         worker,
         carrier: &carrier,
         epoch: &epoch,
+        deadline,
         channel: Channel::new(&mut io, deadline),
         current: Some(carrier.bond.peer().leaf_sha256),
         tried: HashSet::new(),
@@ -171,6 +172,7 @@ struct Asking<'a> {
     /// The connection that carries the stream.
     carrier: &'a Bonded,
     epoch: &'a Rc<TlsEpoch>,
+    deadline: Duration,
     channel: Channel<'a>,
     /// The other end's present leaf; `None` when it has a new one that we have not seen.
     current: Option<[u8; 32]>,
@@ -272,14 +274,19 @@ impl Asking<'_> {
     /// Proves again what strict routes had proven.
     async fn repeat(&mut self, bonded: &[Rc<Bonded>]) -> Result<(), ControlError> {
         for one in bonded {
-            let _turn = one.proving.lock().await;
-            let due = one.due(one.strict(), self.worker.now());
-            if due != Strict::default() {
-                let purpose = ProofPurpose::StrictRepeat;
-                let proven = prove(self.worker, one, &mut self.channel, purpose, due);
-                if proven.await? {
-                    self.current = None;
+            let repeat = async {
+                let _turn = one.proving.lock().await;
+                let due = one.due(one.strict(), self.worker.now());
+                if due == Strict::default() {
+                    return Ok(false);
                 }
+                let purpose = ProofPurpose::StrictRepeat;
+                prove(self.worker, one, &mut self.channel, purpose, due).await
+            };
+            // Those who wait to prove for a flow of theirs wait for this.
+            let repeated = tokio::time::timeout(self.deadline, repeat).await;
+            if repeated.unwrap_or(Err(ChannelError::Late))? {
+                self.current = None;
             }
         }
         Ok(())
@@ -355,8 +362,9 @@ impl Asking<'_> {
 
     /// The answer that is due. That the other end has a new certificate may come in between.
     async fn next(&mut self) -> Result<Message, ChannelError> {
+        let due = self.channel.due();
         loop {
-            match self.channel.receive_due().await? {
+            match self.channel.receive_by(due).await? {
                 Message::Renewed => self.current = None,
                 message => return Ok(message),
             }

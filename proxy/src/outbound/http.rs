@@ -108,7 +108,7 @@ impl RequestsOut {
         let outbound = &self.connection.outbound;
         // A server without our sidecar that speaks HTTP/1.1 alone has left warm connections here.
         if !wanted.fresh
-            && let Some(pooled) = self.pooled(outbound.interop.as_ref())
+            && let Some(pooled) = self.pooled(outbound.interop.as_ref(), port)
         {
             return self.pooled_route(pooled, wanted, record);
         }
@@ -129,7 +129,7 @@ impl RequestsOut {
     ) -> Result<Route, Unrouted> {
         let outbound = &self.connection.outbound;
         if !wanted.fresh
-            && let Some(pooled) = self.pooled(outbound.dedicated.as_ref())
+            && let Some(pooled) = self.pooled(outbound.dedicated.as_ref(), port)
         {
             return self.pooled_route(pooled, wanted, record);
         }
@@ -153,7 +153,9 @@ impl RequestsOut {
     ) -> Result<Route, Unrouted> {
         let outbound = &self.connection.outbound;
         let own = self.own.borrow().clone();
-        if let Some(lane) = own.filter(|lane| outbound.is_usable(lane)) {
+        let may_go_on =
+            |lane: &Rc<PeerLane>| outbound.is_usable(lane) && outbound.is_bound(&lane.live, port);
+        if let Some(lane) = own.filter(may_go_on) {
             judge(&lane.live, wanted, record)?;
             return Ok(self.on_lane(&lane, port));
         }
@@ -216,8 +218,14 @@ impl RequestsOut {
         direct.write_preamble(&preamble).await
     }
 
-    fn pooled(&self, pool: &Http1Pool) -> Option<Http1Upstream> {
-        pool.take(self.worker().tls()?.identity.number)
+    fn pooled(&self, pool: &Http1Pool, port: &Port) -> Option<Http1Upstream> {
+        let outbound = &self.connection.outbound;
+        let pooled = pool.take(self.worker().tls()?.identity.number)?;
+        // Proofs are made when a connection is opened: one that was opened before rules asked for them is left.
+        let is_bound = pooled
+            .live()
+            .is_none_or(|live| outbound.is_bound(live, port));
+        is_bound.then_some(pooled)
     }
 
     fn pooled_route(

@@ -31,7 +31,7 @@ use crate::outbound::http::RequestsOut;
 use crate::outbound::pool::Lanes;
 use crate::reason;
 use crate::registry::live::Live;
-use crate::registry::{LaneKind, NewConnection};
+use crate::registry::{LaneKind, NewConnection, TICK};
 use crate::state::PolicyEpoch;
 use crate::worker::Worker;
 
@@ -108,11 +108,14 @@ impl Outbound {
     }
 
     async fn sweep(&self) {
-        let mut interval = tokio::time::interval(SWEEP);
+        let metrics = &self.worker.parts.metrics;
+        let was_cut = |reason| metrics.cut(Direction::Outbound, reason);
+        // Nobody waits for the end of an idle connection, so it is looked for.
+        let mut interval = tokio::time::interval(TICK);
         loop {
             interval.tick().await;
-            self.dedicated.sweep();
-            self.interop.sweep();
+            self.dedicated.sweep(was_cut);
+            self.interop.sweep(was_cut);
         }
     }
 
@@ -196,6 +199,16 @@ impl Outbound {
                 policy.policy.strict(&self.declared.to, &port.name)
             }
         }
+    }
+
+    /// Whether a connection that carries on may carry this too: what rules of the port demand of it is proven.
+    pub(crate) fn is_bound(&self, live: &Live, port: &Port) -> bool {
+        let strict = self.strict(port);
+        strict == Strict::default()
+            // Nobody proves anything over a connection without a bond, and policy says what that is worth.
+            || self.worker.bonds.of(live).is_none_or(|bonded| {
+                bonded.due(strict, self.worker.now()) == Strict::default()
+            })
     }
 
     /// The field that names the port on the shared lane.
@@ -296,5 +309,3 @@ const METHODS: [&[u8]; 8] = [
     b"PRI ",
 ];
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How often idle connections are looked through.
-const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);

@@ -100,9 +100,11 @@ impl Live {
         self.binding.get()
     }
 
-    /// Takes in that the peer has proven its key over this connection.
+    /// Takes in that the peer has proven its key over this connection. Of two proofs the later counts.
     pub(crate) fn bind(&self, binding: Binding) {
-        self.binding.set(binding);
+        if binding.ends() > self.binding.get().ends() {
+            self.binding.set(binding);
+        }
     }
 
     /// Until when the connection may live; `None` for the local application.

@@ -164,6 +164,12 @@ impl Registry {
         }
     }
 
+    /// How many connections with peers there are.
+    pub(crate) fn count_peers(&self) -> usize {
+        let peers = self.peers.borrow();
+        peers.values().map(|peer| peer.connections.len()).sum()
+    }
+
     fn remove(&self, live: &Live) {
         self.live.borrow_mut().remove(&live.id);
         if let Some(peer) = &*live.peer() {

@@ -63,6 +63,11 @@ impl Registry {
     /// Judges again what a changed policy can touch, and ends what it no longer allows.
     pub(crate) fn rejudge(&self, policy: &Arc<PolicyEpoch>, now: SystemTime) {
         let old = Arc::clone(&self.policy.borrow());
+        if Arc::ptr_eq(&old.policy, &policy.policy) {
+            // Endpoints alone have changed.
+            *self.policy.borrow_mut() = Arc::clone(policy);
+            return;
+        }
         let outcome = self.judge_change(&old.policy, &policy.policy, now);
         *self.policy.borrow_mut() = Arc::clone(policy);
         (self.admissions).move_on(&policy.policy, &outcome.carried);

@@ -141,9 +141,10 @@ async fn a_control_plane_that_answers_in_tls_1_2_is_refused() {
 
 #[tokio::test]
 async fn an_address_where_nobody_answers_is_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    // Bound and not listening: nobody else gets the port meanwhile.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = held.local_addr().unwrap().to_string();
     let chain = refused(
         attest(&client_of(address.clone(), [0; 32])).await,
         "unreachable",

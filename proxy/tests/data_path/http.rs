@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use vouchsafe_config::policy::Lane;
 
-use crate::support::{LANES, Pair, application, ask, read_all, read_until, run, soon, until};
+use crate::support::{
+    LANES, Pair, application, ask, read_all, read_until, refusing, run, soon, until,
+};
 
 /// Answers each head with its own text, and notes it.
 async fn mirror(seen: &Rc<RefCell<Vec<String>>>) -> std::net::SocketAddr {
@@ -231,9 +233,7 @@ fn a_refused_request_leaves_the_connection_usable() {
 fn a_dead_application_is_a_503_and_a_broken_one_a_502() {
     run(async {
         for lane in LANES {
-            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = gone.local_addr().unwrap();
-            drop(gone);
+            let (_held, address) = refusing();
             let pair = Pair::start(lane, "web", address);
             let answer = ask(pair.client.calls(0), &get("/ok", "Connection: close\r\n")).await;
             assert!(answer.starts_with("HTTP/1.1 503"), "{lane:?}: {answer}");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
-use crate::support::{LANES, Pair, application, run, soon, until};
+use crate::support::{LANES, Pair, application, refusing, run, soon, until};
 
 type Client = h2::client::SendRequest<Bytes>;
 
@@ -112,9 +112,7 @@ fn a_denied_call_is_answered_as_grpc_expects() {
 fn a_dead_application_is_unavailable_for_grpc() {
     run(async {
         for lane in LANES {
-            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = gone.local_addr().unwrap();
-            drop(gone);
+            let (_held, address) = refusing();
             let pair = Pair::start(lane, "web", address);
             let mut client = client(&pair).await.ready().await.unwrap();
             let call = request("POST", "/test.Echo/Both", "application/grpc");

@@ -334,6 +334,77 @@ fn a_control_stream_that_breaks_its_order_is_ended() {
 }
 
 #[test]
+fn a_successor_whose_authority_left_the_bundle_before_its_proof_is_refused() {
+    run(async {
+        let mut attack = Attack::begin().await;
+        let before = attack.lease_end().await;
+        let other = Mesh::attested();
+        let (own, both) = (attack.mesh.bundle(), attack.mesh.bundle_with(&other));
+        attack.server.believe(both);
+        // Verified while its authority was believed, and kept.
+        attack.next = other.svid("app/client", HOUR);
+        let nonce = attack.control.succeed(&attack.next).await.unwrap();
+        attack.server.believe(own);
+        let made = transcript(&attack.peer.binding, &attack.next, nonce);
+        let proof = sign(&attack.next, &made);
+        let id = attack.peer.binding.id();
+        attack.control.say(&Message::Proof(id, None, proof));
+        assert_eq!(attack.control.hear().await, Some(Message::Refused(id)));
+        assert_eq!(attack.refused("authority_removed"), 1.0);
+        assert_eq!(attack.lease_end().await, before);
+    });
+}
+
+#[test]
+fn a_proof_that_comes_long_after_its_challenge_is_refused() {
+    run(async {
+        let mesh = Mesh::attested();
+        let mut wish = Wish::new("app/server", Lane::Shared).behind("raw", echo().await);
+        wish.limits.handshake = Duration::from_millis(500);
+        let server = Sidecar::start(&mesh, wish);
+        let peer = RawPeer::connect(server.door(), &mesh.svid("app/client", HOUR)).await;
+        let mut control = peer.control().await;
+        let next = mesh.svid("app/client", HOUR);
+        let nonce = control.succeed(&next).await.unwrap();
+        let late = tokio::time::Instant::now() + Duration::from_millis(600);
+        tokio::time::sleep_until(late).await;
+        let proof = sign(&next, &transcript(&peer.binding, &next, nonce));
+        let id = peer.binding.id();
+        control.say(&Message::Proof(id, None, proof));
+        assert_eq!(control.hear().await, Some(Message::Refused(id)));
+        let reason = &["outcome=\"control_stream\""];
+        server.counts(EXTENSIONS, reason).await;
+    });
+}
+
+#[test]
+fn who_asks_for_proofs_without_end_is_sent_away() {
+    run(async {
+        let mut attack = Attack::begin().await;
+        let nonce = attack.control.succeed(&attack.next).await.unwrap();
+        let nowhere = vec![ConnectionId([7; 16]); 64];
+        let asked = Message::Challenge(ProofPurpose::Extend, nonce, nowhere);
+        let mut heard = 0;
+        'asking: loop {
+            attack.control.say(&asked);
+            for _ in 0..64 {
+                if attack.control.hear().await.is_none() {
+                    break 'asking;
+                }
+                heard += 1;
+            }
+            // What it has earned meanwhile is a hundredth of what it asks for.
+            assert!(heard < 100_000);
+        }
+        let label = &["reason=\"control_stream\""];
+        attack
+            .server
+            .counts("vouchsafe_failures_total", label)
+            .await;
+    });
+}
+
+#[test]
 fn who_guesses_is_sent_away() {
     run(async {
         let mut attack = Attack::begin().await;

@@ -325,6 +325,38 @@ fn a_request_that_has_no_answer_yet_is_answered_with_the_reason() {
 }
 
 #[test]
+fn an_upload_whose_connection_is_cut_does_not_look_whole_to_the_application() {
+    run(async {
+        for (lane, side) in LANES
+            .into_iter()
+            .flat_map(|lane| SIDES.map(|side| (lane, side)))
+        {
+            let (begun, ended) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+            let seen = (Rc::clone(&begun), Rc::clone(&ended));
+            let server = application(move |mut stream| {
+                let (begun, ended) = (Rc::clone(&seen.0), Rc::clone(&seen.1));
+                async move {
+                    stream.read_u8().await.unwrap();
+                    begun.set(true);
+                    let mut rest = Vec::new();
+                    let outcome = stream.read_to_end(&mut rest).await;
+                    ended.set(Some(outcome.map_err(|error| error.kind()).err()));
+                }
+            })
+            .await;
+            let pair = pair(lane, "raw", server);
+            let mut flow = pair.connect().await;
+            flow.write_all(b"half of it").await.unwrap();
+            until("the first byte", || begun.get()).await;
+            side.of(&pair).believe(Mesh::new().bundle());
+            until("the end", || ended.get().is_some()).await;
+            let reset = Some(std::io::ErrorKind::ConnectionReset);
+            assert_eq!(ended.get(), Some(reset), "{lane:?} {side:?}");
+        }
+    });
+}
+
+#[test]
 fn a_peer_whose_authority_leaves_the_bundle_is_cut() {
     run(async {
         for (lane, side) in LANES

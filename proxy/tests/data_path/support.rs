@@ -208,10 +208,18 @@ impl Mesh {
         }
     }
 
-    pub(crate) fn bundle(&self) -> TrustBundle {
+    fn authority(&self) -> Authority {
         let domain = DOMAIN.parse().unwrap();
-        let authority = Authority::new(domain, self.issuer.der(), self.is_attested).unwrap();
-        TrustBundle::new(vec![authority]).unwrap()
+        Authority::new(domain, self.issuer.der(), self.is_attested).unwrap()
+    }
+
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(vec![self.authority()]).unwrap()
+    }
+
+    /// With another authority of the same trust domain.
+    pub(crate) fn bundle_with(&self, other: &Self) -> TrustBundle {
+        TrustBundle::new(vec![self.authority(), other.authority()]).unwrap()
     }
 
     pub(crate) fn identity(&self, number: u64, svid: Svid) -> Arc<IdentityEpoch> {
@@ -363,6 +371,16 @@ impl Sidecar {
             .sum()
     }
 
+    /// Changes whom it believes, and nothing else.
+    pub(crate) fn believe(&self, bundle: TrustBundle) {
+        let held = self.state.identity.load_full().unwrap();
+        self.state.replace_identity(Some(Arc::new(IdentityEpoch {
+            number: held.number + 1,
+            svid: Arc::clone(&held.svid),
+            bundle: Arc::new(bundle),
+        })));
+    }
+
     /// All metrics, as they are scraped.
     pub(crate) fn metrics(&self) -> String {
         TextEncoder::new()
@@ -476,6 +494,14 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("waited for {what}"))
+}
+
+/// An address that refuses connections for as long as the socket is held: nobody else gets the port.
+pub(crate) fn refusing() -> (tokio::net::TcpSocket, SocketAddr) {
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = held.local_addr().unwrap();
+    (held, address)
 }
 
 /// An application that does `serve` with each connection.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    LANES, Mesh, Pair, Sidecar, Wish, application, read_all, read_until, run, soon,
+    LANES, Mesh, Pair, Sidecar, Wish, application, read_all, read_until, refusing, run, soon,
 };
 
 #[test]
@@ -129,9 +129,7 @@ fn a_client_that_goes_away_ends_the_application_s_connection() {
 fn a_dead_application_closes_the_flow_with_a_reason() {
     run(async {
         for lane in LANES {
-            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = gone.local_addr().unwrap();
-            drop(gone);
+            let (_held, address) = refusing();
             let pair = Pair::start(lane, "raw", address);
             let mut stream = pair.connect().await;
             assert_eq!(read_all(&mut stream).await, "");

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use aws_lc_rs::rand;
 use bytes::Bytes;
@@ -30,15 +31,24 @@ struct Answering<'a> {
     /// The connection that carries the stream.
     carrier: &'a Bonded,
     channel: Channel<'a>,
-    /// The peer's successor, and the nonce over which it is to be proven.
-    successor: Option<(Successor, Nonce)>,
+    /// The peer's successor, and the challenge by which it is to be proven.
+    successor: Option<(Successor, Asked)>,
     /// The certificate of ours that was shown.
     shown: Option<Arc<OwnCertificate>>,
     /// Connections over which it was proven, until the peer has said what it makes of that.
     proven: HashSet<ConnectionId>,
     /// What the peer was asked to prove for a strict route.
-    challenged: Option<(ProofPurpose, ConnectionId, Nonce)>,
+    challenged: Option<(ProofPurpose, ConnectionId, Asked)>,
     refusals: u32,
+}
+
+/// A challenge that was made. A proof is worth what its challenge is: one that comes late proves nothing of today.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    nonce: Nonce,
+    since: Instant,
+    /// The same in mesh time.
+    at: SystemTime,
 }
 
 /// Answers until the other end has closed the stream, or the connection that carries it takes on nothing new.
@@ -110,6 +120,9 @@ impl<'a> Answering<'a> {
 
 impl Answering<'_> {
     async fn message(&mut self, message: Message) -> Result<(), ChannelError> {
+        if matches!(message, Message::Successor(_) | Message::Proof(..)) {
+            self.spend()?;
+        }
         match message {
             Message::Show(known) => self.show(known).await,
             Message::Successor(chain) => self.successor(&chain).await,
@@ -173,11 +186,10 @@ impl Answering<'_> {
                 Reason::from(&error)
             })
         });
-        let nonce = fresh_nonce();
-        match (verified, nonce) {
-            (Ok(successor), Some(nonce)) => {
-                self.successor = Some((successor, nonce));
-                let challenge = Message::Challenge(ProofPurpose::Extend, nonce, Vec::new());
+        match (verified, self.ask()) {
+            (Ok(successor), Some(asked)) => {
+                self.successor = Some((successor, asked));
+                let challenge = Message::Challenge(ProofPurpose::Extend, asked.nonce, Vec::new());
                 self.channel.send(&challenge).await
             }
             (Err(reason), _) => self.not_extended(self.carrier.bond.id, reason).await,
@@ -195,6 +207,7 @@ impl Answering<'_> {
         connections: &[ConnectionId],
     ) -> Result<(), ChannelError> {
         for connection in connections {
+            self.spend()?;
             let proof = self.shown.as_ref().and_then(|own| {
                 let listed = self.find(*connection)?;
                 listed.bond.prove_successor(own, nonce)
@@ -207,6 +220,8 @@ impl Answering<'_> {
                 None => Message::Refused(*connection),
             };
             self.channel.send(&answer).await?;
+            // Signing is work, and others wait.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -232,9 +247,12 @@ impl Answering<'_> {
         connection: ConnectionId,
         proof: &ConnectionProof,
     ) -> Result<(), Reason> {
-        let (successor, nonce) = self.successor.as_ref().ok_or(reason::CONTROL_STREAM)?;
+        let held = self.successor.as_ref();
+        let (successor, asked) = held
+            .filter(|(_, asked)| self.is_fresh(asked))
+            .ok_or(reason::CONTROL_STREAM)?;
         let listed = self.find(connection).ok_or(reason::UNKNOWN_CONNECTION)?;
-        let verified = listed.bond.verify_successor(successor, *nonce, proof);
+        let verified = listed.bond.verify_successor(successor, asked.nonce, proof);
         let verified = verified.map_err(|error| Reason::from(&error))?;
         listed.take_in(Proven::Peer(verified)).await
     }
@@ -247,10 +265,10 @@ impl Answering<'_> {
     ) -> Result<(), ChannelError> {
         self.challenged = None;
         let known = self.find(connection).ok_or(reason::UNKNOWN_CONNECTION);
-        match known.and(fresh_nonce().ok_or(reason::CONTROL_STREAM)) {
-            Ok(nonce) => {
-                self.challenged = Some((purpose, connection, nonce));
-                let challenge = Message::Challenge(purpose, nonce, vec![connection]);
+        match known.and(self.ask().ok_or(reason::CONTROL_STREAM)) {
+            Ok(asked) => {
+                self.challenged = Some((purpose, connection, asked));
+                let challenge = Message::Challenge(purpose, asked.nonce, vec![connection]);
                 self.channel.send(&challenge).await
             }
             Err(reason) => self.not_bound(connection, reason).await,
@@ -267,6 +285,7 @@ impl Answering<'_> {
         let [connection] = connections else {
             return Err(ChannelError::Order);
         };
+        self.spend()?;
         let proof = self
             .find(*connection)
             .and_then(|listed| listed.bond.prove_present(purpose, nonce));
@@ -301,13 +320,15 @@ impl Answering<'_> {
     ) -> Result<(), Reason> {
         // Consumed by the first proof, whatever becomes of it.
         let challenged = self.challenged.take();
-        let (purpose, _, nonce) = challenged
-            .filter(|(_, challenged, _)| *challenged == connection)
+        let (purpose, _, asked) = challenged
+            .filter(|(_, challenged, asked)| *challenged == connection && self.is_fresh(asked))
             .ok_or(reason::CONTROL_STREAM)?;
         let listed = self.find(connection).ok_or(reason::UNKNOWN_CONNECTION)?;
-        let verified = listed.bond.verify_present(purpose, nonce, leaf, proof);
+        let verified = listed
+            .bond
+            .verify_present(purpose, asked.nonce, leaf, proof);
         verified.map_err(|error| Reason::from(&error))?;
-        listed.take_in(Proven::Binding(self.worker.now())).await
+        listed.take_in(Proven::Binding(asked.at)).await
     }
 
     async fn not_bound(
@@ -329,6 +350,24 @@ impl Answering<'_> {
             // It is gone, or its worker is busy: then its lease ends as it would have.
             let _ = listed.take_in(Proven::Own(Arc::clone(own))).await;
         }
+    }
+
+    fn ask(&self) -> Option<Asked> {
+        Some(Asked {
+            nonce: fresh_nonce()?,
+            since: Instant::now(),
+            at: self.worker.now(),
+        })
+    }
+
+    fn is_fresh(&self, asked: &Asked) -> bool {
+        asked.since.elapsed() <= self.worker.parts.config.limits.handshake
+    }
+
+    /// Pays for a signature or the verification of one.
+    fn spend(&self) -> Result<(), ChannelError> {
+        let may = self.carrier.budget.spend(Instant::now());
+        may.then_some(()).ok_or(ChannelError::Budget)
     }
 
     /// A connection with the very peer that speaks here.

@@ -101,6 +101,8 @@ pub(crate) struct Bonded {
     pub(crate) settled: Cell<[u8; 32]>,
     /// What we have proven of ourselves for strict routes; of the peer the registry knows it.
     pub(crate) own_proven: Cell<Binding>,
+    /// What its control streams may ask of us.
+    pub(crate) budget: Budget,
     /// Held while keys are proven for strict routes.
     pub(crate) proving: tokio::sync::Mutex<()>,
     directory: Arc<Directory>,
@@ -133,6 +135,36 @@ impl Bonded {
     /// Whether the connection carries something: a dedicated one is its flow.
     pub(crate) fn is_in_use(&self) -> bool {
         self.live.lane == LaneKind::Dedicated || self.live.streams.get() > 0
+    }
+}
+
+/// Signatures and verifications that the other end of a connection may have us make.
+///
+/// # Why
+/// Whoever completes a handshake gets a control stream, before any rule admits it. What it asks for there costs us as much
+/// as its handshake did, so it gets a burst that renews all connections that two ends may have between them, and then no
+/// more than a fraction of a core.
+#[derive(Debug)]
+pub(crate) struct Budget(Cell<(Instant, u32)>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Cell::new((Instant::now(), BURST)))
+    }
+}
+
+impl Budget {
+    /// Pays for one; whether there was something left.
+    pub(crate) fn spend(&self, now: Instant) -> bool {
+        let (since, left) = self.0.get();
+        let passed = now.saturating_duration_since(since).as_millis();
+        let earned = u32::try_from(passed * RATE / 1000).unwrap_or(BURST);
+        let (since, left) = match earned {
+            0 => (since, left),
+            earned => (now, left.saturating_add(earned).min(BURST)),
+        };
+        self.0.set((since, left.saturating_sub(1)));
+        left > 0
     }
 }
 
@@ -170,6 +202,7 @@ impl Bonds {
             bond,
             since: Instant::now(),
             own_proven: Cell::default(),
+            budget: Budget::default(),
             proving: tokio::sync::Mutex::default(),
             directory: Arc::clone(&self.directory),
             own: Rc::clone(&self.own),
@@ -203,5 +236,9 @@ impl Bonds {
 
 /// Errands that wait for a worker: a peer has one under way per control stream, so this is as many peers at once.
 const ERRANDS: usize = 1024;
+/// For a busy pair of sidecars: every connection between them proven by both ends twice over.
+const BURST: u32 = 8192;
+/// A second; about a hundredth of a core.
+const RATE: u128 = 256;
 /// A worker that takes longer has other troubles, and the lease goes on as it was.
 const ERRAND: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::io::Io;
 use crate::lane::control::message::{Message, MessageError, Parsed};
@@ -64,9 +65,14 @@ impl<'a> Channel<'a> {
     ///
     /// # Errors
     /// As [`Channel::receive`], and when it does not come in time.
-    pub(crate) async fn receive_due(&mut self) -> Result<Message, ChannelError> {
-        let received = tokio::time::timeout(self.deadline, self.receive()).await;
+    pub(crate) async fn receive_by(&mut self, due: Instant) -> Result<Message, ChannelError> {
+        let received = tokio::time::timeout_at(due, self.receive()).await;
         received.unwrap_or(Err(ChannelError::Late))
+    }
+
+    /// When an answer to what is asked now is due.
+    pub(crate) fn due(&self) -> Instant {
+        Instant::now() + self.deadline
     }
 
     /// What was received after the last message.
@@ -90,6 +96,9 @@ pub(crate) enum ChannelError {
     /// Too many proofs failed.
     #[error("the other end sent too many proofs that fail")]
     Refusals,
+    /// More signatures were asked for than a connection is worth.
+    #[error("the other end asks for more proofs than it may")]
+    Budget,
     /// A message can't be read or written.
     #[error("a message can't be read or written")]
     Message(#[from] MessageError),
