@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use rustix::io::Errno;
 use vouchsafe_config::proxy::Tsm;
 use vouchsafe_proxy::attester::device_thread::DeviceThreadError;
+use vouchsafe_proxy::attester::tsm::processor::processor_of;
 use vouchsafe_proxy::attester::tsm::{Provider, TsmAttester, TsmError};
 use vouchsafe_tests::configfs::{Asked, Configfs, Made};
 use vouchsafe_tests::wait;
 use vouchsafe_verifier::dossier::{Expected, Kind};
-use vouchsafe_verifier::judgement::Status;
+use vouchsafe_verifier::judgement::{Status, Value};
 
 use crate::support::{judge, vector};
 
@@ -334,4 +335,31 @@ async fn a_read_that_hangs_holds_nobody_up_and_leaves_no_entry() {
     wait::until("the entry to be removed", || {
         configfs.entries().is_empty().then_some(())
     });
+}
+
+/// What `collect` pins is what evidence proves.
+#[test]
+fn a_real_quote_names_the_processor_that_the_verifier_claims() {
+    let mut named = 0;
+    for case in [
+        "tdx/v4-uptodate-dstack",
+        "tdx/v4-gcp-padded-8000",
+        "tdx/v4-spr-e4-google",
+        "tdx/v4-debug",
+        "tdx/v5-outofdate-azure",
+    ] {
+        let quote = vector(&format!("{case}/quote.bin"));
+        let files = [("quote.bin", quote.as_slice())];
+        let judgement = judge(Kind::Tdx, &files, Expected::ReportData([7; 64]), TDX_THEN);
+        let claimed = |claim: &str| match judgement.claims.get(claim) {
+            Some(Value::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let found = processor_of(&quote).unwrap_or_else(|| panic!("{case} names no processor"));
+        assert_eq!(found.ppid.map(hex::encode), claimed("ppid"), "{case}");
+        let machine = found.platform_instance_id.map(hex::encode);
+        assert_eq!(machine, claimed("platform_instance_id"), "{case}");
+        named += usize::from(machine.is_some());
+    }
+    assert!(named > 0, "no case has a machine of several processors");
 }

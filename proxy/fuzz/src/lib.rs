@@ -3,6 +3,7 @@
 
 use vouchsafe_proxy::attester::az_vtpm::HclParts;
 use vouchsafe_proxy::attester::az_vtpm::imds::{certificates_of, quote_of};
+use vouchsafe_proxy::attester::tsm::processor::processor_of;
 use vouchsafe_proxy::attester::tsm::{Provider, report_data_of};
 use vouchsafe_proxy::attester::{nitro, nvidia_gpu};
 use vouchsafe_proxy::lane::control::message::{Message, Parsed};
@@ -13,6 +14,10 @@ pub fn guest_report(data: &[u8]) {
         if let Some(found) = report_data_of(provider, data) {
             assert!(data.windows(64).any(|window| window == found));
         }
+    }
+    if let Some(processor) = processor_of(data) {
+        let names = [processor.ppid, processor.platform_instance_id];
+        assert!(names.into_iter().flatten().all(|name| name != [0; 16]));
     }
 }
 

@@ -12,6 +12,7 @@
 //! length-prefixed bytes.
 
 pub mod az_vtpm;
+mod der;
 pub mod device_thread;
 pub mod nitro;
 pub mod nvidia_gpu;

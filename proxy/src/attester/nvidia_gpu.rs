@@ -18,6 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use vouchsafe_config::proxy::NvidiaGpu;
 use vouchsafe_device::nvml::{self, MultiGpu, Nvml, NvmlError};
 
+use super::der::{INTEGER, element, to_be_signed};
 use super::device_thread::{DeviceThread, DeviceThreadError};
 
 /// The GPUs of this machine.
@@ -168,13 +169,7 @@ pub fn nonce_of(report: &[u8]) -> Option<&[u8; 32]> {
 /// the leaf in decimal. `None` where it can't be read; nothing else of the chain is read here.
 pub fn ueid_of(chain: &[u8]) -> Option<String> {
     let leaf = CertificateDer::from_pem_slice(chain).ok()?;
-    let (SEQUENCE, certificate, _) = element(&leaf)? else {
-        return None;
-    };
-    let (SEQUENCE, to_be_signed, _) = element(certificate)? else {
-        return None;
-    };
-    let serial = match element(to_be_signed)? {
+    let serial = match element(to_be_signed(&leaf)?)? {
         // The version stands before it in all but the oldest form (RFC 5280 §4.1).
         (VERSION, _, rest) => element(rest)?,
         first => first,
@@ -183,22 +178,6 @@ pub fn ueid_of(chain: &[u8]) -> Option<String> {
         (INTEGER, number, _) if number.len() <= MAX_SERIAL => Some(decimal(number)),
         _ => None,
     }
-}
-
-/// Tag, content and what follows of an element of DER.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&[tag, length], rest) = bytes.split_first_chunk::<2>()?;
-    let (length, rest) = match length {
-        0x81 => rest
-            .split_first()
-            .map(|(one, rest)| (usize::from(*one), rest))?,
-        0x82 => { rest.split_first_chunk::<2>() }
-            .map(|(two, rest)| (usize::from(u16::from_be_bytes(*two)), rest))?,
-        short if short < 0x80 => (usize::from(short), rest),
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
 }
 
 /// A number of any length, most significant byte first.
@@ -266,8 +245,6 @@ pub enum GpuError {
 pub const DEFAULT_LIBRARY: &str = nvml::LIBRARY;
 /// SPDM 1.1, `GET_MEASUREMENTS`, with signature, all measurements.
 const GET_MEASUREMENTS: [u8; 4] = [0x11, 0xe0, 0x01, 0xff];
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
 const VERSION: u8 = 0xa0;
 /// Twenty bytes, and the zero of a positive number (RFC 5280 §4.1.2.2).
 const MAX_SERIAL: usize = 21;
@@ -308,8 +285,6 @@ mod tests {
         let largest = "1461501637330902918203684832716283019655932542975";
         assert_eq!(number(&[0xff; 20]).as_deref(), Some(largest));
         assert_eq!(ueid_of(b""), None);
-        assert_eq!(element(&[0x30, 0x83, 0, 0, 1, 0]), None);
-        assert_eq!(element(&[0x30, 2, 0]), None);
     }
 
     #[tokio::test]

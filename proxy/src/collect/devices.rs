@@ -107,7 +107,10 @@ pub(super) async fn azure(
     piece.file("evidence.json", written(&said).into_bytes());
     match attester.hardware() {
         Hardware::SevSnp => piece.file("certificates.pem", said.hardware),
-        Hardware::Tdx => piece.file("quote.bin", said.hardware),
+        Hardware::Tdx => {
+            super::pin_processor(&mut piece, &said.hardware);
+            piece.file("quote.bin", said.hardware);
+        }
     }
     piece.file("eventlog.bin", said.event_log);
     Ok(Some(piece))

@@ -28,6 +28,7 @@ use crate::attester::CollectError;
 use crate::attester::nitro::NitroError;
 use crate::attester::nvidia_gpu::GpuError;
 use crate::attester::tpm::TpmAttester;
+use crate::attester::tsm::processor::processor_of;
 use crate::attester::tsm::{Provider, TsmAttester, TsmError};
 use bundle::{Bundle, Piece, WriteBundleError};
 
@@ -289,12 +290,7 @@ fn collect_guest(
             Ok(report) => {
                 let mut piece = match provider {
                     Provider::SevSnp => guest_of_amd(report.report, &report.certificates),
-                    Provider::Tdx => {
-                        let mut piece = Piece::new("tdx");
-                        piece.file("quote.bin", report.report);
-                        piece.file("ccel.bin", report.event_log);
-                        piece
-                    }
+                    Provider::Tdx => guest_of_intel(report.report, report.event_log),
                 };
                 piece.expect("expect_report_data", hex::encode(report_data));
                 bundle.add(piece);
@@ -321,6 +317,29 @@ fn guest_of_amd(report: Vec<u8>, table: &[u8]) -> Piece {
         piece.file(&format!("certificate-{index}.der"), certificate.to_vec());
     }
     piece
+}
+
+fn guest_of_intel(quote: Vec<u8>, event_log: Vec<u8>) -> Piece {
+    let mut piece = Piece::new("tdx");
+    pin_processor(&mut piece, &quote);
+    piece.file("quote.bin", quote);
+    piece.file("ccel.bin", event_log);
+    piece
+}
+
+/// Pins what a quote of TDX calls its processor and its machine; neither where it names none.
+fn pin_processor(piece: &mut Piece, quote: &[u8]) {
+    let Some(processor) = processor_of(quote) else {
+        return;
+    };
+    for (key, name) in [
+        ("tdx_ppid", processor.ppid),
+        ("tdx_platform_instance_id", processor.platform_instance_id),
+    ] {
+        if let Some(name) = name {
+            piece.pin(key, hex::encode(name));
+        }
+    }
 }
 
 /// The host's table: an identifier, offset and length each, up to an entry of zeros (AMD GHCB specification §4.1.8.1).

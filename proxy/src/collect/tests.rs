@@ -34,6 +34,14 @@ fn a_chip_that_hides_itself_pins_nothing() {
 }
 
 #[test]
+fn a_quote_that_names_no_processor_pins_nothing() {
+    let mut bundle = Bundle::new([0; 32]);
+    bundle.add(guest_of_intel(vec![4; 700], Vec::new()));
+    let node = bundle.node("tdx-01", "inference");
+    assert!(node.contains("hardware: {}"), "{node}");
+}
+
+#[test]
 fn what_names_a_tpm_is_told_apart() {
     let address = "127.0.0.1:2321";
     assert!(matches!(transport(address), TpmTransport::SwtpmTcp(_)));

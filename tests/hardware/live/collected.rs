@@ -8,7 +8,7 @@ use vouchsafe_tests::configfs::Configfs;
 use vouchsafe_tests::factory::Factory;
 use vouchsafe_tests::vendor::Vendors;
 use vouchsafe_tests::vendor::amd::Guest;
-use vouchsafe_tests::vendor::intel::TrustDomain;
+use vouchsafe_tests::vendor::intel::{Processor, TrustDomain};
 use vouchsafe_tests::{binaries, process};
 
 use super::{Azure, CHIP, GOOD, GPUS, PPID, devices, snp, soon, tdx, with_gpus};
@@ -115,13 +115,18 @@ fn a_trust_domain_is_admitted_by_what_was_collected_of_it() {
     let processor = vendors.intel.processor(PPID, soon(90 * 86_400));
     let (guest, attester) = tdx(&processor, TrustDomain::of(GOOD));
     let tsm = guest.configfs.path();
-    let mut drafted = draft(&["--tsm", tsm.to_str().expect("it is text")]);
-    // A quote names its processor in a certificate that is not read here: the operator pins it by hand.
-    let unpinned = "hardware: {}";
-    assert!(drafted.node.contains(unpinned), "{}", drafted.node);
-    let pinned = format!("hardware: {{tdx_ppid: \"{}\"}}", processor.ppid());
-    drafted.node = drafted.node.replace(unpinned, &pinned);
+    let drafted = draft(&["--tsm", tsm.to_str().expect("it is text")]);
+    assert!(drafted.node.contains(&pins(&processor)), "{}", drafted.node);
     admits(&vendors, &drafted, &attester, "tdx", 1);
+}
+
+/// What a `Node` says of a processor of Intel's and its machine.
+fn pins(processor: &Processor) -> String {
+    format!(
+        "tdx_ppid: {}, tdx_platform_instance_id: {}",
+        processor.ppid(),
+        processor.platform_instance_id()
+    )
 }
 
 #[test]
@@ -143,6 +148,14 @@ fn a_confidential_vm_of_azure_is_admitted_by_what_was_collected_of_it() {
     let drafted = draft(&["--tpm", &tpm, "--imds", &imds]);
     assert!(drafted.node.contains("snp_chip_id"), "{}", drafted.node);
     admits(&vendors, &drafted, &azure.attester, "az_snp_vtpm", 1);
+
+    let processor = vendors.intel.processor(PPID, soon(90 * 86_400));
+    let azure = Azure::tdx(&processor, TrustDomain::of(GOOD));
+    azure.measure(4);
+    let (tpm, imds) = (azure.socket(), azure.imds());
+    let drafted = draft(&["--tpm", &tpm, "--imds", &imds]);
+    assert!(drafted.node.contains(&pins(&processor)), "{}", drafted.node);
+    admits(&vendors, &drafted, &azure.attester, "az_tdx_vtpm", 1);
 }
 
 #[test]

@@ -54,21 +54,22 @@ impl Intel {
         }
     }
 
+    /// The answer at [`TCB_INFO`]: the levels of the processors, of which only modules of version `current` are up to
+    /// date.
+    pub fn levels(&self, until: SystemTime, current: u8) -> Reply {
+        let text = tcb_info(&dates(until), current);
+        self.signed("tcbInfo", &text, "TCB-Info-Issuer-Chain")
+    }
+
+    fn signed(&self, name: &str, text: &str, header: &'static str) -> Reply {
+        let signature = hex::encode(self.signer.sign(text.as_bytes()));
+        let body = format!(r#"{{"{name}":{text},"signature":"{signature}"}}"#);
+        let chain = pem(&[&self.signer_der, self.root.der()]);
+        Reply::Answer(200, vec![(header, percent(&chain))], body.into_bytes())
+    }
+
     /// What the service answers, by path, good until `until`.
     pub(super) fn answers(&self, until: SystemTime) -> Vec<(String, Reply)> {
-        let from = SystemTime::now() - DAY;
-        let time = |time| Time::new(time).expect("it is of this age").to_string();
-        let dates = format!(
-            r#""issueDate":"{}","nextUpdate":"{}""#,
-            time(from),
-            time(until)
-        );
-        let signed = |name: &str, text: &str, header: &'static str| {
-            let signature = hex::encode(self.signer.sign(text.as_bytes()));
-            let body = format!(r#"{{"{name}":{text},"signature":"{signature}"}}"#);
-            let chain = pem(&[&self.signer_der, self.root.der()]);
-            Reply::Answer(200, vec![(header, percent(&chain))], body.into_bytes())
-        };
         let platform = pem(&[self.platform.der(), self.root.der()]);
         let list = self.platform.revocation_list(until);
         let list = Reply::Answer(
@@ -78,15 +79,12 @@ impl Intel {
         );
         let root_list = hex::encode(self.root.revocation_list(until));
         vec![
-            (
-                TCB_INFO.to_owned(),
-                signed("tcbInfo", &tcb_info(&dates), "TCB-Info-Issuer-Chain"),
-            ),
+            (TCB_INFO.to_owned(), self.levels(until, 5)),
             (
                 "/tdx/certification/v4/qe/identity".to_owned(),
-                signed(
+                self.signed(
                     "enclaveIdentity",
-                    &qe_identity(&dates),
+                    &qe_identity(&dates(until)),
                     "SGX-Enclave-Identity-Issuer-Chain",
                 ),
             ),
@@ -135,6 +133,11 @@ impl Processor {
         format!("{:02x}", self.number).repeat(16)
     }
 
+    /// What a `Node` calls the machine that it is in.
+    pub fn platform_instance_id(&self) -> String {
+        format!("{:02x}", self.number ^ MACHINE).repeat(16)
+    }
+
     /// A signed quote of version 4.
     pub fn quote(&self, domain: &TrustDomain, report_data: &[u8]) -> Vec<u8> {
         let mut body = vec![0; 584];
@@ -179,7 +182,14 @@ fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
     out.extend(content);
 }
 
-fn tcb_info(dates: &str) -> String {
+/// Issued yesterday.
+fn dates(until: SystemTime) -> String {
+    let time = |time| Time::new(time).expect("it is of this age").to_string();
+    let from = time(SystemTime::now() - DAY);
+    format!(r#""issueDate":"{from}","nextUpdate":"{}""#, time(until))
+}
+
+fn tcb_info(dates: &str, current: u8) -> String {
     let list = |head: &[u8]| {
         let svn = |at| head.get(at).copied().unwrap_or(0);
         let all: Vec<_> = (0..16)
@@ -200,7 +210,7 @@ fn tcb_info(dates: &str) -> String {
     );
     format!(
         r#"{{"id":"TDX","version":3,{dates},"fmspc":"{FMSPC}","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,"tdxModule":{{{module}}},"tdxModuleIdentities":[],"tcbLevels":[{},{}]}}"#,
-        level(&[7, 7], &[5, 0, 7], "UpToDate"),
+        level(&[7, 7], &[current, 0, 7], "UpToDate"),
         level(&[6, 6], &[3, 0, 6], "OutOfDate"),
     )
 }
@@ -212,7 +222,7 @@ fn qe_identity(dates: &str) -> String {
     )
 }
 
-/// The extension of a PCK certificate: PPID, versions, PCE, FMSPC.
+/// The extension of a PCK certificate: PPID, versions, PCE, FMSPC, machine.
 fn extension(ppid: u8) -> Vec<u8> {
     let entry = |arcs: &[u8], value: Vec<u8>| {
         let oid = [
@@ -236,6 +246,7 @@ fn extension(ppid: u8) -> Vec<u8> {
             &[4],
             der(0x04, &hex::decode(FMSPC).expect("it is hexadecimal")),
         ),
+        entry(&[6], der(0x04, &[ppid ^ MACHINE; 16])),
     ];
     der(0x30, &fields.concat())
 }
@@ -271,7 +282,10 @@ pub fn azure_quote(processor: &Processor, domain: &TrustDomain, request: &[u8]) 
 
 /// Where the levels of the processors are asked for.
 pub const TCB_INFO: &str = "/tdx/certification/v4/tcb?fmspc=00806F050000";
-const FMSPC: &str = "00806F050000";
+/// What the levels are of: family, model, platform and SKU of every processor.
+pub const FMSPC: &str = "00806F050000";
+/// What tells a machine's number from that of its processor.
+const MACHINE: u8 = 0x80;
 const DAY: Duration = Duration::from_secs(86_400);
 const INTELS_ENCLAVE: [u8; 16] = [
     0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,

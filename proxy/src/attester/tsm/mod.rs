@@ -11,6 +11,7 @@
 //! (report); Intel TDX DCAP quoting library API (quote).
 
 mod entry;
+pub mod processor;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
