@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use vouchsafe_attestation::claims::Class;
 use x509_parser::prelude::X509Certificate;
 
-use super::key_of_info;
+use super::key::key_of_info;
 use crate::evidence::tpm::public::Key;
 use crate::evidence::tpm::rules::Rules;
 use crate::evidence::x509::{self, PathError};

@@ -11,28 +11,29 @@
 
 mod certificate;
 mod container;
+mod key;
 mod legacy;
+mod logs;
 mod parts;
+mod values;
 
 use std::time::SystemTime;
 
 use vouchsafe_attestation::claims::Class;
-use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::{Dossier, Expected, certificates, only, refuse_expectation};
 use crate::evidence::tpm::attest::Quote;
-use crate::evidence::tpm::event_log::{EventLog, SecureBoot};
 use crate::evidence::tpm::hash::HashAlgorithm;
-use crate::evidence::tpm::ima::{self, Checkpoint};
-use crate::evidence::tpm::pcr::{PcrSet, PcrValueError, PcrValues};
-use crate::evidence::tpm::public::{Attributes, Curve, Key, PublicArea, SigningScheme};
+use crate::evidence::tpm::pcr::{PcrSet, PcrValues};
+use crate::evidence::tpm::public::{Attributes, Key, PublicArea, SigningScheme};
 use crate::evidence::tpm::rules::Rules;
 use crate::evidence::tpm::signature::Signature;
 use crate::evidence::tpm::wire::put_sized;
 use crate::judgement::{Ledger, same_bytes};
+use key::key_of;
+use logs::{show_event_log, show_list};
 use parts::{Ak, Parts, Quoted, SignedQuote, Values};
+use values::check_values;
 
 pub(super) fn judge(
     dossier: Dossier<'_>,
@@ -265,93 +266,6 @@ impl Case<'_> {
         class
     }
 
-    /// Replays the log to the quoted firmware PCRs; PCRs from 8 on are extended by the running system too.
-    fn judge_event_log(&self, logs: Vec<Vec<u8>>, pcrs: &PcrValues, ledger: &mut Ledger) {
-        if logs.is_empty() {
-            if self.rules.require_event_log || self.rules.secure_boot.is_some() {
-                ledger.missing("event_log", "event_log_missing", "no event log was given");
-            } else {
-                ledger.skip("event_log", "no event log was given");
-            }
-            return;
-        }
-        let Some(raw) = only(logs, ledger) else {
-            return;
-        };
-        let log = EventLog::parse_padded(&raw);
-        let Some(log) = ledger.succeed("event_log", "event_log_malformed", log) else {
-            return;
-        };
-        let events = u64::try_from(log.events().len()).unwrap_or(u64::MAX);
-        ledger.claim("events", events);
-        let quoted = pcrs
-            .iter()
-            .filter(|(_, pcr, _)| PcrSet::FIRMWARE.contains(*pcr));
-        let (mut wrong, mut replayed) = (Vec::new(), 0);
-        for (bank, pcr, value) in quoted {
-            replayed += 1;
-            if log.replay(bank, pcr).as_deref() != Some(value) {
-                wrong.push(format!("{bank}:{pcr}"));
-            }
-        }
-        let detail = format!("{replayed} values replayed; not equal: {wrong:?}");
-        let holds = replayed > 0 && wrong.is_empty();
-        if !ledger.require("event_log_replay", "event_log_replay", holds, detail) {
-            return;
-        }
-        let bank = HashAlgorithm::ALL
-            .into_iter()
-            .find(|bank| pcrs.get(*bank, SECURE_BOOT_PCR).is_some());
-        let secure_boot = bank.map_or(SecureBoot::Unknown, |bank| log.secure_boot(bank));
-        claim_secure_boot(secure_boot, ledger);
-        if let Some(demanded) = self.rules.secure_boot {
-            let wanted = if demanded {
-                SecureBoot::Enabled
-            } else {
-                SecureBoot::Disabled
-            };
-            let detail = format!("found {secure_boot:?}");
-            ledger.require("secure_boot", "secure_boot", secure_boot == wanted, detail);
-        }
-    }
-
-    fn judge_list(&self, lists: Vec<Vec<ima::Entry>>, pcrs: &PcrValues, ledger: &mut Ledger) {
-        if lists.is_empty() {
-            if self.rules.ima.is_some() {
-                ledger.missing("ima_format", "ima_missing", "no measurement list was given");
-            }
-            return;
-        }
-        let Some(entries) = only(lists, ledger) else {
-            return;
-        };
-        let quoted = HashAlgorithm::ALL
-            .into_iter()
-            .find_map(|bank| Some((bank, pcrs.get(bank, ima::PCR)?)));
-        let Some((bank, value)) = quoted else {
-            let detail = "PCR 10 is not quoted, so nothing covers the list";
-            ledger.require("ima_replay", "ima_replay", false, detail);
-            return;
-        };
-        let advanced = Checkpoint::start(bank).advance(entries, value);
-        let Some((checkpoint, entries)) = ledger.succeed("ima_replay", "ima_replay", advanced)
-        else {
-            return;
-        };
-        ledger.claim("ima_entries", checkpoint.count);
-        show_list_content(&entries, ledger);
-        match &self.rules.ima {
-            Some(policy) => {
-                // A kernel that measures begins with PCRs 0 to 9; without entries it does not measure.
-                let measures = checkpoint.count > 0;
-                ledger.require("ima_measures", "ima_empty", measures, "PCR 10 was extended");
-                let checked = policy.check(0, &entries);
-                ledger.succeed("ima_files", "ima_file", checked);
-            }
-            None => ledger.skip("ima_files", "no rule names files"),
-        }
-    }
-
     /// Whether all is quoted that must be, of which no image need name a value.
     fn judge_coverage(&self, pcrs: &PcrValues, ledger: &mut Ledger) {
         if self.rules.pcrs.is_empty() {
@@ -456,211 +370,12 @@ fn show_quote(quote: &Quote, ledger: &mut Ledger) {
     ledger.claim("qualified_signer", hex::encode(&quote.qualified_signer));
 }
 
-/// A narrowed selection leaves out values that were given, a widened one quotes what nobody shows: both are refused.
-fn check_values(
-    quote: &SignedQuote,
-    parsed: &Quote,
-    hash: HashAlgorithm,
-    all: &mut PcrValues,
-    ledger: &mut Ledger,
-) {
-    let values = match &quote.values {
-        Values::None => {
-            ledger.skip("pcr_values", "no values were given");
-            return;
-        }
-        Values::Named(named) => named_values(named),
-        Values::InOrder(raw) => values_in_order(raw, parsed),
-    };
-    let Some(values) = ledger.succeed("pcr_values", "pcr_values_malformed", values) else {
-        return;
-    };
-    let given = values.selection();
-    let detail = format!("quoted {}, given {given}", parsed.selection);
-    let same = given.same_as(&parsed.selection);
-    let same = ledger.require("pcr_selection", "pcr_selection", same, detail);
-    let digest = values.digest(&parsed.selection, hash);
-    let holds = digest.as_deref() == Some(parsed.pcr_digest.as_slice());
-    let detail = parsed.selection.to_string();
-    if !ledger.require("pcr_digest", "pcr_digest", holds, detail) || !same {
-        return;
-    }
-    for (bank, pcr, value) in values.iter() {
-        let added = all.insert(bank, pcr, value.to_vec());
-        if added.is_err() {
-            ledger.succeed("pcr_values", "pcr_values_malformed", added);
-        }
-    }
-}
-
-fn named_values(named: &[(u16, u8, Vec<u8>)]) -> Result<PcrValues, ValuesError> {
-    let mut values = PcrValues::default();
-    for (bank, pcr, value) in named {
-        let bank = HashAlgorithm::ALL
-            .into_iter()
-            .find(|hash| hash.id() == *bank)
-            .ok_or(ValuesError::Bank(*bank))?;
-        values.insert(bank, *pcr, value.clone())?;
-    }
-    Ok(values)
-}
-
-fn values_in_order(mut raw: &[u8], quote: &Quote) -> Result<PcrValues, ValuesError> {
-    let mut values = PcrValues::default();
-    for (bank, set) in quote.selection.banks() {
-        for pcr in set.iter() {
-            let (value, rest) = raw
-                .split_at_checked(bank.digest_len())
-                .ok_or(ValuesError::Length)?;
-            values.insert(bank, pcr, value.to_vec())?;
-            raw = rest;
-        }
-    }
-    if raw.is_empty() {
-        Ok(values)
-    } else {
-        Err(ValuesError::Length)
-    }
-}
-
-/// Why values can't be those that were quoted.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-enum ValuesError {
-    /// Not of SHA-256 or SHA-384.
-    #[error("values of bank 0x{0:04x} count for nothing")]
-    Bank(u16),
-    /// Not a PCR's value.
-    #[error("not a value of a PCR")]
-    Value(#[from] PcrValueError),
-    /// More or fewer bytes than the quoted PCRs have.
-    #[error("not as many bytes as the quoted PCRs have")]
-    Length,
-}
-
-/// A log by itself: read, and replayed for people.
-fn show_event_log(raw: &[u8], ledger: &mut Ledger) {
-    let log = EventLog::parse_padded(raw);
-    let Some(log) = ledger.succeed("event_log", "event_log_malformed", log) else {
-        return;
-    };
-    let events = u64::try_from(log.events().len()).unwrap_or(u64::MAX);
-    ledger.claim("events", events);
-    ledger.claim("ccel", log.is_ccel());
-    if log.is_ccel() {
-        let values = (0..3)
-            .filter_map(|index| Some(format!("rtmr{index}:{}", hex::encode(log.rtmr(index)?))));
-        ledger.claim("replayed", values.collect::<Vec<_>>());
-        claim_secure_boot(log.ccel_secure_boot(), ledger);
-        return;
-    }
-    let banks: Vec<_> = HashAlgorithm::ALL
-        .into_iter()
-        .filter(|bank| (0..8).all(|pcr| log.replay(*bank, pcr).is_some()))
-        .collect();
-    let detail = "digests by SHA-256 or SHA-384";
-    ledger.require(
-        "event_log_bank",
-        "event_log_unsupported",
-        !banks.is_empty(),
-        detail,
-    );
-    let values = banks.iter().flat_map(|bank| {
-        let replayed = |pcr| {
-            Some(format!(
-                "{bank}:{pcr}:{}",
-                hex::encode(log.replay(*bank, pcr)?)
-            ))
-        };
-        (0..8).filter_map(replayed).collect::<Vec<_>>()
-    });
-    ledger.claim("replayed", values.collect::<Vec<_>>());
-    if let Some(bank) = banks.first() {
-        claim_secure_boot(log.secure_boot(*bank), ledger);
-    }
-}
-
-fn claim_secure_boot(found: SecureBoot, ledger: &mut Ledger) {
-    match found {
-        SecureBoot::Enabled => ledger.claim("secure_boot", true),
-        SecureBoot::Disabled => ledger.claim("secure_boot", false),
-        // What nothing proves is not claimed.
-        SecureBoot::Unknown => {}
-    }
-}
-
-/// A list by itself.
-fn show_list(entries: &[ima::Entry], ledger: &mut Ledger) {
-    let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
-    ledger.claim("ima_entries", count);
-    let values = HashAlgorithm::ALL.map(|bank| {
-        format!(
-            "{bank}:{}:{}",
-            ima::PCR,
-            hex::encode(Checkpoint::start(bank).replay(entries))
-        )
-    });
-    ledger.claim("ima_replayed", values.to_vec());
-    show_list_content(entries, ledger);
-}
-
-fn show_list_content(entries: &[ima::Entry], ledger: &mut Ledger) {
-    let violations = entries.iter().filter(|entry| entry.is_violation).count();
-    let violations = u64::try_from(violations).unwrap_or(u64::MAX);
-    ledger.claim("ima_violations", violations);
-}
-
-/// A key of an accepted kind from its `SubjectPublicKeyInfo`.
-fn key_of(bare: &[u8]) -> Option<Key> {
-    let Ok(([], info)) = SubjectPublicKeyInfo::from_der(bare) else {
-        return None;
-    };
-    key_of_info(&info)
-}
-
-fn key_of_info(info: &SubjectPublicKeyInfo<'_>) -> Option<Key> {
-    match info.parsed().ok()? {
-        PublicKey::RSA(key) => {
-            let modulus = trim(key.modulus);
-            let bits_fit = matches!(modulus.len(), 256 | 384 | 512)
-                && modulus.first().is_some_and(|byte| byte & 0x80 != 0);
-            (bits_fit && trim(key.exponent) == [1, 0, 1]).then(|| Key::Rsa {
-                modulus: modulus.to_vec(),
-                exponent: 65_537,
-            })
-        }
-        PublicKey::EC(point) => {
-            let named = info.algorithm.parameters.as_ref()?.as_oid().ok()?;
-            let curve = match named.to_id_string().as_str() {
-                "1.2.840.10045.3.1.7" => Curve::P256,
-                "1.3.132.0.34" => Curve::P384,
-                _ => return None,
-            };
-            let (tag, coordinates) = point.data().split_first()?;
-            let (x, y) = coordinates.split_at_checked(curve.coordinate_len())?;
-            (*tag == 4 && x.len() == y.len()).then(|| Key::Ecc {
-                curve,
-                x: x.to_vec(),
-                y: y.to_vec(),
-            })
-        }
-        _ => None,
-    }
-}
-
-fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [0, rest @ ..] = bytes {
-        bytes = rest;
-    }
-    bytes
-}
-
 /// A restricted signing key of a TPM: an unrestricted one would sign a forged statement.
 const AK_ATTRIBUTES: Attributes = Attributes::FIXED_TPM
     .and(Attributes::FIXED_PARENT)
     .and(Attributes::SENSITIVE_DATA_ORIGIN)
     .and(Attributes::RESTRICTED)
     .and(Attributes::SIGN);
-const SECURE_BOOT_PCR: u8 = 7;
 
 #[cfg(test)]
 mod tests;
