@@ -113,7 +113,7 @@ static FIELDS: [Field; 5] = [
                     "tpm_log",
                     Shape::Text(&scalar::DURATION),
                     "1m",
-                    "How often an instance with a TPM proves event log and measured files, between renewals.",
+                    "How often an instance with a TPM, its own or Azure's, proves what was booted and which files were measured, between renewals.",
                 ),
                 optional(
                     "gpu",

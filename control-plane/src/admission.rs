@@ -295,6 +295,50 @@ mod tests {
         assert!(served.windows(2).all(|two| two[0] < two[1]));
     }
 
+    /// More than may wait: the last are sent away, and come back when they were told.
+    #[tokio::test(start_paused = true)]
+    async fn thousands_that_renew_at_once_all_get_through_in_time_and_few_at_once() {
+        const STORM: u64 = 3_000;
+        let gate = Gate::new(256, 1024);
+        let inside = Arc::new(Mutex::new((0_usize, 0_usize)));
+        let began = Instant::now();
+        let renewals = (0..STORM).map(|number| {
+            let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+            tokio::spawn(async move {
+                let mut attempts = 1;
+                let _place = loop {
+                    match gate.enter(ends_in(600 + number)).await {
+                        Ok(place) => break place,
+                        Err(back) => tokio::time::sleep(back).await,
+                    }
+                    attempts += 1;
+                };
+                {
+                    let mut inside = inside.lock().unwrap();
+                    inside.0 += 1;
+                    inside.1 = inside.1.max(inside.0);
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                inside.lock().unwrap().0 -= 1;
+                attempts
+            })
+        });
+        let renewals: Vec<_> = renewals.collect();
+        let mut attempts = 0;
+        for renewal in renewals {
+            attempts += renewal.await.unwrap();
+        }
+        assert_eq!(*inside.lock().unwrap(), (0, 256));
+        // The queue holds four of ten: the others came twice, and hardly anybody more often.
+        assert!(attempts < 2 * STORM, "{attempts}");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(gate.queue().free, 256);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_place_passes_to_the_most_urgent_who_still_waits() {
         let gate = Gate::new(1, 10);

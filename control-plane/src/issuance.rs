@@ -396,13 +396,17 @@ mod tests {
 
     #[test]
     fn parts_are_owed_where_the_machine_has_them_and_more_often_than_everything() {
-        use EvidenceKind::{NvidiaGpu, SevSnp, Simulated, Tpm};
+        use EvidenceKind::{AzSnpVtpm, AzTdxVtpm, NvidiaGpu, SevSnp, Simulated, Tpm};
         let mesh = mesh(600, 60, 300);
         owes(&mesh, &[Simulated], 3600, &[("root", 600)]);
         owes(&mesh, &[Tpm], 3600, &[("root", 600), ("tpm_log", 60)]);
         let all = [NvidiaGpu, NvidiaGpu, Tpm, SevSnp];
         let each = [("root", 600), ("tpm_log", 60), ("gpu", 300)];
         owes(&mesh, &all, 3600, &each);
+        // A vTPM of Azure keeps what was booted, as a TPM does.
+        for vtpm in [AzSnpVtpm, AzTdxVtpm] {
+            owes(&mesh, &[NvidiaGpu, vtpm], 3600, &each);
+        }
         // A short certificate is renewed at half of its life, which is before the GPUs would be due.
         owes(&mesh, &all, 400, &[("root", 200), ("tpm_log", 60)]);
         owes(&mesh, &all, 100, &[("root", 50)]);

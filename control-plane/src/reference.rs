@@ -68,18 +68,26 @@ pub fn ima_rules(profile: &AttestationProfile) -> Vec<Policy> {
 /// The kinds that prove a part of a machine which proved `kinds`: what the part is about, and the device that signs over
 /// it. Empty where the machine has no such part.
 ///
-/// A vTPM of Azure is its machine's binding root and has no list of measured files: it is proven with everything.
+/// A vTPM of Azure is its machine's binding root: it quotes again what was booted, with a fresh report of the hardware
+/// below it.
 pub fn part(proof: Proof, kinds: &[EvidenceKind]) -> Vec<EvidenceKind> {
-    let has = |kind: EvidenceKind| kinds.contains(&kind);
+    let has = |kind: &EvidenceKind| kinds.contains(kind);
     match proof {
-        Proof::TpmLog if has(EvidenceKind::Tpm) => vec![EvidenceKind::Tpm],
-        Proof::Gpu if has(EvidenceKind::NvidiaGpu) => {
+        Proof::TpmLog => TPMS.into_iter().find(has).into_iter().collect(),
+        Proof::Gpu if has(&EvidenceKind::NvidiaGpu) => {
             let root = EvidenceKind::binding_root(kinds.iter().copied());
             [EvidenceKind::NvidiaGpu].into_iter().chain(root).collect()
         }
-        Proof::TpmLog | Proof::Gpu => Vec::new(),
+        Proof::Gpu => Vec::new(),
     }
 }
+
+/// What keeps PCRs and a log of the boot. A machine has one of them.
+const TPMS: [EvidenceKind; 3] = [
+    EvidenceKind::Tpm,
+    EvidenceKind::AzSnpVtpm,
+    EvidenceKind::AzTdxVtpm,
+];
 
 /// What a profile demands of a part of a machine: of each alternative for all the machine's kinds, what it says of those
 /// of the part. No other alternative counts, or a machine could prove its parts by different ones.

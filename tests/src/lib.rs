@@ -14,6 +14,7 @@ pub mod configfs;
 pub mod documents;
 pub mod factory;
 pub mod files;
+pub mod flow;
 pub mod mesh;
 pub mod metrics;
 pub mod mutation;

@@ -5,6 +5,7 @@ mod collected;
 mod guests;
 mod operating;
 mod sets;
+mod standing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

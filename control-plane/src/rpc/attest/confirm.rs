@@ -64,6 +64,7 @@ impl Conversation {
         let (Some(proof), Some(known)) = (challenged.hello.proof, &challenged.known) else {
             return Err(enroll_again("only a known instance proves a part"));
         };
+        same_vtpm(known, case, &fitting)?;
         if proof == Proof::Gpu {
             same_devices(known, &fitting)?;
         }
@@ -106,11 +107,34 @@ impl Conversation {
     }
 }
 
+/// A machine at Azure is known by its vTPM's key and by the processor below it, as when it enrolled (DESIGN §5.3).
+fn same_vtpm(known: &Instance, case: &Case, fitting: &Fitting) -> Result<(), Refused> {
+    let Some(key) = case.vtpm_key() else {
+        return Ok(());
+    };
+    let machine = hardware_name(&NodeHardware::of(fitting.appraised.devices()));
+    let is_same = key == known.vtpm_key && machine == provable(&known.hardware, &case.required);
+    match is_same {
+        true => Ok(()),
+        false => Err(enroll_again(format!(
+            "enrolled as {}, shown is {machine} or another vTPM",
+            known.hardware
+        ))),
+    }
+}
+
 /// A GPU that was taken out, or exchanged for another genuine one, while the machine ran.
 fn same_devices(known: &Instance, fitting: &Fitting) -> Result<(), Refused> {
-    let hardware = NodeHardware::of(fitting.appraised.devices());
+    let devices = fitting.appraised.devices();
+    let hardware = NodeHardware::of(devices);
     let found = identities(&hardware, hardware_name(&hardware));
-    if known.identities.is_empty() || found == known.identities {
+    let kinds: Vec<EvidenceKind> = devices.iter().map(|device| device.kind).collect();
+    let Some((machine, gpus)) = known.identities.split_first() else {
+        // Written by an earlier version.
+        return Ok(());
+    };
+    let expected = std::iter::once(provable(machine, &kinds)).chain(gpus.iter().cloned());
+    if expected.eq(found.iter().cloned()) {
         return Ok(());
     }
     Err(Refused::new(
@@ -119,4 +143,57 @@ fn same_devices(known: &Instance, fitting: &Fitting) -> Result<(), Refused> {
         format!("was {}, is {}", known.identities.join(" "), found.join(" ")),
     )
     .of_evidence())
+}
+
+/// Of the word for a machine ([`hardware_name`]) that part which evidence of these kinds can prove: what another device
+/// of the machine proved is not shown again.
+fn provable(machine: &str, kinds: &[EvidenceKind]) -> String {
+    let is_provable = |identity: &&str| {
+        let of: &[EvidenceKind] = match identity.split_once(':').map(|(key, _)| key) {
+            Some("snp_chip_id") => &[EvidenceKind::SevSnp, EvidenceKind::AzSnpVtpm],
+            Some("tdx_ppid" | "tdx_platform_instance_id") => {
+                &[EvidenceKind::Tdx, EvidenceKind::AzTdxVtpm]
+            }
+            Some("nitro_instance_id") => &[EvidenceKind::Nitro],
+            Some("tpm_ek_sha256") => &[EvidenceKind::Tpm],
+            // A made-up machine is alone, and one that hides is called the same by all.
+            Some(_) | None => return true,
+        };
+        of.iter().any(|kind| kinds.contains(kind))
+    };
+    let identities: Vec<&str> = machine.split('+').filter(is_provable).collect();
+    match identities.is_empty() {
+        true => hardware_name(&NodeHardware::default()),
+        false => identities.join("+"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_shows_what_its_devices_prove_of_a_machine_and_nothing_else() {
+        use EvidenceKind::{AzTdxVtpm, NvidiaGpu, SevSnp, Simulated, Tpm};
+        let whole = "snp_chip_id:09+tpm_ek_sha256:07";
+        for (machine, kinds, shown) in [
+            (whole, &[NvidiaGpu, SevSnp][..], "snp_chip_id:09"),
+            (whole, &[NvidiaGpu, Tpm], "tpm_ek_sha256:07"),
+            (whole, &[Tpm, SevSnp], whole),
+            (whole, &[NvidiaGpu], "unknown"),
+            (
+                "tdx_ppid:05+tdx_platform_instance_id:85",
+                &[AzTdxVtpm],
+                "tdx_ppid:05+tdx_platform_instance_id:85",
+            ),
+            (
+                "simulated_machine:a+b",
+                &[Simulated],
+                "simulated_machine:a+b",
+            ),
+            ("unknown", &[NvidiaGpu, SevSnp], "unknown"),
+        ] {
+            assert_eq!(provable(machine, kinds), shown, "{kinds:?}");
+        }
+    }
 }
