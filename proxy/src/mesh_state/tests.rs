@@ -126,6 +126,10 @@ impl Following {
     }
 
     fn with_policy(&self, sequence: u64, document: &str) -> Snapshot {
+        self.at(revision(sequence), document)
+    }
+
+    fn at(&self, revision: Revision, document: &str) -> Snapshot {
         let resources = [
             (
                 "policy/Workload/inference/llm",
@@ -133,7 +137,7 @@ impl Following {
             ),
             ("trust-bundle", self.pki.bundle_resource()),
         ];
-        snapshot(&self.signer, revision(sequence), &resources)
+        snapshot(&self.signer, revision, &resources)
     }
 
     fn follow(&mut self, messages: Vec<v1::WatchResponse>) {
@@ -338,6 +342,19 @@ async fn a_document_under_another_name_is_refused() {
 async fn yesterdays_revision_is_refused() {
     check("lower_revision", "lower than 1.5", |following| {
         message(following.good(4))
+    })
+    .await;
+}
+
+/// A control plane that was restored from a backup counts on from there: only an act of the root makes its changes count.
+#[tokio::test]
+async fn a_revision_of_an_earlier_epoch_is_refused_whatever_its_number() {
+    check("lower_revision", "0.900 is lower than 1.5", |following| {
+        let earlier = Revision {
+            epoch: 0,
+            sequence: 900,
+        };
+        message(following.at(earlier, WORKLOAD))
     })
     .await;
 }
