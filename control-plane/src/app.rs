@@ -20,15 +20,16 @@ use vouchsafe_verifier::vendor_roots::VendorRoots;
 use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::{CaError, CertificateAuthority};
+use crate::canary::{self, Canary, Facts};
 use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
 use crate::keeper::{self, Keeper, PublishError, RoleKeys};
 use crate::log::{Log, LogError};
 use crate::mesh::Inputs;
-use crate::mesh::frame::Published;
 use crate::mesh::probes::Probes;
 use crate::operator::OperatorSocket;
 use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
+use crate::policy_sets::Whose;
 use crate::registration::Registry;
 use crate::renewals::Renewals;
 use crate::standing::acts;
@@ -135,16 +136,19 @@ impl App {
             trust: registry.distrusted(now),
             renewals: forced.current(now),
         };
-        let (state, policy_changed) = keeper::first_state(&registry, inputs).await?;
-        registry.published(state.revision, now);
+        let (canary, canary_ended) = recall_canary(&config, &core.policy, now)?;
+        let first = keeper::first_states(&registry, inputs, canary.as_ref()).await;
+        let (first, policy_changed) = first?;
+        let beside = first.canary.as_ref();
+        let beside = beside.map(|one| (one.state.revision, Arc::clone(&one.facts)));
+        registry.published(first.state.revision, beside, now);
         let keys = RoleKeys::new(&ca, now)?;
         let bundle = keeper::shared_bundle(&ca);
         let (tls, tls_receiver) =
             watch::channel(TlsEpoch::new(&keys.serving, &bundle).map_err(StartError::Tls)?);
-        let signed = state
-            .sign(&keys.mesh_state, now)
-            .map_err(PublishError::Sign)?;
-        let (publish, mesh) = watch::channel(Published::new(Arc::new(state), signed));
+        let (publish, mesh) = watch::channel(
+            { first.sign(None, &keys.mesh_state, now) }.map_err(PublishError::Sign)?,
+        );
         let (policy_error, policy_error_receiver) = watch::channel(None);
         let (stop, shutdown) = watch::channel(false);
         // Operators wait for their turn at the socket.
@@ -183,10 +187,12 @@ impl App {
         let mut events = core.events;
         events.push(keeper::role_created("control-plane", &keys.serving));
         events.push(keeper::role_created("mesh-state", &keys.mesh_state));
-        let state = Arc::clone(&control_plane.mesh.borrow().state);
+        let state = Arc::clone(&first.state);
         if policy_changed {
             events.push(keeper::policy_changed(&state));
         }
+        let must_be_kept = policy_changed || canary_ended.is_some();
+        events.extend(canary_ended);
         for event in events {
             control_plane
                 .record(event)
@@ -206,11 +212,19 @@ impl App {
             data: config.data.clone(),
             revocations: read_revocations(control_plane.registry.store()).await?,
             actor: None,
+            canary,
         };
         // What ended while no control plane ran is recorded before anybody can come back by it.
         keeper.settle_revocations(&core.policy.set).await?;
-        if policy_changed {
-            keeper.keep_policy(&state).await;
+        if keeper.canary.is_none() {
+            // Recorded above, so that it is not begun again.
+            canary::forget(&config.data)?;
+        }
+        if must_be_kept {
+            keeper.keep_policy(&state, Whose::Everybody).await;
+        }
+        if let Some(one) = &first.canary {
+            keeper.keep_policy(&one.state, Whose::Canary).await;
         }
         let operator_path = config.data.join(OPERATOR_SOCKET);
         let operator = OperatorSocket::bind(&operator_path)
@@ -398,6 +412,34 @@ async fn read_fixed(store: &RedbStore) -> Result<Option<Fixed>, StartError> {
         trust_domain: stored.trust_domain.parse().map_err(|_| damaged())?,
         accepts_simulated: stored.accepts_simulated,
     }))
+}
+
+/// The canary that ran when a control plane last ran here, as it goes on; or the record of its end, where it can't.
+fn recall_canary(
+    config: &ControlPlaneConfig,
+    present: &LoadedPolicy,
+    now: SystemTime,
+) -> Result<(Option<Canary>, Option<Event>), StartError> {
+    let Some(kept) = canary::kept(&config.data)? else {
+        return Ok((None, None));
+    };
+    let ended = |facts: Option<&Facts>, why: String| {
+        let act = keeper::canary::ended_by_itself(facts, why);
+        (None, Some(Event::OperatorAct(Box::new(act))))
+    };
+    let facts = match kept {
+        Ok(facts) => Arc::new(facts),
+        Err(why) => {
+            return Ok(ended(
+                None,
+                format!("what was kept of it is damaged: {why}"),
+            ));
+        }
+    };
+    match Canary::new(Arc::clone(&facts), present, &config.policy, now) {
+        Ok(canary) => Ok((Some(canary), None)),
+        Err(error) => Ok(ended(Some(&facts), Chain(&error).to_string())),
+    }
 }
 
 /// The revocations that were in force when a control plane last ran here.

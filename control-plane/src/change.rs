@@ -47,6 +47,9 @@ pub enum ChangeError {
     /// The folder has changed, but the state can't be published.
     #[error("the folder has changed, but its policy can't be put in force")]
     Publish(#[source] crate::keeper::PublishError),
+    /// The act is recorded, but the state of the mesh can't be published.
+    #[error("the act is recorded, but can't be put in force: it will be tried again")]
+    Canary(#[source] crate::keeper::PublishError),
     /// The control plane is ending.
     #[error("the control plane is shutting down")]
     Ending,
@@ -86,6 +89,24 @@ impl FolderChange {
         names.map(|name| name.display().to_string()).collect()
     }
 
+    /// Files as they would be with it.
+    pub fn on(&self, files: &BTreeMap<PathBuf, String>) -> BTreeMap<PathBuf, String> {
+        let mut files = files.clone();
+        files.retain(|name, _| !self.removed.contains(name));
+        files.extend(self.written.clone());
+        files
+    }
+
+    /// What of it is not so already.
+    #[must_use]
+    pub fn left_on(&self, files: &BTreeMap<PathBuf, String>) -> Self {
+        let mut left = self.clone();
+        left.written
+            .retain(|name, text| files.get(name) != Some(text));
+        left.removed.retain(|name| files.contains_key(name));
+        left
+    }
+
     /// The folder as it would be.
     pub fn overlay(&self, folder: &Path) -> Overlay {
         let written = self.written.iter();
@@ -96,6 +117,16 @@ impl FolderChange {
             removed: self.removed.iter().map(|name| folder.join(name)).collect(),
         }
     }
+}
+
+/// As many names as a record has room for.
+pub(crate) fn bounded(mut names: Vec<String>) -> Vec<String> {
+    if names.len() > MAX_RECORDED_FILES {
+        let more = names.len() - MAX_RECORDED_FILES;
+        names.truncate(MAX_RECORDED_FILES);
+        names.push(format!("and {more} more"));
+    }
+    names
 }
 
 /// A name that stays below the folder and is read as policy there.
@@ -252,7 +283,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Removes a file; one that is gone already is as good.
-fn remove(path: &Path) -> Result<(), FileError> {
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
         Ok(()) | Err(_) => sync_folder(path),
@@ -276,6 +307,8 @@ fn failed(act: &'static str, path: &Path, source: io::Error) -> FileError {
 
 /// Where a change of several files is written down while it is made.
 const JOURNAL: &str = "policy-change.json";
+/// Of files that an act names in the record; their names have 255 bytes at most.
+const MAX_RECORDED_FILES: usize = 64;
 /// As long as a file name may be.
 const MAX_NAME_BYTES: usize = 255;
 /// As deep as the loader reads.

@@ -4,6 +4,7 @@
 //! it the next revision, writes that down, signs it and publishes it. In between it signs the present one again, so that
 //! sidecars learn the time and that they are not cut off.
 
+pub(crate) mod canary;
 pub mod change;
 pub(crate) mod revocations;
 
@@ -20,12 +21,13 @@ use vouchsafe_attestation::svid::MeshRole;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 
 use crate::ca::{AuthorityFacts, CaError, CertificateAuthority, RoleKey};
+use crate::canary::Canary;
 use crate::files::{self, FileError};
 use crate::log::{Head, LogError};
-use crate::mesh::frame::Published;
+use crate::mesh::frame::{Published, PublishedCanary};
 use crate::mesh::{Inputs, MeshState};
 use crate::policy::{FolderWatch, LoadedPolicy};
-use crate::policy_sets;
+use crate::policy_sets::{self, Whose};
 use crate::registration::Registry;
 use crate::state::{ControlPlane, stopped};
 use crate::store::{Expect, Store, StoreError};
@@ -51,6 +53,8 @@ pub struct Keeper {
     pub(crate) revocations: revocations::Held,
     /// Whose change is being made; nobody's while the folder speaks for itself.
     pub(crate) actor: Option<revocations::Actor>,
+    /// What a share of the sidecars tries.
+    pub(crate) canary: Option<Canary>,
 }
 
 /// Keys of the mesh's own roles.
@@ -87,6 +91,9 @@ pub enum PublishError {
     /// It can't be recorded.
     #[error("failed to record the change of policy")]
     Record(#[source] LogError),
+    /// What is kept of a canary can't be written.
+    #[error("failed to keep or forget the canary")]
+    Canary(#[source] FileError),
 }
 
 impl Keeper {
@@ -189,15 +196,21 @@ impl Keeper {
 
     async fn publish(&mut self, inputs: Inputs) -> Result<(), PublishError> {
         self.settle_revocations(&inputs.policy.set).await?;
-        let before = Arc::clone(&self.publish.borrow().state);
-        let control_plane = &self.control_plane;
-        let next = next_state(&control_plane.registry, &before, inputs).await?;
-        let Some(state) = next else {
+        self.settle_canary(&inputs.policy).await?;
+        let before = self.publish.borrow().clone();
+        let next = canary::next_states(&before, inputs, self.canary.as_ref());
+        if next.is_nothing_new(&before) {
             return Ok(());
-        };
-        if before.policy.digest != state.policy.digest {
+        }
+        let control_plane = &self.control_plane;
+        write_revision(&control_plane.registry, &next.state, next.highest()).await?;
+        for (was, is) in before.states().into_iter().zip(next.states()) {
+            let was = was.map(|held| held.policy.digest);
+            let Some(state) = is.filter(|state| was != Some(state.policy.digest)) else {
+                continue;
+            };
             control_plane
-                .record(policy_changed(&state))
+                .record(policy_changed(state))
                 .await
                 .map_err(PublishError::Record)?;
             tracing::info!(
@@ -207,28 +220,25 @@ impl Keeper {
             );
         }
         let now = control_plane.now();
-        let signed = state
-            .sign(&self.keys.mesh_state, now)
-            .map_err(PublishError::Sign)?;
-        let sequence = i64::try_from(state.revision.sequence).unwrap_or(i64::MAX);
+        let published = next.sign(Some(&before), &self.keys.mesh_state, now);
+        let published = published.map_err(PublishError::Sign)?;
+        let sequence = i64::try_from(next.state.revision.sequence).unwrap_or(i64::MAX);
         control_plane.metrics.revision.set(sequence);
-        let state = Arc::new(state);
-        let is_new_policy = before.policy.digest != state.policy.digest;
-        control_plane.registry.published(state.revision, now);
-        self.publish
-            .send_replace(Published::new(Arc::clone(&state), signed));
-        if is_new_policy {
-            self.keep_policy(&state).await;
-        }
+        let beside = next.canary.as_ref();
+        let beside = beside.map(|one| (one.state.revision, Arc::clone(&one.facts)));
+        let registry = &control_plane.registry;
+        registry.published(next.state.revision, beside, now);
+        self.publish.send_replace(published);
+        self.keep_policies(&before, &next).await;
         Ok(())
     }
 
     /// Keeps the files of a policy, for `rollback` and `explain`. Without them it is in force all the same.
-    pub(crate) async fn keep_policy(&self, state: &MeshState) {
+    pub(crate) async fn keep_policy(&self, state: &MeshState, whose: Whose) {
         let (data, now) = (self.data.clone(), self.control_plane.now());
         let (policy, revision) = (Arc::clone(&state.policy), state.revision);
         let kept = tokio::task::spawn_blocking(move || {
-            policy_sets::keep(&data, revision, &policy.files, now)
+            policy_sets::keep(&data, revision, whose, &policy.files, now)
         });
         if let Ok(Err(error)) = kept.await {
             tracing::error!(error = %Chain(&error), "failed to keep the policy for a rollback");
@@ -238,7 +248,7 @@ impl Keeper {
     /// Signs the present state again.
     async fn beat(&mut self) {
         self.flush().await;
-        let state = Arc::clone(&self.publish.borrow().state);
+        let held = self.publish.borrow().clone();
         let now = self.control_plane.now();
         let (lagging, lag) = self.control_plane.registry.lag(now);
         let metrics = &self.control_plane.metrics.mesh_state;
@@ -248,15 +258,27 @@ impl Keeper {
         metrics
             .lag
             .set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
-        match state.sign(&self.keys.mesh_state, now) {
-            Ok(signed) => {
-                let resigned = self.publish.borrow().resigned(signed);
-                self.publish.send_replace(resigned);
-            }
+        match self.resigned(&held, now) {
+            Ok(resigned) => drop(self.publish.send_replace(resigned)),
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "failed to sign the mesh state");
             }
         }
+    }
+
+    fn resigned(&self, held: &Published, now: SystemTime) -> Result<Published, CaError> {
+        let sign = |held: &Published| {
+            let signed = held.state.sign(&self.keys.mesh_state, now);
+            signed.map(|signed| held.resigned(signed))
+        };
+        let canary = match held.canary.as_deref() {
+            None => None,
+            Some(one) => Some(PublishedCanary {
+                published: sign(&one.published)?,
+                ..one.clone()
+            }),
+        };
+        Ok(sign(held)?.beside(canary))
     }
 
     async fn flush(&self) {
@@ -361,35 +383,16 @@ pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) ->
     }
 }
 
-/// The state that follows `before`, its revision written down; `None` when nothing changed.
-async fn next_state(
-    registry: &Registry,
-    before: &MeshState,
-    inputs: Inputs,
-) -> Result<Option<MeshState>, PublishError> {
-    if before.is_of(&inputs) {
-        return Ok(None);
-    }
-    let revision = Revision {
-        sequence: before.revision.sequence + 1,
-        ..before.revision
-    };
-    let state = before.next(revision, inputs);
-    if state.root == before.root {
-        return Ok(None);
-    }
-    write_revision(registry, &state).await?;
-    Ok(Some(state))
-}
-
-/// The state that a start begins with: the one that was in force before, or its successor.
+/// The states that a start begins with: the one that was in force before, or its successor; and that of a canary that
+/// goes on.
 ///
 /// # Errors
 /// [`PublishError::Store`].
-pub(crate) async fn first_state(
+pub(crate) async fn first_states(
     registry: &Registry,
     inputs: Inputs,
-) -> Result<(MeshState, bool), PublishError> {
+    canary: Option<&Canary>,
+) -> Result<(canary::Next, bool), PublishError> {
     let held = registry
         .store()
         .get(REVISION)
@@ -401,26 +404,38 @@ pub(crate) async fn first_state(
         })?),
         None => None,
     };
-    let (revision, root, digest) = held.map_or_else(
-        || (FIRST_REVISION, String::new(), String::new()),
-        |held| (held.revision(), held.root, held.policy),
+    let (revision, highest, root, digest) = held.map_or_else(
+        || (FIRST_REVISION, 0, String::new(), String::new()),
+        |held| (held.revision(), held.highest, held.root, held.policy),
     );
     let policy_changed = hex::encode(inputs.policy.digest) != digest;
-    let mut state = MeshState::first(revision, inputs);
-    if hex::encode(state.root) != root {
-        state.renumber(Revision {
-            sequence: revision.sequence + 1,
-            ..revision
-        });
-        write_revision(registry, &state).await?;
+    let mut numbers = canary::Numbers::new(revision, highest, canary.is_some());
+    let mut state = MeshState::first(revision, inputs.clone());
+    // Where a canary ended in the middle of it, its sidecars hold a higher number than the state in force.
+    let must_rise = canary.is_none() && highest > revision.sequence;
+    if hex::encode(state.root) != root || must_rise {
+        state.renumber(numbers.present());
     }
-    Ok((state, policy_changed))
+    let beside = canary.map(|canary| canary::NextCanary::first(canary, inputs, &mut numbers));
+    let next = canary::Next {
+        state: Arc::new(state),
+        canary: beside,
+    };
+    if next.state.revision != revision || next.canary.is_some() {
+        write_revision(registry, &next.state, next.highest()).await?;
+    }
+    Ok((next, policy_changed))
 }
 
-async fn write_revision(registry: &Registry, state: &MeshState) -> Result<(), PublishError> {
+async fn write_revision(
+    registry: &Registry,
+    state: &MeshState,
+    highest: u64,
+) -> Result<(), PublishError> {
     let stored = StoredRevision {
         epoch: state.revision.epoch,
         sequence: state.revision.sequence,
+        highest,
         root: hex::encode(state.root),
         policy: hex::encode(state.policy.digest),
     };
@@ -438,6 +453,9 @@ async fn write_revision(registry: &Registry, state: &MeshState) -> Result<(), Pu
 struct StoredRevision {
     epoch: u64,
     sequence: u64,
+    /// The highest that a sidecar may hold: a canary's may be above that of the state in force.
+    #[serde(default)]
+    highest: u64,
     root: String,
     policy: String,
 }

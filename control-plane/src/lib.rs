@@ -17,6 +17,7 @@
 //! | [`app`] | start and end: the only place that wires the parts |
 //! | [`state`] | what all parts share |
 //! | [`policy`], [`change`] | the watched policy folder, and changes of it that operators ask for |
+//! | [`canary`] | a change of policy that a share of the sidecars tries |
 //! | [`policy_sets`] | former policies, for `rollback` and `explain` |
 //! | [`store`], [`registration`] | what must outlive the process |
 //! | [`log`] | the append-only record |
@@ -40,6 +41,7 @@ pub mod admission;
 pub mod app;
 pub mod archive;
 pub mod ca;
+pub mod canary;
 pub mod case;
 pub mod change;
 pub mod cli;

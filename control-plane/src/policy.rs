@@ -105,20 +105,36 @@ impl LoadedPolicy {
         change: &Overlay,
         now: SystemTime,
     ) -> Result<Self, LoadPolicyError> {
+        // Read once, so that what is kept of the policy is what it was made from.
+        let files = load::policy_files_with(folder, change);
+        let files = files.map_err(|problems| LoadPolicyError::Problems {
+            folder: folder.to_owned(),
+            problems,
+        })?;
+        Self::of(folder, files, now)
+    }
+
+    /// What these files mean as all policy files of a folder.
+    ///
+    /// # Errors
+    /// [`LoadPolicyError`].
+    pub fn of(
+        folder: &Path,
+        files: BTreeMap<PathBuf, String>,
+        now: SystemTime,
+    ) -> Result<Self, LoadPolicyError> {
         let options = Options { now: Some(now) };
         let failed = |problems| LoadPolicyError::Problems {
             folder: folder.to_owned(),
             problems,
         };
-        // Read once, so that what is kept of the policy is what it was made from.
-        let files = load::policy_files_with(folder, change).map_err(failed)?;
         let read = Overlay {
             written: { files.iter() }
                 .map(|(name, text)| (folder.join(name), text.clone()))
                 .collect(),
-            removed: change.removed.clone(),
+            ..Overlay::default()
         };
-        let set = load::policy_with(&[folder.to_owned()], &read, options).map_err(failed)?;
+        let set = load::policy_with(&[], &read, options).map_err(failed)?;
         let mesh = set
             .mesh()
             .cloned()

@@ -1,5 +1,6 @@
 //! A whole control plane in process, asked over real TLS by a sidecar that can lie.
 
+mod canary;
 mod hardware;
 mod harness;
 mod machines;

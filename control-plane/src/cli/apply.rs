@@ -1,6 +1,8 @@
-//! `vouchsafe apply` and `vouchsafe rollback`: changes of policy that say beforehand what they would end.
+//! `vouchsafe apply`, `vouchsafe promote` and `vouchsafe rollback`: changes of policy that say beforehand what they would
+//! end.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde_json::{Value, json};
 use vouchsafe_api::v1::{PolicyFile, Revision};
@@ -17,6 +19,10 @@ pub(super) struct Apply {
     /// A file, which comes to the policy folder or replaces the file of its name there; or a folder, whose files replace
     /// all others, but for those that `vouchsafe revoke` wrote.
     path: PathBuf,
+    /// Lets a share of the sidecars that it concerns try it, 1% to 99% and at least one, while all others stay on the
+    /// policy in force: `status` shows how they do, `promote` makes it everybody's, `rollback` ends it.
+    #[arg(long, value_name = "PERCENT")]
+    canary: Option<Percent>,
     /// Why: it stands in the record.
     #[arg(long, default_value = "")]
     reason: String,
@@ -24,6 +30,22 @@ pub(super) struct Apply {
     limits: Limits,
     #[command(flatten)]
     ask: Ask,
+}
+
+/// A share, as `10%`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Percent(u32);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+        let number = number.filter(|number| (1..100).contains(number));
+        number
+            .map(Self)
+            .ok_or_else(|| format!("`{text}`: expected a share from `1%` to `99%`"))
+    }
 }
 
 impl Apply {
@@ -35,6 +57,7 @@ impl Apply {
         let mut request = self.limits.request("apply", &self.reason);
         request.replace_all = self.path.is_dir();
         request.files = files;
+        request.canary_percent = self.canary.map_or(0, |share| share.0);
         run(request, &self.limits, &self.ask, "the policy is applied").await
     }
 
@@ -65,10 +88,35 @@ impl Apply {
     }
 }
 
+/// What `promote` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Promote {
+    /// Although sidecars could not apply the canary, or have not yet.
+    #[arg(long)]
+    force: bool,
+    /// Why: it stands in the record.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+impl Promote {
+    pub(super) async fn run(&self) -> Outcome {
+        let mut request = self.limits.request("promote", &self.reason);
+        request.force = self.force;
+        let headline = "the canary is everybody's policy";
+        run(request, &self.limits, &self.ask, headline).await
+    }
+}
+
 /// What `rollback` is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rollback {
-    /// A revision that was in force, as `1.41`; by default the policy before the present one.
+    /// A revision that was in force, as `1.41`; by default the policy before the present one. While a canary runs, without
+    /// a revision it ends the canary, and nothing else.
     revision: Option<String>,
     /// Shows which policies are kept, and changes nothing.
     #[arg(long)]
@@ -160,4 +208,18 @@ fn list(data: &Path, format: Format) -> Outcome {
         &["SINCE REVISION", "IN FORCE FROM", "FILES", "SHA-256"],
         rows.collect(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_a_percentage_that_leaves_somebody_out() {
+        assert_eq!("10%".parse(), Ok(Percent(10)));
+        assert_eq!("99".parse(), Ok(Percent(99)));
+        for text in ["", "%", "0%", "100%", "-1%", "1.5%", "some"] {
+            assert!(text.parse::<Percent>().is_err(), "{text}");
+        }
+    }
 }

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use serde_json::{Value, json};
-use vouchsafe_api::v1::{ChangeRequest, ChangeResponse, Fallen, SidecarChange, WorkloadLoss};
+use vouchsafe_api::v1::{
+    CanaryStatus, ChangeRequest, ChangeResponse, Fallen, SidecarChange, WorkloadLoss,
+};
 
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, table};
@@ -106,8 +108,14 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
         );
     } else if is_dry_run {
         let _ = writeln!(out, "nothing was changed: this only says what would happen");
+        if !response.refused.is_empty() {
+            let _ = writeln!(out, "it would be REFUSED: {}", response.refused);
+        }
     } else {
         let _ = writeln!(out, "REFUSED, nothing was changed: {}", response.refused);
+    }
+    if let Some(canary) = &response.canary {
+        let _ = writeln!(out, "{}", canary_in_words(canary));
     }
     for change in response.difference.iter().flat_map(|one| &one.changes) {
         let _ = writeln!(out, "  {change}");
@@ -149,6 +157,17 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
         let _ = writeln!(out, "and {} more", response.would_drop - listed);
     }
     out
+}
+
+/// Who tries a canary.
+pub(super) fn canary_in_words(canary: &CanaryStatus) -> String {
+    format!(
+        "canary of {}%: {} of the {} connected sidecars of {}; all others stay on the policy in force",
+        canary.percent,
+        canary.sidecars,
+        canary.of,
+        canary.workloads.join(", ")
+    )
 }
 
 fn loss_in_words(loss: &WorkloadLoss) -> String {
@@ -254,16 +273,36 @@ fn as_json(response: &ChangeResponse) -> Value {
     });
     let difference = response.difference.clone().unwrap_or_default();
     json!({
-        "made": response.made,
-        "refused": response.refused,
-        "revision": revision(response),
-        "in_force_us": response.in_force_us,
-        "live": response.live,
-        "would_drop": response.would_drop,
-        "changes": difference.changes,
-        "may_widen": difference.may_widen,
-        "losses": losses.collect::<Vec<_>>(),
-        "sidecars": sidecars.collect::<Vec<_>>(),
+           "made": response.made,
+           "refused": response.refused,
+           "revision": revision(response),
+           "in_force_us": response.in_force_us,
+           "live": response.live,
+           "would_drop": response.would_drop,
+           "changes": difference.changes,
+           "may_widen": difference.may_widen,
+    "losses": losses.collect::<Vec<_>>(),
+           "canary": response.canary.as_ref().map(canary_json),
+           "sidecars": sidecars.collect::<Vec<_>>(),
+       })
+}
+
+pub(super) fn canary_json(canary: &CanaryStatus) -> Value {
+    let revision = canary.revision.unwrap_or_default();
+    json!({
+        "revision": format!("{}.{}", revision.epoch, revision.sequence),
+        "percent": canary.percent,
+        "sidecars": canary.sidecars,
+        "of": canary.of,
+        "started_ms": canary.started_ms,
+        "actor": canary.actor,
+        "reason": canary.reason,
+        "files": canary.files,
+        "workloads": canary.workloads,
+        "would_drop": canary.would_drop,
+        "live": canary.live,
+        "applied": canary.applied,
+        "refused": canary.refused,
     })
 }
 

@@ -466,7 +466,14 @@ pub(super) mod tests {
             sequence: 5,
         };
         let now = SystemTime::UNIX_EPOCH;
-        policy_sets::keep(data.path(), revision, &files.collect(), now).unwrap();
+        policy_sets::keep(
+            data.path(),
+            revision,
+            policy_sets::Whose::Everybody,
+            &files.collect(),
+            now,
+        )
+        .unwrap();
         let denied = line("/v1/chat/completions", "request");
         check(
             &[denied],

@@ -120,7 +120,9 @@ enum Command {
     Revoke(Box<revoke::Arguments>),
     /// Puts files or a folder in force as policy, once it has shown what differs and which live connections would end.
     Apply(apply::Apply),
-    /// Puts a former policy in force again, as a new revision.
+    /// Makes the policy that a canary's sidecars try everybody's.
+    Promote(apply::Promote),
+    /// Puts a former policy in force again, as a new revision; while a canary runs, ends the canary.
     Rollback(apply::Rollback),
     /// Proposes the rules that a port in `audit` lacks, from access logs, and tries whether they are enough.
     Suggest(suggest::Arguments),
@@ -237,6 +239,7 @@ async fn run(command: Command) -> Outcome {
         Command::Test(asked) => asked.run(),
         Command::Revoke(arguments) => arguments.run().await,
         Command::Apply(arguments) => arguments.run().await,
+        Command::Promote(arguments) => arguments.run().await,
         Command::Rollback(arguments) => arguments.run().await,
         Command::Suggest(arguments) => arguments.run(),
         Command::Renew(arguments) => renew::run(&arguments).await,

@@ -2,9 +2,11 @@
 
 use serde_json::json;
 use vouchsafe_api::v1::{
-    Endpoint, Revision, RevocationStatus, SidecarStatus, StatusRequest, StatusResponse,
+    CanaryStatus, Endpoint, Revision, RevocationStatus, SidecarStatus, StatusRequest,
+    StatusResponse,
 };
 
+use super::change::{canary_in_words, canary_json};
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, show_time, table};
 use crate::endorsements::{cache, folder};
@@ -50,6 +52,7 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "expired": expired,
             "missing": missing,
         })),
+        "canary": status.canary.as_ref().map(canary_json),
         "revocations": status.revocations.iter().map(revocation_json).collect::<Vec<_>>(),
         "authorities": status.authorities.iter().map(|authority| json!({
             "role": authority.role,
@@ -75,6 +78,7 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "behind_since_ms": sidecar.behind_since_ms,
             "behind_because": behind_because(sidecar),
             "error": sidecar.error,
+            "canary": sidecar.is_canary,
             "software_version": sidecar.software_version,
             "standing": sidecar.standing,
             "standing_reason": sidecar.standing_reason,
@@ -138,6 +142,9 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             show_time(one.expires_ms)
         ));
     }
+    if let Some(canary) = &status.canary {
+        out.push_str(&canary_for_people(canary));
+    }
     for brake in &status.brakes {
         out.push_str(&format!(
             "BRAKE         {} of {} instances of {} are silent: none of them lapses\n",
@@ -174,7 +181,7 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             show_time(sidecar.not_after_ms),
             connected.to_owned(),
             standing(sidecar),
-            revision(sidecar.applied.as_ref()),
+            applied(sidecar),
             behind(sidecar, status.now_ms),
             listeners.join(" "),
         ]
@@ -197,10 +204,36 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
     out
 }
 
+fn canary_for_people(canary: &CanaryStatus) -> String {
+    let bad = match canary.refused {
+        0 => String::new(),
+        refused => format!(", {refused} CAN'T APPLY IT"),
+    };
+    format!(
+        "CANARY        revision {} since {}, by {}: {}\n              {}\n              {} have applied it{bad}; it was said to end {} connections and streams there, of {} live connections\n",
+        revision(canary.revision.as_ref()),
+        show_time(canary.started_ms),
+        canary.actor,
+        canary.reason,
+        canary_in_words(canary),
+        canary.applied,
+        canary.would_drop,
+        canary.live,
+    )
+}
+
 fn standing(sidecar: &SidecarStatus) -> String {
     match sidecar.standing_reason.as_str() {
         "" => sidecar.standing.clone(),
         reason => format!("{}: {reason}", sidecar.standing.to_uppercase()),
+    }
+}
+
+fn applied(sidecar: &SidecarStatus) -> String {
+    let revision = revision(sidecar.applied.as_ref());
+    match sidecar.is_canary {
+        true => format!("{revision} (canary)"),
+        false => revision,
     }
 }
 

@@ -8,6 +8,7 @@ use vouchsafe_attestation::revision::Revision;
 
 use super::revocations::Actor;
 use super::{Keeper, PublishError, inputs, revocations};
+use crate::canary::Facts;
 use crate::change::{ChangeError, FolderChange, Staged};
 use crate::policy::LoadedPolicy;
 use crate::state::ControlPlane;
@@ -15,11 +16,24 @@ use crate::store::{Expect, Store};
 use crate::telemetry::Chain;
 use vouchsafe_config::set::PolicySet;
 
-/// A change that somebody asked for.
+/// What somebody asks for.
+#[derive(Debug)]
+pub enum Deed {
+    /// A change of the policy folder.
+    Change(FolderChange),
+    /// A change that a share of the sidecars tries.
+    Canary(Box<Facts>),
+    /// What they try becomes everybody's policy.
+    Promote,
+    /// They go back to everybody's policy.
+    EndCanary,
+}
+
+/// A deed, and who waits for it.
 #[derive(Debug)]
 pub struct Order {
     /// What to do.
-    pub(crate) change: FolderChange,
+    pub(crate) deed: Deed,
     /// For the record.
     pub(crate) act: OperatorAct,
     /// Gets the revision that is in force with it.
@@ -27,21 +41,13 @@ pub struct Order {
 }
 
 impl ControlPlane {
-    /// Has a change made; it is in force when this returns.
+    /// Has something done; it is in force when this returns, with the revision that is returned.
     ///
     /// # Errors
-    /// [`ChangeError`]: but for `Torn` and `Publish` nothing has changed.
-    pub async fn order(
-        &self,
-        change: FolderChange,
-        act: OperatorAct,
-    ) -> Result<Revision, ChangeError> {
+    /// [`ChangeError`]: but for `Torn`, `Publish` and `Canary` nothing has changed.
+    pub async fn order(&self, deed: Deed, act: OperatorAct) -> Result<Revision, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        let order = Order {
-            change,
-            act,
-            answer,
-        };
+        let order = Order { deed, act, answer };
         let sent = self.orders.send(order).await;
         sent.map_err(|_| ChangeError::Ending)?;
         answered.await.map_err(|_| ChangeError::Ending)?
@@ -51,12 +57,13 @@ impl ControlPlane {
 impl Keeper {
     /// Makes a change and answers.
     pub(super) async fn obey(&mut self, order: Order) {
-        let Order {
-            change,
-            act,
-            answer,
-        } = order;
-        let made = self.make(&change, act).await;
+        let Order { deed, act, answer } = order;
+        let made = match deed {
+            Deed::Change(change) => self.make(&change, act, false).await,
+            Deed::Canary(facts) => self.begin_canary(*facts, act).await,
+            Deed::Promote => self.promote(act).await,
+            Deed::EndCanary => self.end_canary(act).await,
+        };
         if let Err(error) = &made {
             tracing::warn!(error = %Chain(error), "a change of policy was not made");
         }
@@ -64,10 +71,11 @@ impl Keeper {
         let _ = answer.send(made);
     }
 
-    async fn make(
+    pub(super) async fn make(
         &mut self,
         change: &FolderChange,
         act: OperatorAct,
+        is_promotion: bool,
     ) -> Result<Revision, ChangeError> {
         let policy = self.control_plane.load_with(change).await?;
         let folder = self.folder.folder().to_owned();
@@ -82,8 +90,11 @@ impl Keeper {
             .await;
         recorded.map_err(ChangeError::Record)?;
         staged.commit()?;
+        if is_promotion {
+            self.promoted()?;
+        }
         // The watch has not seen it: its next look reads the folder once more, and whatever else happened there.
-        let inputs = inputs(control_plane, Arc::new(policy));
+        let inputs = inputs(&self.control_plane, Arc::new(policy));
         self.actor = Some(actor);
         let published = self.publish(inputs).await;
         self.actor = None;

@@ -14,10 +14,12 @@ use vouchsafe_api::convert::mesh_state::Holding;
 use vouchsafe_api::v1;
 use vouchsafe_api::v1::watch_response;
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
 use super::MeshState;
 use super::slice::Difference;
+use crate::canary::Facts;
 
 /// A state with its newest signature: what streams send. Cloning shares.
 #[derive(Clone, Debug)]
@@ -28,8 +30,21 @@ pub struct Published {
     pub signed: Arc<v1::SignedRevision>,
     /// When the state came in force in this process.
     pub since: Instant,
+    /// What a share of the sidecars is sent instead.
+    pub canary: Option<Arc<PublishedCanary>>,
     heartbeat: Bytes,
     changes: Arc<Mutex<HashMap<(WorkloadName, Base), Frame>>>,
+}
+
+/// The state that a canary's sidecars are sent.
+#[derive(Clone, Debug)]
+pub struct PublishedCanary {
+    /// Who they are, and why.
+    pub facts: Arc<Facts>,
+    /// Sequence of its first state.
+    pub first: u64,
+    /// The state; no canary is below it.
+    pub published: Published,
 }
 
 /// One encoded [`v1::WatchResponse`].
@@ -95,8 +110,24 @@ impl Published {
             state,
             signed: Arc::new(signed),
             since,
+            canary: None,
             heartbeat: encode(message),
             changes: Arc::default(),
+        }
+    }
+
+    /// The same beside a canary.
+    #[must_use]
+    pub fn beside(self, canary: Option<PublishedCanary>) -> Self {
+        let canary = canary.map(Arc::new);
+        Self { canary, ..self }
+    }
+
+    /// What an instance is sent.
+    pub fn of(&self, workload: &WorkloadName, instance: &InstanceId) -> &Self {
+        match &self.canary {
+            Some(canary) if canary.facts.members.includes(workload, instance) => &canary.published,
+            Some(_) | None => self,
         }
     }
 

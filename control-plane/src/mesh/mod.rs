@@ -17,7 +17,7 @@
 //! Source: DESIGN §7.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -93,6 +93,8 @@ pub struct MeshState {
     tree: ProofTree,
     /// Sequence below which nothing is known.
     floor: u64,
+    /// Sequences between which the odd ones were a canary's.
+    canaries: Vec<RangeInclusive<u64>>,
 }
 
 /// Which resources concern whom, as far as policy says: it changes with policy only.
@@ -185,7 +187,17 @@ impl MeshState {
             unknown,
             tree,
             floor: before.map_or(sequence, |before| before.floor),
+            canaries: before.map_or_else(Vec::new, |before| before.canaries.clone()),
         }
+    }
+
+    /// Notes that a canary ran beside the states before this one: whoever held it held no part of this one's past.
+    pub fn follows_canary(&mut self, sequences: RangeInclusive<u64>) {
+        if self.canaries.len() >= MAX_CANARIES {
+            let oldest = self.canaries.remove(0);
+            self.floor = self.floor.max(oldest.end() + 1);
+        }
+        self.canaries.push(sequences);
     }
 
     /// Gives the first state of a process another number.
@@ -245,8 +257,10 @@ impl MeshState {
     /// What makes a workload's slice of this state out of that of `base`; `None` where that can't be told, so that all of
     /// it must be sent.
     pub fn since(&self, workload: &WorkloadName, base: Revision) -> Option<slice::Difference> {
+        let was_canary = |ran: &RangeInclusive<u64>| ran.contains(&base.sequence);
         let is_known = base.epoch == self.revision.epoch
-            && (self.floor..=self.revision.sequence).contains(&base.sequence);
+            && (self.floor..=self.revision.sequence).contains(&base.sequence)
+            && (base.sequence % 2 == 0 || !self.canaries.iter().any(was_canary));
         // Who holds the slice of unknown workloads may have held one of its own before.
         let (_, slice) = self.slices.get(workload).filter(|_| is_known)?;
         slice.since(base.sequence)
@@ -335,6 +349,8 @@ fn endpoints_name(workload: &WorkloadName) -> String {
     ResourceName::Endpoints(workload.clone()).to_string()
 }
 
+/// Canaries that a state remembers; whoever was away since an earlier one gets all of its slice.
+const MAX_CANARIES: usize = 64;
 /// Leaf of the slice of unknown workloads, after the one over everything.
 const UNKNOWN: usize = 1;
 /// Leaf of the first workload's slice.

@@ -66,19 +66,22 @@ pub enum Unanswered {
 }
 
 impl Probes {
-    /// Asks every connected sidecar, each with what `question` makes for its workload; the identifier is set here.
+    /// Asks every connected sidecar of `whom`, each with what `question` makes for its workload; the identifier is set
+    /// here.
     ///
-    /// Answers come in no order; each sidecar that was connected at the start has an entry.
+    /// Answers come in no order; each such sidecar that was connected at the start has an entry.
     ///
     /// # Cancel safety
     /// Safe: an answer to a question that nobody waits for is dropped.
     pub async fn ask(
         &self,
+        whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
         mut question: impl FnMut(&WorkloadName) -> v1::Probe,
         patience: Duration,
     ) -> Vec<SidecarReport> {
         let deadline = Instant::now() + patience;
-        let lines: Vec<Attached> = self.lock().lines.values().cloned().collect();
+        let mut lines: Vec<Attached> = self.lock().lines.values().cloned().collect();
+        lines.retain(|line| whom(&line.workload, &line.instance));
         let asked = lines.into_iter().map(|line| {
             let (answer, answered) = oneshot::channel();
             let probe = question(&line.workload);
@@ -189,6 +192,10 @@ mod tests {
         v1::Probe::default()
     }
 
+    fn all(_: &WorkloadName, _: &InstanceId) -> bool {
+        true
+    }
+
     fn attach(probes: &Probes, number: u8) -> Line {
         probes.attach("inference/llm".parse().unwrap(), InstanceId([number; 16]))
     }
@@ -210,7 +217,7 @@ mod tests {
             std::future::pending::<()>().await
         };
         let reports = tokio::select! {
-            reports = probes.ask(empty, Duration::from_secs(1)) => reports,
+            reports = probes.ask(all, empty, Duration::from_secs(1)) => reports,
             () = conversation => unreachable!(),
         };
         let of = |number: u8| {
@@ -232,9 +239,9 @@ mod tests {
     async fn a_sidecar_with_a_question_in_its_queue_is_busy() {
         let probes = Probes::default();
         let _line = attach(&probes, 1);
-        let first = probes.ask(empty, Duration::from_secs(1)).await;
+        let first = probes.ask(all, empty, Duration::from_secs(1)).await;
         assert_eq!(first[0].report, Err(Unanswered::Silent));
-        let second = probes.ask(empty, Duration::from_secs(1)).await;
+        let second = probes.ask(all, empty, Duration::from_secs(1)).await;
         assert_eq!(second[0].report, Err(Unanswered::Busy));
     }
 }

@@ -8,7 +8,7 @@ mod stored;
 pub(crate) mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use vouchsafe_verifier::evidence::tpm::TpmState;
 
 use self::stored::StoredInstance;
 pub(crate) use self::stored::StoredTpm;
+use crate::canary::Facts;
 use crate::issuance::token_spent;
 use crate::reappraisal::Editions;
 use crate::refusal::{Refused, unavailable};
@@ -130,9 +131,16 @@ struct Inner {
     vigil: Vigil,
     /// Revision in force.
     newest: Revision,
+    /// That of a canary, and whose it is.
+    canary: Option<(Revision, Arc<Facts>)>,
 }
 
 impl Inner {
+    /// The revision that an instance is to hold.
+    fn newest_of(&self, id: &InstanceId) -> Revision {
+        wanted(&self.instances, self.newest, self.canary.as_ref(), id)
+    }
+
     /// Takes an instance in, with what its proof of everything means. Says whether that restored it.
     fn take(&mut self, mut instance: Instance, elapsed: Duration) -> bool {
         let duties = instance.duties();
@@ -300,13 +308,20 @@ impl Registry {
         restored
     }
 
-    /// A revision is in force: who has not applied it is behind from now on.
-    pub fn published(&self, revision: Revision, now: SystemTime) {
+    /// A revision is in force, perhaps beside that of a canary: who has not applied his is behind from now on.
+    pub fn published(
+        &self,
+        revision: Revision,
+        canary: Option<(Revision, Arc<Facts>)>,
+        now: SystemTime,
+    ) {
         let mut inner = self.lock();
-        inner.newest = revision;
-        let sessions = inner.sessions.values_mut();
-        for session in sessions.filter(|session| session.applied < revision) {
-            session.behind_since.get_or_insert(now);
+        let inner = &mut *inner;
+        (inner.newest, inner.canary) = (revision, canary);
+        for (id, session) in &mut inner.sessions {
+            if session.applied < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
+                session.behind_since.get_or_insert(now);
+            }
         }
     }
 
@@ -324,7 +339,7 @@ impl Registry {
     /// A mesh-state stream of an instance opened.
     pub fn stream_opened(&self, id: InstanceId, now: SystemTime) {
         let mut inner = self.lock();
-        let newest = inner.newest;
+        let newest = inner.newest_of(&id);
         let session = inner.sessions.entry(id).or_default();
         session.streams += 1;
         if session.applied < newest {
@@ -342,7 +357,7 @@ impl Registry {
     /// An instance says what became of a revision. Whether it had not said so before.
     pub fn acknowledged(&self, id: &InstanceId, revision: Revision, error: Option<String>) -> bool {
         let mut inner = self.lock();
-        let newest = inner.newest;
+        let newest = inner.newest_of(id);
         let Some(session) = inner.sessions.get_mut(id) else {
             return false;
         };
@@ -426,6 +441,22 @@ impl Registry {
 
     fn notify(&self) {
         self.changed.send_modify(|number| *number += 1);
+    }
+}
+
+fn wanted(
+    instances: &BTreeMap<InstanceId, Instance>,
+    newest: Revision,
+    canary: Option<&(Revision, Arc<Facts>)>,
+    id: &InstanceId,
+) -> Revision {
+    let tries = |facts: &Facts| {
+        let instance = instances.get(id);
+        instance.is_some_and(|one| facts.members.includes(&one.workload, id))
+    };
+    match canary {
+        Some((revision, facts)) if tries(facts) => *revision,
+        Some(_) | None => newest,
     }
 }
 

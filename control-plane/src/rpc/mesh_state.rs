@@ -162,7 +162,7 @@ impl Watching {
     }
 
     fn holds(&mut self, holding: Holding) {
-        let published = self.published.borrow().clone();
+        let published = self.published();
         if self.position.subscribed(holding, &published) {
             self.open.applied(&published, holding.revision);
         }
@@ -191,7 +191,7 @@ impl Watching {
     }
 
     fn acknowledged(&mut self, ack: Acknowledgement) -> bool {
-        let published = self.published.borrow().clone();
+        let published = self.published();
         let revision = ack.revision;
         match ack.outcome {
             Ok(root) => {
@@ -228,8 +228,16 @@ impl Watching {
 
     /// What brings the sidecar to the present state; a heartbeat where nothing does.
     fn answer(&mut self) -> Frame {
-        let published = self.published.borrow_and_update().clone();
+        self.published.mark_unchanged();
+        let published = self.published();
         self.position.answer(&published)
+    }
+
+    /// What this sidecar is to hold: the state in force, or that of a canary.
+    fn published(&self) -> Published {
+        let published = self.published.borrow();
+        let (workload, instance) = (&self.position.workload, &self.open.instance);
+        published.of(workload, instance).clone()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The operator's questions, over a Unix socket of mode 0600 in the data folder.
 
+mod canary;
 mod change;
 mod losses;
 
@@ -67,7 +68,8 @@ impl Operator for OperatorApi {
         let control_plane = &self.control_plane;
         let now = control_plane.now();
         let head = control_plane.log.head();
-        let state = Arc::clone(&control_plane.mesh.borrow().state);
+        let published = control_plane.mesh.borrow().clone();
+        let state = Arc::clone(&published.state);
         let authorities = control_plane.ca.facts().into_iter();
         let authorities = authorities.map(|facts| v1::AuthorityStatus {
             role: facts.role.to_owned(),
@@ -90,6 +92,7 @@ impl Operator for OperatorApi {
             record_head: head.hash.to_vec(),
             accepts_simulated: control_plane.fixed.accepts_simulated,
             revocations: revocations(&state.policy.set, now),
+            canary: published.canary.as_deref().map(|one| self.canary(one)),
             brakes: { control_plane.registry.held().into_iter() }
                 .map(|grip| v1::BrakeStatus {
                     scope: grip.scope(),
@@ -217,14 +220,17 @@ fn revocations(set: &PolicySet, now: SystemTime) -> Vec<v1::RevocationStatus> {
 
 impl OperatorApi {
     fn sidecars(&self) -> Vec<v1::SidecarStatus> {
-        let newest = self.control_plane.mesh.borrow().state.revision;
+        let published = self.control_plane.mesh.borrow().clone();
         let live = self
             .control_plane
             .registry
             .instances(self.control_plane.now());
         let sidecar =
             |(instance, session): (crate::registration::Instance, crate::registration::Session)| {
+                let own = published.of(&instance.workload, &instance.id);
+                let newest = own.state.revision;
                 v1::SidecarStatus {
+                    is_canary: newest != published.state.revision,
                     workload: instance.workload.to_string(),
                     instance: instance.id.0.to_vec(),
                     class: instance.class,

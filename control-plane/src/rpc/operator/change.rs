@@ -15,6 +15,7 @@ use tonic::Status;
 use vouchsafe_api::convert::record::OperatorAct;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_config::load;
 use vouchsafe_config::reason::diff::diff;
@@ -23,8 +24,9 @@ use vouchsafe_config::slice::Slices;
 
 use super::OperatorApi;
 use super::losses::losses;
-use crate::change::{ChangeError, FolderChange};
+use crate::change::{ChangeError, FolderChange, bounded};
 use crate::files::FileError;
+use crate::keeper::change::Deed;
 use crate::keeper::revocations;
 use crate::mesh::probes::SidecarReport;
 use crate::policy::LoadedPolicy;
@@ -48,7 +50,11 @@ impl OperatorApi {
                 "say why: a change is recorded with its reason",
             ));
         }
-        let before = Arc::clone(&control_plane.mesh.borrow().state.policy);
+        let published = control_plane.mesh.borrow().clone();
+        let before = Arc::clone(&published.state.policy);
+        if let Some(answer) = self.change_canary(&asked, &published).await {
+            return answer;
+        }
         let mut asked = asked;
         if asked.act == ROLLBACK {
             self.former_policy(&mut asked, &before)?;
@@ -58,27 +64,44 @@ impl OperatorApi {
         if asked.act == ROLLBACK {
             keeps_revocations(&before.set, &after.set, control_plane.now())?;
         }
-        let (reports, mut response) = self.judge(&before.set, &after.set).await;
+        let everybody = |_: &WorkloadName, _: &InstanceId| true;
+        let judged = self.judge(&before.set, &after.set, everybody).await;
+        let names = change.names();
+        self.order(&asked, judged, &asked.act, names, Deed::Change(change))
+            .await
+    }
+
+    /// Has a deed done that was judged, unless it is only asked about or would end too much.
+    pub(super) async fn order(
+        &self,
+        asked: &v1::ChangeRequest,
+        judged: (Vec<SidecarReport>, v1::ChangeResponse),
+        act: &str,
+        files: Vec<String>,
+        deed: Deed,
+    ) -> Result<v1::ChangeResponse, Status> {
+        let control_plane = &self.control_plane;
+        let (reports, mut response) = judged;
         response.revision = Some(control_plane.mesh.borrow().state.revision.into());
-        if asked.dry_run {
+        if asked.dry_run || !response.refused.is_empty() {
             return Ok(response);
         }
-        if let Some(refused) = over_the_limit(&asked, &response) {
+        if let Some(refused) = over_the_limit(asked, &response) {
             response.refused = refused;
             return Ok(response);
         }
         let act = OperatorAct {
-            act: asked.act.clone(),
+            act: act.to_owned(),
             actor: self.actor.clone(),
             reason: asked.reason.clone(),
-            files: bounded(change.names()),
+            files: bounded(files),
             would_drop: response.would_drop,
             live: response.live,
             unanswered: reports.iter().filter(|one| one.report.is_err()).count() as u64,
-            max_drop: limit_in_words(&asked),
+            max_drop: limit_in_words(asked),
         };
         let begun = Instant::now();
-        match control_plane.order(change, act).await {
+        match control_plane.order(deed, act).await {
             Ok(revision) => {
                 let published = Instant::now();
                 response.made = true;
@@ -128,11 +151,12 @@ impl OperatorApi {
         Ok(())
     }
 
-    /// Asks every connected sidecar what would fall.
-    async fn judge(
+    /// Asks connected sidecars what would fall.
+    pub(super) async fn judge(
         &self,
         before: &PolicySet,
         after: &PolicySet,
+        whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
     ) -> (Vec<SidecarReport>, v1::ChangeResponse) {
         let control_plane = &self.control_plane;
         let (old, new) = (before.slices(), after.slices());
@@ -141,7 +165,10 @@ impl OperatorApi {
             let held = questions.entry(workload.clone());
             held.or_insert_with(|| probe(&old, &new, workload)).clone()
         };
-        let mut reports = control_plane.probes.ask(question, PROBE_PATIENCE).await;
+        let mut reports = control_plane
+            .probes
+            .ask(whom, question, PROBE_PATIENCE)
+            .await;
         reports.sort_by(|one, other| {
             (&one.workload, one.instance.0).cmp(&(&other.workload, other.instance.0))
         });
@@ -182,7 +209,7 @@ fn keeps_revocations(before: &PolicySet, after: &PolicySet, now: SystemTime) -> 
 }
 
 /// The files that an act writes and removes.
-fn folder_change(
+pub(super) fn folder_change(
     asked: &v1::ChangeRequest,
     set: &PolicySet,
     folder: &Path,
@@ -355,28 +382,21 @@ fn status_of(error: ChangeError) -> Status {
         }
         ChangeError::NotWritable(_) => Status::failed_precondition(text),
         ChangeError::Ending => Status::unavailable(text),
-        ChangeError::Torn(_) | ChangeError::Record(_) | ChangeError::Publish(_) => {
-            Status::internal(text)
-        }
+        ChangeError::Torn(_)
+        | ChangeError::Record(_)
+        | ChangeError::Publish(_)
+        | ChangeError::Canary(_) => Status::internal(text),
     }
-}
-
-/// A record has room for a bounded leaf.
-fn bounded(mut names: Vec<String>) -> Vec<String> {
-    if names.len() > MAX_RECORDED_FILES {
-        let more = names.len() - MAX_RECORDED_FILES;
-        names.truncate(MAX_RECORDED_FILES);
-        names.push(format!("and {more} more"));
-    }
-    names
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-const ACTS: [&str; 4] = ["revoke", "end_revocation", "apply", ROLLBACK];
-const ROLLBACK: &str = "rollback";
+const ACTS: [&str; 5] = ["revoke", "end_revocation", APPLY, PROMOTE, ROLLBACK];
+pub(super) const APPLY: &str = "apply";
+pub(super) const PROMOTE: &str = "promote";
+pub(super) const ROLLBACK: &str = "rollback";
 /// Below the policy folder: where `vouchsafe revoke` writes, and what a replaced folder keeps.
 pub(crate) const REVOCATIONS_FOLDER: &str = "revocations";
 /// Connections that a percentage never forbids to end: in a small mesh a machine carries half of them.
@@ -387,8 +407,6 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 const APPLY_PATIENCE: Duration = Duration::from_secs(5);
 /// The precision of the times that are reported.
 const APPLY_LOOK: Duration = Duration::from_millis(2);
-/// Of files that an act names in the record; their names have 255 bytes at most.
-const MAX_RECORDED_FILES: usize = 64;
 
 #[cfg(test)]
 mod tests {
