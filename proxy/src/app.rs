@@ -96,12 +96,13 @@ impl App {
         };
         let access_log =
             AccessLogWriter::start(&parts.config.access_log).map_err(AppError::AccessLog)?;
+        let decisions = Arc::new(DataMetrics::new(&registry).map_err(AppError::Metrics)?);
         let workers = worker::spawn_all(
             &worker::Parts {
                 config: Arc::clone(&parts.config),
                 state: Arc::clone(&parts.state),
                 clock: Arc::clone(&parts.clock),
-                metrics: Arc::new(DataMetrics::new(&registry).map_err(AppError::Metrics)?),
+                metrics: Arc::clone(&decisions),
                 drain: drain.signal(),
             },
             &access_log,
@@ -129,7 +130,7 @@ impl App {
         let socket_file = serve_admin(&parts.config.admin, admin, &mut tasks)?;
         match &parts.config.identity {
             IdentitySource::ControlPlane(client) => {
-                let live = workers.connections();
+                let live = (workers.connections(), decisions);
                 follow_control_plane(&parts, client, &addresses, live, &mut tasks).await?;
             }
             IdentitySource::Files(files) => follow_files(&parts, files, &mut tasks),
@@ -300,7 +301,7 @@ async fn follow_control_plane(
     parts: &Parts,
     client: &ControlPlaneClient,
     addresses: &Addresses,
-    connections: Connections,
+    (connections, decisions): (Connections, Arc<DataMetrics>),
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<(), AppError> {
     let control_plane = Arc::new(ControlPlane::new(
@@ -336,6 +337,7 @@ async fn follow_control_plane(
         clock: Arc::clone(&parts.clock),
         metrics: Arc::clone(&parts.metrics),
         connections,
+        decisions,
     };
     spawn(tasks, "rotation", rotation.run());
     spawn(tasks, "mesh state", mesh_state.run());

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_config::policy::{Decision, DenyReason, Request};
+use vouchsafe_config::policy::{Decision, DenyReason, Direction, Request};
 
 use crate::http::head::Asked;
 use crate::reason::{self, Reason, Why};
@@ -225,6 +225,16 @@ impl Drop for Record {
             (None, None) => Verdict::Unjudged,
         };
         let peer = self.on.as_ref().unwrap_or(&self.live).peer();
+        // The other end of an outbound one tells of it.
+        if let (Verdict::Audit(reason), Direction::Inbound, Some(peer)) =
+            (verdict, self.live.direction, peer.as_deref())
+        {
+            let port = facts.port.as_ref().map_or("", Name::as_str);
+            let ask = facts.asked.as_ref();
+            let ask = ask.map(|asked| (asked.method(), asked.path(), facts.is_grpc));
+            let audits = &self.worker.parts.metrics.audits;
+            audits.admitted(peer, port, reason, ask, self.time);
+        }
         self.worker.log.write(&Entry {
             id: self.id,
             revision: self.revision,

@@ -1,5 +1,6 @@
 //! Promises of the system, kept by real processes and seen through public doors: one file per promise.
 
+mod audit;
 mod canary;
 mod evidence;
 mod example;

@@ -38,6 +38,8 @@ pub struct SeenRequest {
     pub path: String,
     /// Whether it was gRPC.
     pub grpc: bool,
+    /// Whether `*` in the path stands for what looks like an identifier ([`generalized`]).
+    pub is_pattern: bool,
 }
 
 /// A rule that would have admitted something of it.
@@ -124,7 +126,7 @@ fn sort(ask: Option<&SeenRequest>, all: &[&SeenRequest]) -> Option<Sort> {
             method: method.to_owned(),
         });
     }
-    if ask.path.contains('*') {
+    if ask.path.contains('*') && !ask.is_pattern {
         return None;
     }
     Some(Sort::Http {
@@ -153,6 +155,19 @@ fn pattern(path: &str, all: &[&SeenRequest]) -> String {
         }
     });
     shown.collect::<Vec<_>>().join("/")
+}
+
+/// A path with `*` for each segment that looks like an identifier; `None` where it has a `*` of its own.
+pub fn generalized(path: &str) -> Option<String> {
+    if path.contains('*') {
+        return None;
+    }
+    let segments = path.split('/');
+    let shown = segments.map(|segment| match looks_like_an_identifier(segment) {
+        true => "*",
+        false => segment,
+    });
+    Some(shown.collect::<Vec<_>>().join("/"))
 }
 
 /// Numbers, and long runs of hexadecimal digits and hyphens that hold a digit (UUIDs, hashes).
@@ -306,6 +321,7 @@ mod tests {
                 method: method.to_owned(),
                 path: path.to_owned(),
                 grpc,
+                is_pattern: false,
             }),
         };
         (seen, 1)
@@ -419,6 +435,35 @@ mod tests {
             "{}",
             suggestions[0].text
         );
+    }
+
+    #[test]
+    fn what_was_generalized_where_it_was_seen_is_proposed_as_it_is() {
+        assert_eq!(
+            generalized("/v1/files/17/x").as_deref(),
+            Some("/v1/files/*/x")
+        );
+        assert_eq!(generalized("/v1/*"), None);
+        let (mut one, count) = seen("one", "web", Some(("GET", "/v1/files/*", false)));
+        let as_written = suggest(
+            &[(one.clone(), count)],
+            &testing::trust_domain(),
+            &BTreeSet::new(),
+        );
+        assert!(as_written.is_empty(), "{as_written:?}");
+        if let Some(ask) = &mut one.ask {
+            ask.is_pattern = true;
+        }
+        let suggestions = suggest(
+            &[(one.clone(), count)],
+            &testing::trust_domain(),
+            &BTreeSet::new(),
+        );
+        assert!(
+            suggestions[0].text.contains("[\"/v1/files/*\"]"),
+            "{suggestions:?}"
+        );
+        assert!(allows(&whole(&suggestions), &one));
     }
 
     #[test]

@@ -303,6 +303,8 @@ pub(super) fn canary_json(canary: &CanaryStatus) -> Value {
         "live": canary.live,
         "applied": canary.applied,
         "refused": canary.refused,
+        "denied": canary.denied,
+        "ended": canary.ended,
     })
 }
 

@@ -124,7 +124,8 @@ enum Command {
     Promote(apply::Promote),
     /// Puts a former policy in force again, as a new revision; while a canary runs, ends the canary.
     Rollback(apply::Rollback),
-    /// Proposes the rules that a port in `audit` lacks, from access logs, and tries whether they are enough.
+    /// Proposes the rules that a port in `audit` lacks, from what sidecars told or from access logs, and tries whether they
+    /// are enough.
     Suggest(suggest::Arguments),
     /// Has instances renew their certificates ahead of time, at a pace.
     Renew(renew::Arguments),
@@ -241,7 +242,7 @@ async fn run(command: Command) -> Outcome {
         Command::Apply(arguments) => arguments.run().await,
         Command::Promote(arguments) => arguments.run().await,
         Command::Rollback(arguments) => arguments.run().await,
-        Command::Suggest(arguments) => arguments.run(),
+        Command::Suggest(arguments) => arguments.run().await,
         Command::Renew(arguments) => renew::run(&arguments).await,
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,

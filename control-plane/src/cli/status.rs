@@ -210,13 +210,15 @@ fn canary_for_people(canary: &CanaryStatus) -> String {
         refused => format!(", {refused} CAN'T APPLY IT"),
     };
     format!(
-        "CANARY        revision {} since {}, by {}: {}\n              {}\n              {} have applied it{bad}; it was said to end {} connections and streams there, of {} live connections\n",
+        "CANARY        revision {} since {}, by {}: {}\n              {}\n              {} have applied it{bad}; since then they denied {} and ended {} (said before: {} of {} live connections)\n",
         revision(canary.revision.as_ref()),
         show_time(canary.started_ms),
         canary.actor,
         canary.reason,
         canary_in_words(canary),
         canary.applied,
+        canary.denied,
+        canary.ended,
         canary.would_drop,
         canary.live,
     )

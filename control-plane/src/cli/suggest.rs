@@ -1,4 +1,5 @@
-//! `vouchsafe suggest`: the rules that a port in `audit` lacks, from the access logs of its sidecars.
+//! `vouchsafe suggest`: the rules that a port in `audit` lacks, from what sidecars told the control plane, or from their
+//! access logs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,6 +7,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde_json::json;
+use vouchsafe_api::convert::mesh_state::report::{Audited, AuditedClient};
+use vouchsafe_api::v1::{AuditedAt, ListAuditedRequest, StatusRequest};
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_config::load::{self, Overlay};
@@ -15,18 +18,23 @@ use vouchsafe_config::reason::who_can::Door;
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 
+use super::client::{connect, failed};
 use super::explain_log::{Line, lines, read_line};
-use super::{Format, Outcome, json};
+use super::{DEFAULT_DATA, Format, Outcome, json};
 
 /// What `suggest` is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Access logs of sidecars; `-` for standard input.
-    #[arg(long, required = true, value_name = "FILE")]
+    /// Access logs of sidecars; `-` for standard input. Without any, the running control plane is asked what its sidecars
+    /// told it since they started.
+    #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
-    /// Files and folders of policy.
-    #[arg(long, default_value = ".")]
+    /// Files and folders of policy; by default this folder with logs, and the control plane's own without.
+    #[arg(long)]
     policy: Vec<PathBuf>,
+    /// Data folder of the control plane.
+    #[arg(long, default_value = DEFAULT_DATA)]
+    data: PathBuf,
     /// Documents ready to paste, or JSON for programs.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -51,17 +59,55 @@ struct Gathered {
 }
 
 impl Arguments {
-    pub(super) fn run(&self) -> Outcome {
-        match self.answer() {
+    pub(super) async fn run(&self) -> Outcome {
+        if !self.log.is_empty() {
+            return self.from_logs();
+        }
+        match self.ask().await {
+            Ok((gathered, policy)) => self.outcome(Ok(gathered), &policy),
+            Err(outcome) => outcome,
+        }
+    }
+
+    fn from_logs(&self) -> Outcome {
+        let here = [PathBuf::from(".")];
+        let policy = match self.policy.as_slice() {
+            [] => &here,
+            policy => policy,
+        };
+        self.outcome(self.gather(), policy)
+    }
+
+    fn outcome(&self, gathered: Result<Gathered, String>, policy: &[PathBuf]) -> Outcome {
+        match gathered.and_then(|gathered| self.answer(&gathered, policy)) {
             Ok(outcome) => outcome,
             Err(message) => Outcome::misused(format!("error: {message}\n")),
         }
     }
 
-    fn answer(&self) -> Result<Outcome, String> {
-        let gathered = self.gather()?;
+    /// What sidecars told the control plane, and where its policy lies.
+    async fn ask(&self) -> Result<(Gathered, Vec<PathBuf>), Outcome> {
+        let mut client = connect(&self.data).await?;
+        let mut gathered = Gathered::default();
+        let told = client.list_audited(ListAuditedRequest {}).await;
+        let mut told = told.map_err(|status| failed(&status))?.into_inner();
+        while let Some(one) = told.message().await.map_err(|status| failed(&status))? {
+            gathered.hear(one);
+        }
+        let policy = match self.policy.is_empty() {
+            false => self.policy.clone(),
+            true => {
+                let status = client.status(StatusRequest {}).await;
+                let status = status.map_err(|status| failed(&status))?.into_inner();
+                vec![PathBuf::from(status.policy_folder)]
+            }
+        };
+        Ok((gathered, policy))
+    }
+
+    fn answer(&self, gathered: &Gathered, policy: &[PathBuf]) -> Result<Outcome, String> {
         let read = |overlay: &Overlay| {
-            load::policy_with(&self.policy, overlay, Options::default())
+            load::policy_with(policy, overlay, Options::default())
                 .map_err(|problems| problems.to_string())
         };
         let set = read(&Overlay::default())?;
@@ -92,7 +138,7 @@ impl Arguments {
         };
         let extended = read(&overlay)?;
         let open = still_denied(&extended, &gathered.seen);
-        Ok(self.show(&gathered, &suggestions, &open))
+        Ok(self.show(gathered, &suggestions, &open))
     }
 
     fn gather(&self) -> Result<Gathered, String> {
@@ -148,7 +194,7 @@ impl Arguments {
                 for (count, what) in [
                     (
                         gathered.beyond,
-                        "more sorts than are kept: run it again once these rules are in force",
+                        "more, of sorts that are not kept: run it again once these rules are in force",
                     ),
                     (gathered.unreadable, "lines could not be read"),
                 ] {
@@ -179,6 +225,7 @@ impl Gathered {
                     method,
                     path: path.into_owned(),
                     grpc,
+                    is_pattern: false,
                 }),
                 Err(_) => {
                     self.unreadable += 1;
@@ -199,21 +246,68 @@ impl Gathered {
             class: class.to_owned(),
             ask,
         };
+        let facts = Facts {
+            count: 1,
+            reason: line.reason,
+            serial: line.serial,
+            result: line.result,
+            time: line.time,
+        };
+        self.add(seen, facts);
+    }
+
+    /// Takes what one sidecar told the control plane.
+    fn hear(&mut self, told: AuditedAt) {
+        self.beyond += count(told.beyond);
+        let (Some(client), Some(audited)) = (told.client, told.audited) else {
+            return;
+        };
+        let read = Audited::try_from(audited)
+            .ok()
+            .zip(AuditedClient::try_from(client).ok());
+        let door = told
+            .workload
+            .parse()
+            .ok()
+            .zip({ read.as_ref() }.and_then(|(one, _)| one.port.parse().ok()));
+        let (Some((audited, client)), Some((workload, port))) = (read, door) else {
+            self.unreadable += 1;
+            return;
+        };
+        let seen = Seen {
+            door: Door { workload, port },
+            client: client.id,
+            class: client.class,
+            ask: audited.ask.map(|ask| SeenRequest {
+                method: ask.method,
+                path: ask.path,
+                grpc: ask.grpc,
+                is_pattern: !ask.grpc,
+            }),
+        };
+        let facts = Facts {
+            count: count(audited.count),
+            reason: audited.reason,
+            serial: client.serial,
+            result: AttestationResult::decode(&client.result).ok(),
+            time: audited.last,
+        };
+        self.add(seen, facts);
+    }
+
+    fn add(&mut self, seen: Seen, facts: Facts) {
         if let Some(held) = self.seen.get_mut(&seen) {
-            held.count += 1;
+            held.count += facts.count;
         } else if self.seen.len() < MAX_SORTS {
-            let facts = Facts {
-                count: 1,
-                reason: line.reason,
-                serial: line.serial,
-                result: line.result,
-                time: line.time,
-            };
             self.seen.insert(seen, facts);
         } else {
-            self.beyond += 1;
+            self.beyond += facts.count;
         }
     }
+}
+
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// What would be denied with the suggestions beside the policy, and why.
@@ -280,9 +374,10 @@ mod tests {
         Arguments {
             log: vec![log],
             policy: vec![example()],
+            data: PathBuf::new(),
             output,
         }
-        .run()
+        .from_logs()
     }
 
     fn audited(path: &str, reason: &str) -> serde_json::Value {
@@ -317,6 +412,53 @@ mod tests {
             "{}",
             outcome.output
         );
+    }
+
+    #[test]
+    fn what_sidecars_told_is_added_up_and_proposed_as_logs_are() {
+        use vouchsafe_api::v1;
+        let told = |path: &str, count: u64| AuditedAt {
+            workload: "inference/llm".to_owned(),
+            client: Some(v1::AuditedClient {
+                id: "spiffe://factory.example/ns/edge/workload/gateway".to_owned(),
+                class: "software".to_owned(),
+                ..v1::AuditedClient::default()
+            }),
+            audited: Some(v1::Audited {
+                port: "openai".to_owned(),
+                reason: "request".to_owned(),
+                method: "GET".to_owned(),
+                path: path.to_owned(),
+                count,
+                first_ms: 1_795_401_600_000,
+                last_ms: 1_795_401_600_000,
+                ..v1::Audited::default()
+            }),
+            ..AuditedAt::default()
+        };
+        let mut gathered = Gathered::default();
+        for (path, count) in [("/v1/files/*", 3), ("/v1/files/*", 4), ("no path", 1)] {
+            gathered.hear(told(path, count));
+        }
+        gathered.hear(AuditedAt {
+            beyond: 9,
+            ..AuditedAt::default()
+        });
+        assert_eq!((gathered.beyond, gathered.unreadable), (9, 1));
+        let arguments = Arguments {
+            log: Vec::new(),
+            policy: Vec::new(),
+            data: PathBuf::new(),
+            output: Format::Table,
+        };
+        let outcome = arguments.answer(&gathered, &[example()]).unwrap();
+        for words in ["seen 7 times", "\"/v1/files/*\"", "9 more, of sorts"] {
+            assert!(
+                outcome.output.contains(words),
+                "{words}: {}",
+                outcome.output
+            );
+        }
     }
 
     #[test]

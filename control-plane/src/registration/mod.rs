@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use vouchsafe_api::convert::attest::Endpoint;
+use vouchsafe_api::convert::mesh_state::report::Report;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
@@ -108,6 +109,23 @@ pub struct Session {
     pub error: Option<String>,
     /// Since when the newest revision is not applied; `None` while it is.
     pub behind_since: Option<SystemTime>,
+    /// What it decided at its own doors since it started, as far as it said so.
+    pub report: Arc<Report>,
+    /// What it had denied and ended when the present canary, if any, began.
+    before_canary: Option<(u64, u64)>,
+}
+
+impl Session {
+    /// What it denied and ended since the canary began.
+    pub fn since_canary(&self) -> (u64, u64) {
+        let (denied, ended) = self.before_canary.unwrap_or_default();
+        // One that counts less than before has started anew.
+        let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        (
+            since(self.report.denied, denied),
+            since(self.report.ended, ended),
+        )
+    }
 }
 
 /// All registrations of this control plane.
@@ -317,6 +335,15 @@ impl Registry {
     ) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        let facts = |canary: &Option<(Revision, Arc<Facts>)>| {
+            let held = canary.as_ref();
+            held.map(|(_, facts)| Arc::as_ptr(facts))
+        };
+        if facts(&inner.canary) != facts(&canary) {
+            for session in inner.sessions.values_mut() {
+                session.before_canary = Some((session.report.denied, session.report.ended));
+            }
+        }
         (inner.newest, inner.canary) = (revision, canary);
         for (id, session) in &mut inner.sessions {
             if session.applied < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
@@ -370,6 +397,15 @@ impl Registry {
         }
         session.error = error;
         is_news
+    }
+
+    /// An instance says what it decided at its own doors.
+    pub fn reported(&self, id: &InstanceId, report: Report) {
+        if let Some(session) = self.lock().sessions.get_mut(id) {
+            let counts = (report.denied, report.ended);
+            session.before_canary.get_or_insert(counts);
+            session.report = Arc::new(report);
+        }
     }
 
     /// Remembers the newest refusal of a workload that policy knows, for `workload list`.

@@ -150,9 +150,11 @@ impl Watching {
                     self.is_subscribed = true;
                     Some(Ok(()))
                 }
-                Ok(WatchRequest::Acknowledgement(_) | WatchRequest::ProbeReport(_)) => {
-                    Some(Err(Status::failed_precondition("subscribe first")))
-                }
+                Ok(
+                    WatchRequest::Acknowledgement(_)
+                    | WatchRequest::ProbeReport(_)
+                    | WatchRequest::Report(_),
+                ) => Some(Err(Status::failed_precondition("subscribe first"))),
                 Err(error) => Some(Err(Status::invalid_argument(error.to_string()))),
             },
             Ok(Ok(None)) => None,
@@ -174,6 +176,11 @@ impl Watching {
             Ok(WatchRequest::Acknowledgement(ack)) => Ok(self.acknowledged(ack)),
             Ok(WatchRequest::ProbeReport(report)) => {
                 self.line.answered(report);
+                Ok(false)
+            }
+            Ok(WatchRequest::Report(report)) => {
+                let registry = &self.open.control_plane.registry;
+                registry.reported(&self.open.instance, report);
                 Ok(false)
             }
             Ok(WatchRequest::Subscribe(holding)) => {

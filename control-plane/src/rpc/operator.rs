@@ -1,5 +1,6 @@
 //! The operator's questions, over a Unix socket of mode 0600 in the data folder.
 
+mod audited;
 mod canary;
 mod change;
 mod losses;
@@ -60,6 +61,7 @@ type Records = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
 #[tonic::async_trait]
 impl Operator for OperatorApi {
     type TailRecordsStream = Records;
+    type ListAuditedStream = audited::Audited;
 
     async fn status(
         &self,
@@ -180,6 +182,13 @@ impl Operator for OperatorApi {
             instances: instances as u64,
             end_ms: unix_ms(end),
         }))
+    }
+
+    async fn list_audited(
+        &self,
+        _request: Request<v1::ListAuditedRequest>,
+    ) -> Result<Response<audited::Audited>, Status> {
+        Ok(Response::new(self.audited()))
     }
 
     async fn tail_records(

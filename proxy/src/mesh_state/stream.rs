@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use vouchsafe_api::convert::mesh_state::probe::{Probe, ProbeReport};
+use vouchsafe_api::convert::mesh_state::report::Report;
 use vouchsafe_api::convert::mesh_state::{
     Acknowledgement, Holding, SignedRevision, WatchRequest, WatchResponse,
 };
@@ -25,6 +26,7 @@ use crate::svid::backoff::{Backoff, SaidOnce};
 use crate::svid::connection::{ConnectError, ControlPlane};
 use crate::telemetry::Chain;
 use crate::telemetry::control::{ControlMetrics, unix_seconds};
+use crate::telemetry::metrics::DataMetrics;
 use crate::worker::Connections;
 
 /// Keeps policy, endpoints and bundle as the control plane says.
@@ -46,6 +48,8 @@ pub struct MeshStateClient {
     pub metrics: Arc<ControlMetrics>,
     /// What is live, to say what a change would end.
     pub connections: Connections,
+    /// What was decided at our doors.
+    pub decisions: Arc<DataMetrics>,
 }
 
 impl MeshStateClient {
@@ -61,7 +65,7 @@ impl MeshStateClient {
             let _never_closed = has_identity.wait_for(|exists| *exists).await.is_ok();
             let Err(error) = self.follow(&mut progress, &mut backoff, &mut said).await;
             self.metrics.mesh_state_connected.set(0);
-            self.report(&error, &mut said);
+            self.tell(&error, &mut said);
             tokio::time::sleep(backoff.delay(None)).await;
         }
     }
@@ -74,7 +78,7 @@ impl MeshStateClient {
         said: &mut SaidOnce,
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut stream = self.open(progress.held.holding()).await?;
-        progress.has_asked = false;
+        (progress.has_asked, progress.reported) = (false, None);
         let mut broken = SaidOnce::default();
         loop {
             let message = stream.next(&self.clock).await?;
@@ -156,7 +160,8 @@ impl MeshStateClient {
             WatchResponse::Heartbeat(signed) => {
                 self.accept(&mut progress.judge, &signed)?;
                 self.count("heartbeat");
-                return Ok(self.beat(progress, signed.revision));
+                let answer = self.beat(progress, signed.revision);
+                return Ok(answer.or_else(|| self.report(progress)));
             }
             WatchResponse::Probe(probe) => {
                 self.count("probe");
@@ -182,6 +187,7 @@ impl MeshStateClient {
         *progress = Progress {
             judge: std::mem::take(&mut progress.judge),
             held: next,
+            reported: progress.reported.take(),
             ..Progress::default()
         };
         self.count("applied");
@@ -247,6 +253,16 @@ impl MeshStateClient {
         Some(acknowledgement(held.revision, Ok(root)))
     }
 
+    /// What was decided at our doors, where the control plane does not know it yet.
+    fn report(&self, progress: &mut Progress) -> Option<WatchRequest> {
+        let report = self.decisions.audits.report();
+        if *progress.reported.get_or_insert_default() == report {
+            return None;
+        }
+        progress.reported = Some(report.clone());
+        Some(WatchRequest::Report(report))
+    }
+
     /// What would fall if the probe's resources were in force.
     async fn judge_probe(&self, probe: &Probe, held: &Held) -> ProbeReport {
         let supposed = held.supposed(probe, &self.wanted);
@@ -282,7 +298,7 @@ impl MeshStateClient {
     }
 
     /// Says once why the stream ended; its planned end is no news.
-    fn report(&self, error: &StreamError, said: &mut SaidOnce) {
+    fn tell(&self, error: &StreamError, said: &mut SaidOnce) {
         let chain = Chain(error).to_string();
         if !matches!(error, StreamError::Lease) && said.is_news(&chain) {
             tracing::warn!(
@@ -305,6 +321,8 @@ struct Progress {
     has_asked: bool,
     /// Heartbeats since all of it was looked at.
     beats: u32,
+    /// What this stream was told of our doors.
+    reported: Option<Report>,
 }
 
 fn acknowledgement(revision: Revision, outcome: Result<Hash, String>) -> WatchRequest {

@@ -32,6 +32,7 @@ use crate::svid::test_control_plane::{
     Identity, NOW_MS, Pki, TestControlPlane, now, sign, snapshot, trust_domain,
 };
 use crate::telemetry::control::ControlMetrics;
+use crate::telemetry::metrics::DataMetrics;
 
 const WORKLOAD: &str = "\
 apiVersion: vouchsafe.dev/v1alpha1
@@ -103,6 +104,7 @@ impl Following {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             connections: crate::worker::Connections::none(),
+            decisions: Arc::new(DataMetrics::new(&Registry::new()).unwrap()),
         };
         // The certificate's end is judged by mesh time.
         clock.observe_ms(NOW_MS);

@@ -8,7 +8,8 @@ use prometheus::{
 };
 use vouchsafe_config::policy::Direction;
 
-use crate::reason::Reason;
+use super::audits::Audits;
+use crate::reason::{self, Reason};
 use crate::registry::{LaneKind, direction_word};
 
 /// All metrics of the data path. Shared by all workers.
@@ -24,6 +25,8 @@ pub struct DataMetrics {
     extensions: IntCounterVec,
     bindings: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
+    /// For the control plane.
+    pub(crate) audits: Audits,
 }
 
 /// Metrics of one direction.
@@ -142,6 +145,7 @@ impl DataMetrics {
             )?,
             decisions,
             access_log_dropped,
+            audits: Audits::default(),
         })
     }
 
@@ -159,15 +163,24 @@ impl DataMetrics {
     }
 
     pub(crate) fn cut(&self, direction: Direction, reason: Reason) {
+        self.note_end(reason);
         self.connection_ends
             .with_label_values(&[direction_word(direction), reason.as_str()])
             .inc();
     }
 
     pub(crate) fn stream_cut(&self, direction: Direction, reason: Reason) {
+        self.note_end(reason);
         self.stream_ends
             .with_label_values(&[direction_word(direction), reason.as_str()])
             .inc();
+    }
+
+    fn note_end(&self, reason: Reason) {
+        // What ends by the clock or because the sidecar leaves says nothing of policy.
+        if ![reason::LEASE_ENDED, reason::DRAIN, reason::IDLE].contains(&reason) {
+            self.audits.ended();
+        }
     }
 
     pub(crate) fn failed(&self, direction: Direction, reason: Reason) {
@@ -192,6 +205,9 @@ impl DataMetrics {
 
     /// Counts a decision that is not a plain `allow`.
     pub(crate) fn decided(&self, direction: Direction, decision: &'static str, reason: Reason) {
+        if decision == "deny" {
+            self.audits.denied();
+        }
         self.decisions
             .with_label_values(&[direction_word(direction), decision, reason.as_str()])
             .inc();

@@ -4,6 +4,7 @@
 //! output. Its level can be changed while the sidecar runs.
 
 pub mod access_log;
+pub mod audits;
 pub mod control;
 pub mod metrics;
 

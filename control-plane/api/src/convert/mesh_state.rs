@@ -10,6 +10,7 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`probe`] | what would fall if a change were made |
+//! | [`report`] | what a sidecar denied, ended, and admitted by audit |
 //! | [`trust`] | instances that must not be believed |
 //! | [`renewal`] | certificates that are to be renewed ahead of time |
 
@@ -25,12 +26,14 @@ use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use self::probe::{Probe, ProbeReport};
+use self::report::Report;
 use super::attest::{AuthorityCertificate, Endpoint};
 use super::{ConvertError, array, bounded, each, frame, some_bytes, text, time, unix_ms};
 use crate::v1;
 
 pub mod probe;
 pub mod renewal;
+pub mod report;
 pub mod trust;
 
 #[cfg(test)]
@@ -304,6 +307,8 @@ pub enum WatchRequest {
     Acknowledgement(Acknowledgement),
     /// The answer to a probe.
     ProbeReport(ProbeReport),
+    /// What it decided at its doors.
+    Report(Report),
 }
 
 /// What a sidecar holds; the default is nothing.
@@ -532,6 +537,7 @@ impl TryFrom<v1::WatchRequest> for WatchRequest {
             })),
             Message::Acknowledgement(ack) => ack.try_into().map(Self::Acknowledgement),
             Message::ProbeReport(report) => report.try_into().map(Self::ProbeReport),
+            Message::Report(report) => report.try_into().map(Self::Report),
         }
     }
 }
@@ -548,6 +554,7 @@ impl From<WatchRequest> for v1::WatchRequest {
             }),
             WatchRequest::Acknowledgement(ack) => Message::Acknowledgement(ack.into()),
             WatchRequest::ProbeReport(report) => Message::ProbeReport(report.into()),
+            WatchRequest::Report(report) => Message::Report(report.into()),
         };
         Self {
             message: Some(message),

@@ -176,6 +176,10 @@ impl OperatorApi {
         let concerned = self.connected().into_iter();
         let concerned = concerned.filter(|(one, _)| facts.members.concerns(&one.workload));
         let runs = revision != Revision::default();
+        let since = tries.iter().map(|(_, session)| session.since_canary());
+        let (denied, ended) = since.fold((0_u64, 0_u64), |all, one| {
+            (all.0.saturating_add(one.0), all.1.saturating_add(one.1))
+        });
         v1::CanaryStatus {
             revision: Some(revision.into()),
             percent: facts.percent,
@@ -190,6 +194,8 @@ impl OperatorApi {
                 .collect(),
             would_drop: facts.would_drop,
             live: facts.live,
+            denied: if runs { denied } else { 0 },
+            ended: if runs { ended } else { 0 },
             applied: match runs {
                 true => count(|session, revision| session.applied >= revision),
                 false => 0,
