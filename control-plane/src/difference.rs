@@ -2,7 +2,7 @@
 //! Pure; one line each, for the record and for people.
 //!
 //! It explains and decides nothing: what is wrong is what the verifier refused. Nothing here is believed either: of
-//! evidence that was refused, even the logs may be made up.
+//! evidence that was refused, even the logs may be made up. So each line is bounded, and all of them together are.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ struct Shown<'a> {
     ima_offset: u64,
 }
 
-/// The differences, at most `MOST_LINES` of each sort. Empty where both are alike in all that is compared.
+/// The differences, at most `MOST_LINES` of each sort, each of at most `MOST_LINE_BYTES`, in all at most `MOST_BYTES`.
+/// Empty where both are alike in all that is compared.
 pub fn difference(before: &Evidence, after: &Evidence) -> Vec<String> {
     let mut lines = Vec::new();
     let earlier: Vec<Shown<'_>> = shown(before).collect();
@@ -32,7 +33,36 @@ pub fn difference(before: &Evidence, after: &Evidence) -> Vec<String> {
         bounded(&mut lines, events(earlier.event_log, later.event_log));
         bounded(&mut lines, files(earlier, &later));
     }
+    within(lines)
+}
+
+/// As many of the first lines as fit, and how many do not.
+fn within(mut lines: Vec<String>) -> Vec<String> {
+    for line in &mut lines {
+        *line = shortened(line, MOST_LINE_BYTES);
+    }
+    let mut room = MOST_BYTES - MOST_LINE_BYTES;
+    let fits = |line: &&String| {
+        let left = room.checked_sub(line.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let kept = lines.iter().take_while(fits).count();
+    let left_out = lines.len() - kept;
+    if left_out > 0 {
+        lines.truncate(kept);
+        lines.push(format!("and {left_out} more"));
+    }
     lines
+}
+
+/// The text, or its beginning with a mark that it goes on, within so many bytes.
+fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most.saturating_sub(GOES_ON.len()));
+    format!("{}{GOES_ON}", text.get(..end).unwrap_or_default())
 }
 
 fn shown(evidence: &Evidence) -> impl Iterator<Item = Shown<'_>> {
@@ -143,8 +173,10 @@ fn files(before: &Shown<'_>, after: &Shown<'_>) -> Vec<String> {
                 true => "changed while it was measured".to_owned(),
                 false => format!("{}:{}", entry.hash.as_str(), hex::encode(&entry.digest)),
             };
-            let path = entry.shown_path();
-            format!("measured file {number} is new: `{path}`, {content}")
+            // What a file holds is worth more than the end of a name that somebody chose.
+            let line = |path: &str| format!("measured file {number} is new: `{path}`, {content}");
+            let room = MOST_LINE_BYTES.saturating_sub(line("").len());
+            line(&shortened(&entry.shown_path(), room))
         })
         .collect()
 }
@@ -171,6 +203,11 @@ fn bounded(lines: &mut Vec<String>, mut more: Vec<String>) {
 
 /// Whoever reads it looks at the first; the evidence itself is archived.
 const MOST_LINES: usize = 16;
+/// Two SHA-384 values of a PCR and their words fit.
+const MOST_LINE_BYTES: usize = 256;
+/// A quarter of a leaf of the record.
+const MOST_BYTES: usize = 8 * 1024;
+const GOES_ON: &str = "…";
 const MOST_DATA: usize = 64;
 
 #[cfg(test)]
@@ -286,5 +323,36 @@ mod tests {
         );
         assert_eq!(lines.len(), MOST_LINES + 1);
         assert_eq!(lines[MOST_LINES], "and 84 more of this sort");
+    }
+
+    #[test]
+    fn hostile_names_of_files_make_no_line_and_no_list_longer_than_its_bound() {
+        for name in ["\u{1}".repeat(4000), "\u{10ffff}".repeat(1000), "a".repeat(4000)] {
+            let list: Vec<u8> = (0..16).flat_map(|number| measured(&name, number)).collect();
+            let mut before = evidence(1, boot(&[(0, b"f")]), vec![], 0);
+            let data = [7; 300];
+            let events: Vec<(u32, &[u8])> = (0..40).map(|pcr| (pcr, data.as_slice())).collect();
+            let mut after = evidence(2, boot(&events), list, 0);
+            let lines = difference(&before, &after);
+            assert!(lines.iter().all(|line| line.len() <= MOST_LINE_BYTES), "{lines:?}");
+            let file = lines.iter().find(|line| line.starts_with("measured file 3 is new"));
+            let content = format!("…`, sha256:{}", "03".repeat(32));
+            assert!(file.unwrap().ends_with(&content), "{file:?}");
+            // Several TPMs show as much each.
+            for one in [&mut before, &mut after] {
+                let item = one.items[0].clone();
+                one.items = (0..12)
+                    .map(|index| EvidenceItem {
+                        index,
+                        ..item.clone()
+                    })
+                    .collect();
+            }
+            let lines = difference(&before, &after);
+            let bytes: usize = lines.iter().map(String::len).sum();
+            assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes), "{bytes}");
+            let last = lines.last().unwrap();
+            assert!(last.starts_with("and ") && last.ends_with(" more"), "{last}");
+        }
     }
 }

@@ -56,6 +56,12 @@ pub enum LogError {
         /// Entries of the head that was kept.
         kept: u64,
     },
+    /// A leaf that could not be read again; nothing of its batch was written.
+    #[error("a leaf of {bytes} bytes is none that the record could read again")]
+    Leaf {
+        /// Its length.
+        bytes: usize,
+    },
     /// The record is shutting down.
     #[error("the record is closed")]
     Closed,
@@ -72,6 +78,7 @@ impl LogError {
                 found: *found,
                 kept: *kept,
             },
+            Self::Leaf { bytes } => Self::Leaf { bytes: *bytes },
             Self::Closed => Self::Closed,
         }
     }
@@ -121,8 +128,12 @@ impl LogFile {
         let (mut bytes, mut heads, mut head) = (Vec::new(), Vec::new(), self.head);
         for leaf in leaves {
             head = next(&head, leaf);
-            // A leaf has less than 32 KiB, by its type.
-            let length = u32::try_from(leaf.len()).map_err(|_| LogError::Header)?;
+            let bad = LogError::Leaf { bytes: leaf.len() };
+            // What is written here is read at every start: nothing may be that the reader does not take.
+            let Some(length) = { u32::try_from(leaf.len()).ok() }.filter(|_| is_leaf(leaf.len()))
+            else {
+                return Err(bad);
+            };
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(leaf);
             bytes.extend_from_slice(&head.hash);
@@ -238,7 +249,7 @@ impl<'a> Records<'a> {
             return Ok(None);
         };
         let length = u32::from_be_bytes(length) as usize;
-        if length == 0 || length > MAX_LEAF_BYTES {
+        if !is_leaf(length) {
             return Err(LogError::Broken { number });
         }
         let mut leaf = vec![0; length];
@@ -280,6 +291,11 @@ impl Iterator for Records<'_> {
     }
 }
 
+/// Whether a leaf may have so many bytes.
+fn is_leaf(bytes: usize) -> bool {
+    (1..=MAX_LEAF_BYTES).contains(&bytes)
+}
+
 fn next(head: &Head, leaf: &[u8]) -> Head {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(CHAIN_LABEL);
@@ -295,3 +311,21 @@ fn next(head: &Head, leaf: &[u8]) -> Head {
 
 const HEADER: &[u8; 24] = b"vouchsafe/v1/records\0\0\0\0";
 const CHAIN_LABEL: &[u8] = b"vouchsafe/v1/chain\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_that_could_not_be_read_again_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let (mut file, _) = open(&path).unwrap();
+        for bad in [vec![], vec![1; MAX_LEAF_BYTES + 1]] {
+            let refused = file.append(&[vec![1], bad]);
+            assert!(matches!(refused, Err(LogError::Leaf { .. })), "{refused:?}");
+        }
+        file.append(&[vec![1; MAX_LEAF_BYTES]]).unwrap();
+        assert_eq!(open(&path).unwrap().1.head.records, 1);
+    }
+}

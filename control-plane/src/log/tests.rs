@@ -1,6 +1,7 @@
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
+use vouchsafe_api::convert::record::standing::StandingChange;
 use vouchsafe_api::convert::record::{Event, RecordEntry};
 use vouchsafe_attestation::revision::Revision;
 
@@ -127,4 +128,27 @@ async fn a_torn_tail_is_cut_off_wherever_it_was_torn() {
         assert_eq!(opened.torn_bytes, (size - torn) as u64, "{torn}");
         assert_eq!(log.append(entry(9)).await.unwrap().records, 2);
     }
+}
+
+#[tokio::test]
+async fn an_entry_with_more_text_than_a_leaf_holds_is_recorded_and_read_at_the_next_start() {
+    let (_folder, path, _) = written(1).await;
+    let (log, _) = Log::open(&path).unwrap();
+    let change = StandingChange {
+        workload: "inference/llm".into(),
+        instance: [1; 16],
+        standing: "revoked".into(),
+        reason: "ima_file".into(),
+        detail: "x".repeat(5000),
+        evidence_sha256: [2; 32],
+        difference: vec!["x".repeat(5000); 17],
+    };
+    let event = Event::StandingChanged(Box::new(change));
+    let entry = RecordEntry {
+        time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        event,
+    };
+    let head = log.append(entry).await.unwrap();
+    let (_, opened) = Log::open(&path).unwrap();
+    assert_eq!(opened.head, head);
 }

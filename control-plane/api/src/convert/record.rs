@@ -165,16 +165,36 @@ pub struct Refused {
 }
 
 impl RecordEntry {
-    /// The canonical leaf. Texts too long for a leaf are cut at a character: the record never refuses to record.
+    /// The canonical leaf, of at most [`MAX_LEAF_BYTES`]. Texts too long for a leaf are cut at a character, and where all
+    /// together are too much for one, all of them more, and the last entries of lists left out: the record never refuses
+    /// to record, and what it records can be read.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = LABEL.to_vec();
         let (kind, fields) = self.fields();
-        frame(&mut out, kind.as_bytes());
-        for (name, value) in fields {
-            frame(&mut out, name.as_bytes());
-            frame(&mut out, &value.encode());
+        let mut most = MAX_TEXT_BYTES;
+        loop {
+            let leaf = leaf(kind, fields.iter(), most);
+            if leaf.len() <= MAX_LEAF_BYTES {
+                return leaf;
+            }
+            if most <= LEAST_TEXT_BYTES {
+                break;
+            }
+            most /= 2;
         }
-        out
+        // A list without end: what comes first in it is kept.
+        let lists = fields.iter().filter(|(_, value)| value.is_entry()).count();
+        let size = |kept: usize| {
+            let mut left = kept;
+            let wanted = fields.iter().filter(move |(_, value)| {
+                let is_kept = !value.is_entry() || left > 0;
+                left = left.saturating_sub(usize::from(value.is_entry()));
+                is_kept
+            });
+            leaf(kind, wanted, LEAST_TEXT_BYTES)
+        };
+        let kept = (0..lists).collect::<Vec<_>>();
+        let fitting = kept.partition_point(|kept| size(*kept).len() <= MAX_LEAF_BYTES);
+        size(fitting.saturating_sub(1))
     }
 
     /// Reads a leaf.
@@ -397,6 +417,21 @@ fn revision_fields(revision: Revision) -> [(&'static str, Value<'static>); 2] {
     ]
 }
 
+/// A leaf whose texts have at most so many bytes each.
+fn leaf<'f, 'a: 'f>(
+    kind: &str,
+    fields: impl Iterator<Item = &'f (&'static str, Value<'a>)>,
+    most: usize,
+) -> Vec<u8> {
+    let mut out = LABEL.to_vec();
+    frame(&mut out, kind.as_bytes());
+    for (name, value) in fields {
+        frame(&mut out, name.as_bytes());
+        frame(&mut out, &value.encode(most));
+    }
+    out
+}
+
 enum Value<'a> {
     Text(&'a str),
     Entry(&'a str),
@@ -410,9 +445,9 @@ impl Value<'_> {
         matches!(self, Self::Entry(_))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, most: usize) -> Vec<u8> {
         match self {
-            Self::Text(text) | Self::Entry(text) => cut(text).as_bytes().to_vec(),
+            Self::Text(text) | Self::Entry(text) => cut(text, most).as_bytes().to_vec(),
             Self::Bytes(bytes) => bytes.to_vec(),
             Self::Number(number) => number.to_be_bytes().to_vec(),
             Self::Time(time) => unix_ms(*time).to_be_bytes().to_vec(),
@@ -421,7 +456,7 @@ impl Value<'_> {
 
     fn json(&self) -> String {
         match self {
-            Self::Text(text) | Self::Entry(text) => json_string(cut(text)),
+            Self::Text(text) | Self::Entry(text) => json_string(cut(text, MAX_TEXT_BYTES)),
             Self::Bytes(bytes) => {
                 let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
                     let _ = write!(hex, "{byte:02x}");
@@ -452,9 +487,9 @@ fn json_string(text: &str) -> String {
     out
 }
 
-/// The longest prefix of whole characters within [`MAX_TEXT_BYTES`].
-fn cut(text: &str) -> &str {
-    let end = text.floor_char_boundary(MAX_TEXT_BYTES);
+/// The longest prefix of whole characters within so many bytes.
+fn cut(text: &str, most: usize) -> &str {
+    let end = text.floor_char_boundary(most);
     text.get(..end).unwrap_or_default()
 }
 
@@ -584,6 +619,8 @@ const MALFORMED: ConvertError = ConvertError::Malformed {
 const LABEL: &[u8] = b"vouchsafe/v1/record\0";
 /// Longest text of a leaf: a refusal's detail, which quotes expected and found values, is the longest of them.
 const MAX_TEXT_BYTES: usize = 4096;
+/// Texts are not cut below this: words, names and digests stay whole.
+const LEAST_TEXT_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -746,6 +783,39 @@ mod tests {
             unreachable!("a refusal stays one");
         };
         assert_eq!(read.detail, "ä".repeat(2048));
+    }
+
+    #[test]
+    fn whatever_is_recorded_fits_a_leaf_and_comes_back() {
+        let long = "\u{10ffff}".repeat(10_000);
+        for (lines, of) in [(17, &long), (65, &long), (10_000, &long), (10_000, &"x".into())] {
+            let list: Vec<String> = (0..lines).map(|number| format!("{number} {of}")).collect();
+            for mut entry in entries() {
+                match &mut entry.event {
+                    Event::Issued(issued) => issued.hardware.clone_from(&list),
+                    Event::StandingChanged(change) => change.difference.clone_from(&list),
+                    Event::OperatorAct(act) => act.files.clone_from(&list),
+                    Event::Refused(refused) => refused.detail.clone_from(of),
+                    Event::Revoked(act) | Event::RevocationEnded(act) => {
+                        act.reason.clone_from(of);
+                        act.why.clone_from(of);
+                    }
+                    Event::PolicyChanged { .. }
+                    | Event::AuthorityCreated { .. }
+                    | Event::BrakeChanged(_)
+                    | Event::RenewalForced(_) => {}
+                }
+                let leaf = entry.encode();
+                assert!(leaf.len() <= MAX_LEAF_BYTES, "{lines}: {}", leaf.len());
+                let read = RecordEntry::decode(&leaf).unwrap();
+                assert_eq!(read.encode(), leaf);
+                if let Event::StandingChanged(change) = read.event {
+                    assert!(change.difference.len() >= lines.min(17));
+                    assert!(change.difference[0].starts_with("0 "));
+                    assert_eq!(change.reason, "ima_file");
+                }
+            }
+        }
     }
 
     proptest! {
