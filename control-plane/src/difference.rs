@@ -327,15 +327,24 @@ mod tests {
 
     #[test]
     fn hostile_names_of_files_make_no_line_and_no_list_longer_than_its_bound() {
-        for name in ["\u{1}".repeat(4000), "\u{10ffff}".repeat(1000), "a".repeat(4000)] {
+        for name in [
+            "\u{1}".repeat(4000),
+            "\u{10ffff}".repeat(1000),
+            "a".repeat(4000),
+        ] {
             let list: Vec<u8> = (0..16).flat_map(|number| measured(&name, number)).collect();
             let mut before = evidence(1, boot(&[(0, b"f")]), vec![], 0);
             let data = [7; 300];
             let events: Vec<(u32, &[u8])> = (0..40).map(|pcr| (pcr, data.as_slice())).collect();
             let mut after = evidence(2, boot(&events), list, 0);
             let lines = difference(&before, &after);
-            assert!(lines.iter().all(|line| line.len() <= MOST_LINE_BYTES), "{lines:?}");
-            let file = lines.iter().find(|line| line.starts_with("measured file 3 is new"));
+            assert!(
+                lines.iter().all(|line| line.len() <= MOST_LINE_BYTES),
+                "{lines:?}"
+            );
+            let file = lines
+                .iter()
+                .find(|line| line.starts_with("measured file 3 is new"));
             let content = format!("…`, sha256:{}", "03".repeat(32));
             assert!(file.unwrap().ends_with(&content), "{file:?}");
             // Several TPMs show as much each.
@@ -352,7 +361,10 @@ mod tests {
             let bytes: usize = lines.iter().map(String::len).sum();
             assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes), "{bytes}");
             let last = lines.last().unwrap();
-            assert!(last.starts_with("and ") && last.ends_with(" more"), "{last}");
+            assert!(
+                last.starts_with("and ") && last.ends_with(" more"),
+                "{last}"
+            );
         }
     }
 }

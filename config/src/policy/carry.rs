@@ -49,10 +49,8 @@ impl Policy {
 
     /// Revocations that an `old` policy did not have, or not with the same action and end: the sternest first.
     pub fn fresh_revocations<'p>(&'p self, old: &'p Self) -> impl Iterator<Item = &'p Revocation> {
-        let known = |fresh: &Revocation| {
-            self.trust_domain == old.trust_domain
-                && old.revocations().iter().any(|held| held.is_same(fresh))
-        };
+        let known =
+            |fresh: &Revocation| self.trust_domain == old.trust_domain && old.has_revocation(fresh);
         self.revocations().iter().filter(move |one| !known(one))
     }
 

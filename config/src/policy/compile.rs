@@ -190,6 +190,20 @@ impl Policy {
         &self.revocations
     }
 
+    /// Whether one of the same meaning is among the revocations.
+    pub(super) fn has_revocation(&self, other: &Revocation) -> bool {
+        let is_same = |held: &Revocation| held.is_same(other);
+        match other.matches.instances.as_slice() {
+            // Of instances there may be thousands, each with its place; documents name none.
+            [instance] => {
+                let held = self.withdrawn.get(instance);
+                let held = held.and_then(|place| self.revocations.get(*place));
+                held.is_some_and(is_same)
+            }
+            _ => self.revocations.iter().take(self.acts).any(is_same),
+        }
+    }
+
     /// How many rules there are.
     pub fn rules(&self) -> usize {
         self.rules.len()

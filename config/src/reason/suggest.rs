@@ -15,6 +15,7 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use super::who_can::Door;
+use crate::scalar;
 
 /// Something that was admitted although policy would deny it.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -119,14 +120,18 @@ fn sort(ask: Option<&SeenRequest>, all: &[&SeenRequest]) -> Option<Sort> {
     let Some(ask) = ask else {
         return Some(Sort::Flow);
     };
+    // Peers choose these words: what no rule can say must not become part of a document.
     if ask.grpc {
         let (service, method) = ask.path.strip_prefix('/')?.split_once('/')?;
-        return (!method.contains('/')).then(|| Sort::Grpc {
+        let is_name = |text: &str| (scalar::GRPC_NAME.check)(text).is_ok();
+        return (is_name(service) && is_name(method)).then(|| Sort::Grpc {
             service: service.to_owned(),
             method: method.to_owned(),
         });
     }
-    if ask.path.contains('*') && !ask.is_pattern {
+    let is_graphic = ask.path.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_wild = ask.path.contains('*') && !ask.is_pattern;
+    if is_wild || !is_graphic || (scalar::METHOD.check)(&ask.method).is_err() {
         return None;
     }
     Some(Sort::Http {
@@ -325,6 +330,23 @@ mod tests {
             }),
         };
         (seen, 1)
+    }
+
+    #[test]
+    fn words_that_no_rule_can_say_become_no_part_of_a_document() {
+        for (method, path, grpc) in [
+            ("GET], paths: [\"/**\"]}", "/files", false),
+            ("get", "/files", false),
+            ("*", "/files", false),
+            ("GET", "/f\u{2028}iles", false),
+            ("GET", "/files/*", false),
+            ("POST", "/a}, methods: any/b", true),
+            ("POST", "/a.B/c/d", true),
+        ] {
+            let seen = seen("one", "web", Some((method, path, grpc)));
+            let none = suggest(&[seen], &testing::trust_domain(), &BTreeSet::new());
+            assert_eq!(none, [], "{method} {path}");
+        }
     }
 
     fn whole(suggestions: &[Suggestion]) -> PolicySet {

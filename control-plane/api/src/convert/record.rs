@@ -788,7 +788,12 @@ mod tests {
     #[test]
     fn whatever_is_recorded_fits_a_leaf_and_comes_back() {
         let long = "\u{10ffff}".repeat(10_000);
-        for (lines, of) in [(17, &long), (65, &long), (10_000, &long), (10_000, &"x".into())] {
+        for (lines, of) in [
+            (17, &long),
+            (65, &long),
+            (10_000, &long),
+            (10_000, &"x".into()),
+        ] {
             let list: Vec<String> = (0..lines).map(|number| format!("{number} {of}")).collect();
             for mut entry in entries() {
                 match &mut entry.event {
