@@ -63,8 +63,8 @@ impl Registry {
     /// Judges again what a changed policy can touch, and ends what it no longer allows.
     pub(crate) fn rejudge(&self, policy: &Arc<PolicyEpoch>, now: SystemTime) {
         let old = Arc::clone(&self.policy.borrow());
+        // Another number, or other endpoints: what was decided stands, and what only time ends is found by time.
         if Arc::ptr_eq(&old.policy, &policy.policy) {
-            // Endpoints alone have changed.
             *self.policy.borrow_mut() = Arc::clone(policy);
             return;
         }
