@@ -50,22 +50,59 @@ enum Verdict {
 
 /// Digest of all in a state by which instances of a workload are judged; `None` for a workload that is gone.
 pub fn terms(state: &MeshState, workload: &WorkloadName) -> Option<[u8; 32]> {
+    Terms::default().of(state, workload)
+}
+
+/// Digests of the terms of one policy, each made once: the documents of a policy may be thousands, and so may workloads.
+#[derive(Debug, Default)]
+struct Terms {
+    policy: Option<[u8; 32]>,
+    /// Texts of profiles.
+    profiles: HashMap<WorkloadName, String>,
+    made: HashMap<WorkloadName, Option<[u8; 32]>>,
+}
+
+impl Terms {
+    fn of(&mut self, state: &MeshState, workload: &WorkloadName) -> Option<[u8; 32]> {
+        let policy = state.policy.digest;
+        if self.policy != Some(policy) {
+            *self = Self {
+                policy: Some(policy),
+                profiles: texts_of_profiles(state),
+                made: HashMap::new(),
+            };
+        }
+        if let Some(made) = self.made.get(workload) {
+            return *made;
+        }
+        let made = digest(state, workload, &self.profiles);
+        self.made.insert(workload.clone(), made);
+        made
+    }
+}
+
+fn texts_of_profiles(state: &MeshState) -> HashMap<WorkloadName, String> {
+    let documents = state.policy.set.documents().iter();
+    let profiles = documents.filter(|document| document.kind == Kind::AttestationProfile);
+    let named = profiles.filter_map(|document| {
+        let name = WorkloadName {
+            namespace: document.namespace.clone()?,
+            name: document.name.clone(),
+        };
+        Some((name, document.text.clone()))
+    });
+    named.collect()
+}
+
+fn digest(
+    state: &MeshState,
+    workload: &WorkloadName,
+    profiles: &HashMap<WorkloadName, String>,
+) -> Option<[u8; 32]> {
     let set = &state.policy.set;
     let workload = set.workload(workload)?;
     let profile = &workload.profile;
-    let is_profile = |kind: Kind, namespace: Option<&str>, name: &str| {
-        kind == Kind::AttestationProfile
-            && namespace == Some(profile.namespace.as_str())
-            && name == profile.name.as_str()
-    };
-    let documents = set.documents().iter();
-    let text = documents
-        .filter(|document| {
-            let namespace = document.namespace.as_ref().map(|name| name.as_str());
-            is_profile(document.kind, namespace, document.name.as_str())
-        })
-        .map(|document| document.text.as_str());
-    let mut all = text.collect::<Vec<_>>().join("\n");
+    let mut all = profiles.get(profile).cloned().unwrap_or_default();
     all.push_str(&format!("\n{profile}\n{:?}", workload.members));
     if let Members::Nodes(nodes) = &workload.members {
         for node in nodes {
@@ -90,7 +127,7 @@ pub async fn keep_judging(control_plane: Arc<ControlPlane>, mut shutdown: watch:
     let mut mesh = control_plane.mesh.clone();
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut policy = None;
+    let (mut policy, mut terms) = (None, Terms::default());
     loop {
         tokio::select! {
             () = stopped(&mut shutdown) => return,
@@ -106,7 +143,7 @@ pub async fn keep_judging(control_plane: Arc<ControlPlane>, mut shutdown: watch:
             }
             _ = ticks.tick() => {}
         }
-        let round = Round::new(&control_plane);
+        let round = Round::new(&control_plane, &mut terms);
         tokio::select! {
             () = stopped(&mut shutdown) => return,
             () = round.run() => {}
@@ -118,17 +155,17 @@ pub async fn keep_judging(control_plane: Arc<ControlPlane>, mut shutdown: watch:
 struct Round<'c> {
     control_plane: &'c Arc<ControlPlane>,
     state: Arc<MeshState>,
-    terms: HashMap<WorkloadName, Option<[u8; 32]>>,
+    terms: &'c mut Terms,
     /// Editions of vendors' statements that are held.
     held: HashMap<String, [u8; 32]>,
 }
 
 impl<'c> Round<'c> {
-    fn new(control_plane: &'c Arc<ControlPlane>) -> Self {
+    fn new(control_plane: &'c Arc<ControlPlane>, terms: &'c mut Terms) -> Self {
         Self {
             control_plane,
             state: Arc::clone(&control_plane.mesh.borrow().state),
-            terms: HashMap::new(),
+            terms,
             held: HashMap::new(),
         }
     }
@@ -186,11 +223,7 @@ impl<'c> Round<'c> {
     }
 
     fn terms_changed(&mut self, instance: &Instance) -> bool {
-        let state = &self.state;
-        let now = self
-            .terms
-            .entry(instance.workload.clone())
-            .or_insert_with(|| terms(state, &instance.workload));
+        let now = self.terms.of(&self.state, &instance.workload);
         // Without its workload nobody may talk to it anyway.
         now.is_some_and(|now| now != instance.judged_by)
     }
@@ -200,13 +233,13 @@ impl<'c> Round<'c> {
     }
 
     /// Judges one, and revokes it where it fails.
-    async fn judge(&self, id: &InstanceId) -> Verdict {
+    async fn judge(&mut self, id: &InstanceId) -> Verdict {
         let control_plane = self.control_plane;
         let registry = &control_plane.registry;
         let Some(instance) = registry.instance(id) else {
             return Verdict::Good;
         };
-        let Some(terms) = terms(&self.state, &instance.workload) else {
+        let Some(terms) = self.terms.of(&self.state, &instance.workload) else {
             return Verdict::Good;
         };
         let rests_on = self.newest(&instance);

@@ -4,7 +4,7 @@
 //! edited or removed, also while no control plane ran, or the hour of its own end) is seen as a difference between
 //! what is kept and the policy in force, and is recorded before it acts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,6 @@ use vouchsafe_api::convert::record::{Event, RevocationAct};
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_attestation::svid::sha256;
 use vouchsafe_config::document::Kind;
-use vouchsafe_config::revocation::Revocation;
 use vouchsafe_config::set::PolicySet;
 
 /// Whose act a change of policy is.
@@ -50,9 +49,16 @@ pub(crate) struct HeldRevocation {
 /// The revocations of a policy that are in force at `now`.
 pub(crate) fn in_force(set: &PolicySet, now: SystemTime) -> Held {
     let revocations = set.revocations().filter(|one| one.is_in_force(now));
+    let documents = set.documents().iter();
+    let documents = documents.filter(|document| document.kind == Kind::Revocation);
+    let texts: HashMap<_, _> = documents
+        .map(|one| ((one.namespace.as_ref(), &one.name), one.text.as_str()))
+        .collect();
     let held = revocations.map(|one| {
+        let key = (Some(&one.name.namespace), &one.name.name);
+        let text = texts.get(&key).copied().unwrap_or_default();
         let held = HeldRevocation {
-            document_sha256: hex::encode(sha256(text_of(set, one).as_bytes())),
+            document_sha256: hex::encode(sha256(text.as_bytes())),
             action: one.action.as_str().to_owned(),
             reason: one.reason.clone(),
             expires_ms: one.expires.map_or(0, unix_ms),
@@ -60,16 +66,6 @@ pub(crate) fn in_force(set: &PolicySet, now: SystemTime) -> Held {
         (one.name.to_string(), held)
     });
     held.collect()
-}
-
-fn text_of<'s>(set: &'s PolicySet, revocation: &Revocation) -> &'s str {
-    let mut documents = set.documents().iter();
-    let own = documents.find(|document| {
-        document.kind == Kind::Revocation
-            && document.name == revocation.name.name
-            && document.namespace.as_ref() == Some(&revocation.name.namespace)
-    });
-    own.map_or("", |document| document.text.as_str())
 }
 
 /// What to record when `before` becomes `after`.

@@ -32,6 +32,8 @@ pub struct Published {
     pub since: Instant,
     /// What a share of the sidecars is sent instead.
     pub canary: Option<Arc<PublishedCanary>>,
+    /// How often a state has been signed again since this process started: each time, every stream says something.
+    pub beats: u64,
     heartbeat: Bytes,
     changes: Arc<Mutex<HashMap<(WorkloadName, Base), Frame>>>,
 }
@@ -92,17 +94,28 @@ enum Base {
 }
 
 impl Published {
-    /// A state that comes in force now, with a signature over it.
+    /// A state that comes in force now as the first of this process, with a signature over it.
     pub fn new(state: Arc<MeshState>, signed: v1::SignedRevision) -> Self {
-        Self::signed(state, signed, Instant::now())
+        Self::signed(state, signed, Instant::now(), 0)
+    }
+
+    /// The state that comes in force now in place of this one.
+    pub fn next(&self, state: Arc<MeshState>, signed: v1::SignedRevision) -> Self {
+        Self::signed(state, signed, Instant::now(), self.beats)
     }
 
     /// The same state with a newer signature.
     pub fn resigned(&self, signed: v1::SignedRevision) -> Self {
-        Self::signed(Arc::clone(&self.state), signed, self.since)
+        let state = Arc::clone(&self.state);
+        Self::signed(state, signed, self.since, self.beats + 1)
     }
 
-    fn signed(state: Arc<MeshState>, signed: v1::SignedRevision, since: Instant) -> Self {
+    fn signed(
+        state: Arc<MeshState>,
+        signed: v1::SignedRevision,
+        since: Instant,
+        beats: u64,
+    ) -> Self {
         let message = watch_response::Message::Heartbeat(v1::Heartbeat {
             revision: Some(signed.clone()),
         });
@@ -111,6 +124,7 @@ impl Published {
             signed: Arc::new(signed),
             since,
             canary: None,
+            beats,
             heartbeat: encode(message),
             changes: Arc::default(),
         }

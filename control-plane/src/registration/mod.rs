@@ -103,8 +103,10 @@ impl Instance {
 pub struct Session {
     /// Open streams.
     pub streams: u32,
-    /// Newest revision that it applied.
+    /// Newest revision that it applied, by its own word.
     pub applied: Revision,
+    /// Newest revision that says nothing else of it than what it has applied.
+    pub unconcerned: Revision,
     /// Why it could not apply a newer one.
     pub error: Option<String>,
     /// Since when the newest revision is not applied; `None` while it is.
@@ -125,6 +127,13 @@ impl Session {
             since(self.report.denied, denied),
             since(self.report.ended, ended),
         )
+    }
+}
+
+impl Session {
+    /// Newest revision that is in force there as far as it concerns the instance.
+    pub fn in_force(&self) -> Revision {
+        self.applied.max(self.unconcerned)
     }
 }
 
@@ -326,7 +335,8 @@ impl Registry {
         restored
     }
 
-    /// A revision is in force, perhaps beside that of a canary: who has not applied his is behind from now on.
+    /// A revision is in force, perhaps beside that of a canary: who has not applied his is behind from now on,
+    /// until it does or its stream finds that it is not concerned.
     pub fn published(
         &self,
         revision: Revision,
@@ -348,6 +358,18 @@ impl Registry {
         for (id, session) in &mut inner.sessions {
             if session.applied < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
                 session.behind_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// A revision says nothing else of an instance than what it has applied.
+    pub fn unconcerned(&self, id: &InstanceId, revision: Revision) {
+        let mut inner = self.lock();
+        let newest = inner.newest;
+        if let Some(session) = inner.sessions.get_mut(id) {
+            session.unconcerned = session.unconcerned.max(revision);
+            if session.in_force() >= newest {
+                session.behind_since = None;
             }
         }
     }
@@ -388,11 +410,11 @@ impl Registry {
         let Some(session) = inner.sessions.get_mut(id) else {
             return false;
         };
-        let is_news = error.is_none() && session.applied < revision;
+        let is_news = error.is_none() && session.in_force() < revision;
         if error.is_none() {
             session.applied = session.applied.max(revision);
         }
-        if session.applied >= newest {
+        if session.in_force() >= newest {
             session.behind_since = None;
         }
         session.error = error;

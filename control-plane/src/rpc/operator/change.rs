@@ -352,7 +352,7 @@ async fn await_applied(
         let mut is_waiting = false;
         for sidecar in sidecars.iter_mut().filter(|one| one.applied_us == 0) {
             match sessions.get(&sidecar.instance) {
-                Some(session) if session.applied >= revision => {
+                Some(session) if session.in_force() >= revision => {
                     sidecar.applied_us = micros(published.elapsed()).max(1);
                     sidecar.error.clear();
                 }
