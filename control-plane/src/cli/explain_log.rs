@@ -7,15 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-use vouchsafe_attestation::name::{Name, WorkloadName};
-use vouchsafe_attestation::result::AttestationResult;
-use vouchsafe_attestation::revision::Revision;
-use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::load::{self, Overlay};
 use vouchsafe_config::policy::{Binding, Decision, DenyReason, Direction, Question, Request};
 use vouchsafe_config::reason::who_can::{Door, who_can};
@@ -23,6 +15,7 @@ use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 
 use super::Outcome;
+use super::log_line::{Line, read_line};
 use crate::policy_sets;
 
 /// What is asked.
@@ -36,32 +29,6 @@ pub(super) struct ExplainLog {
     pub(super) policy: Vec<PathBuf>,
     /// Data folder of the control plane, which keeps former policies.
     pub(super) data: Option<PathBuf>,
-}
-
-/// What a line of the access log says of a decision.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    id: String,
-    pub(super) time: SystemTime,
-    pub(super) direction: Direction,
-    pub(super) peer: SpiffeId,
-    pub(super) serial: Vec<u8>,
-    spki_sha256: Option<[u8; 32]>,
-    authority_spki_sha256: Option<[u8; 32]>,
-    pub(super) result: Option<AttestationResult>,
-    /// Whether the peer had a result, which the log keeps of what no rule allows only.
-    is_attested: bool,
-    pub(super) local: WorkloadName,
-    pub(super) port: Name,
-    /// Method, path, whether it is gRPC.
-    pub(super) request: Option<(String, String, bool)>,
-    decision: String,
-    pub(super) reason: String,
-    /// The rule that admitted it.
-    rule: Option<String>,
-    /// The document by which it was ended while it was live.
-    ended_by: Option<String>,
-    revision: Revision,
 }
 
 pub(super) fn explain_log(asked: &ExplainLog) -> Outcome {
@@ -279,95 +246,20 @@ pub(super) fn lines(log: &Path, mut see: impl FnMut(&str) -> bool) -> Result<(),
     }
 }
 
-pub(super) fn read_line(text: &str) -> Result<Line, String> {
-    let line: Value =
-        serde_json::from_str(text).map_err(|error| format!("the line is no JSON: {error}"))?;
-    let field = |name: &str| line.get(name).and_then(Value::as_str);
-    let need = |name: &str| {
-        field(name).ok_or_else(|| {
-            format!(
-                "the line has no `{name}`: it is no decision about a peer, or of an older sidecar"
-            )
-        })
-    };
-    let direction = match need("direction")? {
-        "inbound" => Direction::Inbound,
-        "outbound" => Direction::Outbound,
-        other => return Err(format!("`direction` is `{other}`")),
-    };
-    let digest = |name: &str| -> Result<Option<[u8; 32]>, String> {
-        let Some(text) = field(name) else {
-            return Ok(None);
-        };
-        let mut digest = [0; 32];
-        hex::decode_to_slice(text, &mut digest).map_err(|_| format!("`{name}` is no digest"))?;
-        Ok(Some(digest))
-    };
-    let result = match field("result") {
-        None => None,
-        Some(text) => {
-            let der = STANDARD.decode(text).map_err(|_| "`result` is no base64")?;
-            Some(AttestationResult::decode(&der).map_err(|error| format!("`result`: {error}"))?)
-        }
-    };
-    let parsed = |name: &str, error: String| format!("`{name}`: {error}");
-    let request = match (field("method"), field("path")) {
-        (Some(method), Some(path)) => {
-            let grpc = line.get("grpc").and_then(Value::as_bool).unwrap_or(false);
-            Some((method.to_owned(), path.to_owned(), grpc))
-        }
-        _ => None,
-    };
-    let time: jiff::Timestamp = need("time")?
-        .parse()
-        .map_err(|error| parsed("time", format!("{error}")))?;
-    let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or_default();
-    Ok(Line {
-        id: need("id")?.to_owned(),
-        time: SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds),
-        direction,
-        peer: need("peer_id")?
-            .parse()
-            .map_err(|error| parsed("peer_id", format!("{error}")))?,
-        serial: hex::decode(need("serial")?).map_err(|_| "`serial` is no hex")?,
-        spki_sha256: digest("spki_sha256")?,
-        authority_spki_sha256: digest("authority_sha256")?,
-        result,
-        is_attested: need("class")? != "unattested",
-        local: need("local")?
-            .parse()
-            .map_err(|error| parsed("local", format!("{error}")))?,
-        port: need("port")?
-            .parse()
-            .map_err(|error| parsed("port", format!("{error}")))?,
-        request,
-        decision: need("decision")?.to_owned(),
-        reason: field("reason").unwrap_or_default().to_owned(),
-        rule: field("rule").map(str::to_owned),
-        ended_by: field("ended_by").map(str::to_owned),
-        revision: revision(need("revision")?)?,
-    })
-}
-
-fn revision(text: &str) -> Result<Revision, String> {
-    let read = || {
-        let (epoch, sequence) = text.split_once('.')?;
-        Some(Revision {
-            epoch: epoch.parse().ok()?,
-            sequence: sequence.parse().ok()?,
-        })
-    };
-    read().ok_or_else(|| format!("`{text}` is no revision: expected `<epoch>.<sequence>`"))
-}
-
 /// Several times the longest line that a sidecar writes.
 const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
+    use serde_json::Value;
     use vouchsafe_attestation::claims::{ClaimValue, Claims, Class, EvidenceKind};
-    use vouchsafe_attestation::result::{DeviceResult, InstanceId};
+    use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
+    use vouchsafe_attestation::revision::Revision;
 
     use super::*;
 

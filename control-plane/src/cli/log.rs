@@ -61,11 +61,13 @@ pub(super) fn verify(ask: &Ask) -> Outcome {
         .map_err(|error| Outcome::failed(Chain(&error).to_string()))
         .and_then(|(path, kept)| {
             log::verify(&path, &kept).map_err(|error| match error {
-                log::LogError::Io(_) | log::LogError::Closed => Outcome::failed(format!(
-                    "`{}`: {}\nhint: is `--data` the control plane's folder?",
-                    path.display(),
-                    Chain(&error)
-                )),
+                log::LogError::Io(_) | log::LogError::Leaf { .. } | log::LogError::Closed => {
+                    Outcome::failed(format!(
+                        "`{}`: {}\nhint: is `--data` the control plane's folder?",
+                        path.display(),
+                        Chain(&error)
+                    ))
+                }
                 log::LogError::Header
                 | log::LogError::Broken { .. }
                 | log::LogError::CutOff { .. } => Outcome::bad(match ask.output {

@@ -12,14 +12,14 @@ use vouchsafe_api::v1::{AuditedAt, ListAuditedRequest, StatusRequest};
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_config::load::{self, Overlay};
-use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request, normalize_path};
-use vouchsafe_config::reason::suggest::{Seen, SeenRequest, Suggestion, suggest};
-use vouchsafe_config::reason::who_can::Door;
+use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request};
+use vouchsafe_config::reason::suggest::{Door, Seen, SeenRequest, Suggestion, suggest};
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 
 use super::client::{connect, failed};
-use super::explain_log::{Line, lines, read_line};
+use super::explain_log::lines;
+use super::log_line::{Line, read_line};
 use super::{DEFAULT_DATA, Format, Outcome, json};
 
 /// What `suggest` is told.
@@ -218,33 +218,9 @@ impl Gathered {
             // The door's own sidecar has logged it as well.
             return;
         }
-        let ask = match line.request {
-            None => None,
-            Some((method, path, grpc)) => match normalize_path(&path) {
-                Ok(path) => Some(SeenRequest {
-                    method,
-                    path: path.into_owned(),
-                    grpc,
-                    is_pattern: false,
-                }),
-                Err(_) => {
-                    self.unreadable += 1;
-                    return;
-                }
-            },
-        };
-        let class = line
-            .result
-            .as_ref()
-            .map_or("unattested", |result| result.class.as_str());
-        let seen = Seen {
-            door: Door {
-                workload: line.local,
-                port: line.port,
-            },
-            client: line.peer.to_string(),
-            class: class.to_owned(),
-            ask,
+        let Some(seen) = line.seen() else {
+            self.unreadable += 1;
+            return;
         };
         let facts = Facts {
             count: 1,
