@@ -153,6 +153,7 @@ impl App {
         let (stop, shutdown) = watch::channel(false);
         // Operators wait for their turn at the socket.
         let (orders, ordered) = mpsc::channel(1);
+        let (authority_orders, authorities_ordered) = mpsc::channel(1);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let endorsements = Endorsements::open(
             config.endorsements.clone(),
@@ -182,6 +183,7 @@ impl App {
             data: config.data.clone(),
             policy_folder: config.policy.display().to_string(),
             orders,
+            authority_orders,
             started: now,
         });
         let mut events = core.events;
@@ -209,6 +211,7 @@ impl App {
             head_file: config.data.join(HEAD_FILE),
             kept_head: crate::log::Head::EMPTY,
             orders: ordered,
+            authority_orders: authorities_ordered,
             data: config.data.clone(),
             revocations: read_revocations(control_plane.registry.store()).await?,
             actor: None,

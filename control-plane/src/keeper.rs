@@ -4,6 +4,7 @@
 //! it the next revision, writes that down, signs it and publishes it. In between it signs the present one again, so that
 //! sidecars learn the time and that they are not cut off.
 
+pub mod authority;
 pub(crate) mod canary;
 pub mod change;
 pub(crate) mod revocations;
@@ -47,6 +48,8 @@ pub struct Keeper {
     pub(crate) kept_head: Head,
     /// Changes that operators ask for.
     pub(crate) orders: mpsc::Receiver<change::Order>,
+    /// Authorities that they ask for.
+    pub(crate) authority_orders: mpsc::Receiver<authority::Order>,
     /// The data folder.
     pub(crate) data: std::path::PathBuf,
     /// Revocations in force, as the record has them.
@@ -114,6 +117,7 @@ impl Keeper {
                 () = stopped(&mut shutdown) => break,
                 _ = look.tick() => self.look().await,
                 Some(order) = self.orders.recv() => self.obey(order).await,
+                Some(order) = self.authority_orders.recv() => self.prepare(order).await,
                 Ok(()) = registrations.changed() => {
                     // Those that come together make one revision.
                     tokio::time::sleep_until(Instant::now() + GATHER).await;
@@ -219,6 +223,9 @@ impl Keeper {
                 "policy changed"
             );
         }
+        if before.state.has_other_bundle(&next.state) {
+            tracing::info!(revision = %next.state.revision, "trust bundle changed");
+        }
         let now = control_plane.now();
         let published = next.sign(Some(&before), &self.keys.mesh_state, now);
         let published = published.map_err(PublishError::Sign)?;
@@ -303,8 +310,11 @@ impl Keeper {
         metrics
             .instances
             .set(i64::try_from(live).unwrap_or(i64::MAX));
-        let left = self.control_plane.ca.issuer_end(now).ok();
-        let left = left.and_then(|end| end.duration_since(now).ok());
+        let end = self.control_plane.ca.issuer_end(now);
+        if let Err(error) = &end {
+            tracing::error!(error = %Chain(error), "certificates can't be issued");
+        }
+        let left = end.ok().and_then(|end| end.duration_since(now).ok());
         let left = left.unwrap_or_default().as_secs();
         metrics
             .issuer_expiry
@@ -313,7 +323,13 @@ impl Keeper {
 
     async fn rotate(&mut self) -> Result<(), CaError> {
         let now = self.control_plane.now();
+        let is_behind = self.control_plane.ca.begins_after(now);
         for facts in self.control_plane.ca.rotate(now)? {
+            if is_behind {
+                tracing::warn!(
+                    "the clock shows a time before all issuing authorities were made, so another one signs: check the clock"
+                );
+            }
             tracing::info!(
                 spki_sha256 = hex::encode(facts.spki_sha256),
                 "issuing authority made"

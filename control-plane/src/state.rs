@@ -14,6 +14,7 @@ use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::CertificateAuthority;
 use crate::endorsements::Endorsements;
+use crate::keeper::authority;
 use crate::keeper::change::Order;
 use crate::log::{Head, Log, LogError};
 use crate::mesh::frame::Published;
@@ -68,6 +69,8 @@ pub struct ControlPlane {
     pub policy_folder: String,
     /// Changes of it that operators ask for, one at a time.
     pub orders: mpsc::Sender<Order>,
+    /// Authorities that they ask for.
+    pub authority_orders: mpsc::Sender<authority::Order>,
     /// When this process started.
     pub started: SystemTime,
 }

@@ -1,5 +1,6 @@
 //! A whole control plane in process, asked over real TLS by a sidecar that can lie.
 
+mod authorities;
 mod canary;
 mod hardware;
 mod harness;
@@ -348,6 +349,34 @@ async fn watching(factory: &Factory) -> (harness::Client, harness::Watch) {
     .await;
     watch.settled().await;
     (connection, watch)
+}
+
+#[tokio::test]
+async fn who_is_not_concerned_is_proven_a_revision_in_place_of_the_next_heartbeat() {
+    let factory = Factory::start(POLICY).await;
+    let (_connection, mut watch) = watching(&factory).await;
+    let held = watch.settled().await;
+    // A workload that nobody here calls.
+    let workload = "---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: lonely, namespace: dev}\nspec: {profile: any, members: {nodes: [laptop]}, ports: [{name: p, port: 9, protocol: tcp}]}\n";
+    factory.write_policy(&format!("{POLICY}{workload}"));
+    eventually("nobody to be behind a newer revision", || async {
+        let status = factory.status().await;
+        let newest = status.revision.unwrap_or_default().sequence;
+        let sidecar = status.sidecars.iter().find(|one| one.workload == "dev/api");
+        newest > held.revision.sequence
+            && sidecar.is_some_and(|one| one.behind == 0 && one.behind_since_ms == 0)
+    })
+    .await;
+    let WatchResponse::Delta(delta) = watch.next_change().await else {
+        panic!("expected a proof");
+    };
+    assert_eq!((delta.changed.len(), delta.removed.len()), (0, 0));
+    assert_eq!(delta.base, held.revision);
+    factory.verify(&delta.revision);
+    let resources = watch.resources().count() as u64;
+    let (root, proof) = (watch.root(), delta.proof);
+    assert!(proof.proves(&root, resources, &delta.revision));
+    factory.stop().await;
 }
 
 async fn behind(factory: &Factory) -> (u64, String) {

@@ -112,6 +112,9 @@ pub enum CaError {
     /// No issuing authority is valid now.
     #[error("no issuing authority is valid now: check the clock")]
     NoIssuer,
+    /// There are as many issuing authorities as there may be.
+    #[error("there are {0} issuing authorities already: wait until the oldest has ended")]
+    TooMany(usize),
 }
 
 impl CertificateAuthority {
@@ -187,6 +190,20 @@ impl CertificateAuthority {
         Ok(self.issuer(now)?.facts.not_after)
     }
 
+    /// SHA-256 of the public key of the issuing authority that would sign at `now`.
+    ///
+    /// # Errors
+    /// [`CaError::NoIssuer`].
+    pub fn issuer_spki(&self, now: SystemTime) -> Result<[u8; 32], CaError> {
+        Ok(self.issuer(now)?.facts.spki_sha256)
+    }
+
+    /// Whether all issuing authorities begin after `now`: the clock went back.
+    pub fn begins_after(&self, now: SystemTime) -> bool {
+        let issuing = self.issuing();
+        !issuing.is_empty() && issuing.iter().all(|signer| now < signer.facts.not_before)
+    }
+
     /// Signs a leaf.
     ///
     /// # Errors
@@ -251,7 +268,25 @@ impl CertificateAuthority {
         issuing.get(chosen).cloned().ok_or(CaError::NoIssuer)
     }
 
-    /// Makes the next issuing authority when it is time, and forgets those that are over.
+    /// Makes an issuing authority ahead of its time. It is in every bundle from then on, and signs when its turn comes.
+    ///
+    /// # Errors
+    /// [`CaError::TooMany`], so that a script in a loop fills no bundle; others when it can't be made.
+    pub fn prepare(&self, now: SystemTime) -> Result<AuthorityFacts, CaError> {
+        let held = self.issuing();
+        if held.len() >= MAX_PREPARED {
+            return Err(CaError::TooMany(held.len()));
+        }
+        let next = self.new_issuing(now)?;
+        next.store(&self.folder, &issuing_name(&next.facts))?;
+        let facts = next.facts.clone();
+        let all: Vec<Arc<Signer>> = held.iter().cloned().chain([Arc::new(next)]).collect();
+        *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = all.into();
+        Ok(facts)
+    }
+
+    /// Makes the next issuing authority when it is time, or when none is valid because the clock went back, and forgets
+    /// those that are over.
     ///
     /// # Errors
     /// [`CaError`]; what was there stays.
@@ -263,7 +298,7 @@ impl CertificateAuthority {
             .partition(|signer| signer.facts.not_after <= now);
         let facts: Vec<&AuthorityFacts> = live.iter().map(|signer| &signer.facts).collect();
         let mut made = Vec::new();
-        if rotation::needs_next(&facts, now) {
+        if rotation::needs_next(&facts, now) && live.len() < MAX_ISSUING {
             let next = self.new_issuing(now)?;
             next.store(&self.folder, &issuing_name(&next.facts))?;
             made.push(next.facts.clone());
@@ -502,6 +537,10 @@ fn pem(label: &str, der: &[u8]) -> String {
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A week with an online root: short enough that a lost key is soon worthless (DESIGN §8).
 const ISSUING_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Two that overlap, and two that operators prepare.
+const MAX_PREPARED: usize = 4;
+/// A clock that leaps back again and again makes no more.
+const MAX_ISSUING: usize = 16;
 /// A day: these keys live in memory and are replaced at half of it.
 const ROLE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Authorities are made before anyone relies on them; a minute covers hosts whose clocks are behind.

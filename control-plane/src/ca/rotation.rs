@@ -36,11 +36,14 @@ pub(super) fn active(authorities: &[&AuthorityFacts], now: SystemTime) -> Option
         .map(|(at, _)| at)
 }
 
-/// Whether the next one must be made: none has more than half of its life left.
+/// Whether the next one must be made: none that is valid now has more than half of its life left.
+///
+/// One that begins in the future was made by a clock that went back since. Whichever time is right, certificates of an
+/// authority that is not valid are worth nothing now.
 pub(super) fn needs_next(authorities: &[&AuthorityFacts], now: SystemTime) -> bool {
     !authorities
         .iter()
-        .any(|facts| facts.not_after > now + life(facts) / 2)
+        .any(|facts| facts.not_before <= now && facts.not_after > now + life(facts) / 2)
 }
 
 fn life(facts: &AuthorityFacts) -> Duration {

@@ -216,3 +216,53 @@ fn nothing_secret_shows_in_debug_output() {
     let shown = format!("{authority:?} {role:?}");
     assert!(!shown.contains("PRIVATE") && !shown.contains("key_pair"));
 }
+
+#[test]
+fn a_clock_that_went_back_gets_an_authority_that_is_valid_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = open(folder.path());
+    // Within the minute before it was made, the first one still signs.
+    let within = now() - Duration::from_secs(59);
+    assert_eq!(authority.rotate(within).unwrap(), vec![]);
+    let behind = now() - Duration::from_secs(600);
+    assert!(authority.begins_after(behind));
+    assert!(matches!(
+        authority.issuer_end(behind),
+        Err(CaError::NoIssuer)
+    ));
+    let made = authority.rotate(behind).unwrap();
+    assert_eq!(made.len(), 1);
+    assert_eq!(
+        authority.issuer_spki(behind).unwrap(),
+        made[0].spki_sha256,
+        "it signs at once: there is no other"
+    );
+    assert_eq!(authority.rotate(behind).unwrap(), vec![]);
+    // Both are believed, and survive a restart.
+    assert_eq!(authority.bundle().len(), 2);
+    assert_eq!(open(folder.path()).facts(), authority.facts());
+    // However often it leaps, what it makes is bounded.
+    for leap in 1..100 {
+        let _ = authority.rotate(behind - Duration::from_secs(600 * leap));
+    }
+    assert_eq!(authority.bundle().len(), MAX_ISSUING);
+}
+
+#[test]
+fn a_prepared_authority_is_believed_at_once_and_signs_when_its_turn_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = open(folder.path());
+    let first = authority.issuer_spki(now()).unwrap();
+    let later = now() + Duration::from_secs(60);
+    let prepared = authority.prepare(later).unwrap();
+    assert_eq!(authority.bundle().len(), 2);
+    assert_eq!(authority.issuer_spki(later).unwrap(), first);
+    let turn = now() + ISSUING_LIFETIME * 5 / 6;
+    assert_eq!(authority.issuer_spki(turn).unwrap(), prepared.spki_sha256);
+    authority.prepare(later).unwrap();
+    authority.prepare(later).unwrap();
+    assert!(matches!(
+        authority.prepare(later),
+        Err(CaError::TooMany(MAX_PREPARED))
+    ));
+}

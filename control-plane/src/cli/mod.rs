@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod explain;
+pub mod log_line;
 pub mod schema;
 pub mod workload_init;
 
@@ -13,6 +14,7 @@ mod attest_collect;
 mod attest_explain;
 mod attest_reference;
 mod attest_verify;
+mod authority;
 mod change;
 mod client;
 mod documents;
@@ -129,6 +131,9 @@ enum Command {
     Suggest(suggest::Arguments),
     /// Has instances renew their certificates ahead of time, at a pace.
     Renew(renew::Arguments),
+    /// Authorities that sign certificates.
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// Workloads and their instances.
     #[command(subcommand)]
     Workload(WorkloadCommand),
@@ -244,6 +249,7 @@ async fn run(command: Command) -> Outcome {
         Command::Rollback(arguments) => arguments.run().await,
         Command::Suggest(arguments) => arguments.run().await,
         Command::Renew(arguments) => renew::run(&arguments).await,
+        Command::Authority(command) => command.run().await,
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),
         Command::Workload(WorkloadCommand::List(ask)) => workload::list(&ask).await,
         Command::Workload(WorkloadCommand::Explain { workload, ask }) => {

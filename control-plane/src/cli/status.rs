@@ -8,7 +8,7 @@ use vouchsafe_api::v1::{
 
 use super::change::{canary_in_words, canary_json};
 use super::client::{connect, failed};
-use super::{Ask, Format, Outcome, json, show_time, table};
+use super::{Ask, Format, Outcome, authority, json, show_time, table};
 use crate::endorsements::{cache, folder};
 
 pub(super) async fn show(ask: &Ask) -> Outcome {
@@ -54,12 +54,7 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
         })),
         "canary": status.canary.as_ref().map(canary_json),
         "revocations": status.revocations.iter().map(revocation_json).collect::<Vec<_>>(),
-        "authorities": status.authorities.iter().map(|authority| json!({
-            "role": authority.role,
-            "state": authority.state,
-            "spki_sha256": hex::encode(&authority.spki_sha256),
-            "not_after_ms": authority.not_after_ms,
-        })).collect::<Vec<_>>(),
+        "authorities": status.authorities.iter().map(authority::as_json).collect::<Vec<_>>(),
         "brakes": status.brakes.iter().map(|brake| json!({
             "scope": brake.scope,
             "silent": brake.silent,
@@ -151,19 +146,8 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
             brake.silent, brake.of, brake.scope
         ));
     }
-    let authorities = status.authorities.iter().map(|authority| {
-        vec![
-            authority.role.clone(),
-            authority.state.clone(),
-            show_time(authority.not_after_ms),
-            hex::encode(&authority.spki_sha256),
-        ]
-    });
     out.push('\n');
-    out.push_str(&table(
-        &["AUTHORITY", "STATE", "ENDS", "SPKI SHA-256"],
-        authorities.collect(),
-    ));
+    out.push_str(&authority::for_people(&status.authorities));
     let sidecars = status.sidecars.iter().map(|sidecar| {
         let listeners: Vec<&str> = sidecar
             .endpoints
@@ -269,7 +253,7 @@ fn root_pin(status: &StatusResponse) -> String {
     root.map_or_else(String::new, |root| hex::encode(&root.spki_sha256))
 }
 
-fn revision(revision: Option<&Revision>) -> String {
+pub(super) fn revision(revision: Option<&Revision>) -> String {
     let revision = revision.copied().unwrap_or_default();
     format!("{}.{}", revision.epoch, revision.sequence)
 }

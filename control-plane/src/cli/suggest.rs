@@ -13,7 +13,8 @@ use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::AttestationResult;
 use vouchsafe_config::load::{self, Overlay};
 use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request};
-use vouchsafe_config::reason::suggest::{Door, Seen, SeenRequest, Suggestion, suggest};
+use vouchsafe_config::reason::suggest::{Seen, SeenRequest, Suggestion, suggest};
+use vouchsafe_config::reason::who_can::Door;
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 

@@ -211,6 +211,11 @@ impl MeshState {
         self.inputs.is_same(inputs)
     }
 
+    /// Whether a state believes others than this one.
+    pub fn has_other_bundle(&self, other: &Self) -> bool {
+        self.inputs.bundle != other.inputs.bundle
+    }
+
     /// Number of policy documents.
     pub fn documents(&self) -> u64 {
         self.policy.set.documents().len() as u64

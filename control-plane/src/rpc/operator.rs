@@ -25,6 +25,8 @@ use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::revocation::Revocation;
 use vouchsafe_config::set::PolicySet;
 
+use crate::ca::{AuthorityFacts, CaError, CertificateAuthority};
+use crate::keeper::authority::PrepareError;
 use crate::log::{self, Head, StoredRecord};
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
@@ -72,13 +74,6 @@ impl Operator for OperatorApi {
         let head = control_plane.log.head();
         let published = control_plane.mesh.borrow().clone();
         let state = Arc::clone(&published.state);
-        let authorities = control_plane.ca.facts().into_iter();
-        let authorities = authorities.map(|facts| v1::AuthorityStatus {
-            role: facts.role.to_owned(),
-            state: "active".to_owned(),
-            spki_sha256: facts.spki_sha256.to_vec(),
-            not_after_ms: unix_ms(facts.not_after),
-        });
         let policy_error = control_plane.policy_error.borrow().clone();
         Ok(Response::new(v1::StatusResponse {
             trust_domain: control_plane.fixed.trust_domain.to_string(),
@@ -88,7 +83,7 @@ impl Operator for OperatorApi {
             revision: Some(state.revision.into()),
             policy_folder: control_plane.policy_folder.clone(),
             policy_error: policy_error.unwrap_or_default(),
-            authorities: authorities.collect(),
+            authorities: authorities(&control_plane.ca, now),
             sidecars: self.sidecars(),
             records: head.records,
             record_head: head.hash.to_vec(),
@@ -191,6 +186,35 @@ impl Operator for OperatorApi {
         Ok(Response::new(self.audited()))
     }
 
+    async fn prepare_authority(
+        &self,
+        request: Request<v1::PrepareAuthorityRequest>,
+    ) -> Result<Response<v1::PrepareAuthorityResponse>, Status> {
+        let reason = request.into_inner().reason;
+        if reason.trim().is_empty() {
+            return Err(Status::invalid_argument(
+                "say why: an authority is recorded with its reason",
+            ));
+        }
+        let actor = self.actor.clone();
+        let prepared = self.control_plane.prepare_authority(actor, reason).await;
+        let prepared = prepared.map_err(|error| {
+            let text = Chain(&error).to_string();
+            match error {
+                PrepareError::Ca(CaError::TooMany(_)) => Status::failed_precondition(text),
+                PrepareError::Ending => Status::unavailable(text),
+                PrepareError::Ca(_) | PrepareError::Record(_) | PrepareError::Publish(_) => {
+                    Status::internal(text)
+                }
+            }
+        })?;
+        Ok(Response::new(v1::PrepareAuthorityResponse {
+            spki_sha256: prepared.facts.spki_sha256.to_vec(),
+            not_after_ms: unix_ms(prepared.facts.not_after),
+            revision: Some(prepared.revision.into()),
+        }))
+    }
+
     async fn tail_records(
         &self,
         request: Request<v1::TailRecordsRequest>,
@@ -210,6 +234,26 @@ impl Operator for OperatorApi {
         });
         Ok(Response::new(Box::pin(records)))
     }
+}
+
+/// Authorities for `status`: what has the turn to sign, what is announced, and what only verifies until it ends.
+fn authorities(ca: &CertificateAuthority, now: SystemTime) -> Vec<v1::AuthorityStatus> {
+    let facts = ca.facts();
+    let signs = ca.issuer_spki(now).ok();
+    let signer = facts.iter().find(|one| Some(one.spki_sha256) == signs);
+    let since = signer.map(|one| one.not_before);
+    let state = |one: &AuthorityFacts| match since {
+        _ if one.role == "root" || Some(one.spki_sha256) == signs => "active",
+        Some(since) if one.not_before < since => "draining",
+        Some(_) | None => "prepared",
+    };
+    let status = |one: &AuthorityFacts| v1::AuthorityStatus {
+        role: one.role.to_owned(),
+        state: state(one).to_owned(),
+        spki_sha256: one.spki_sha256.to_vec(),
+        not_after_ms: unix_ms(one.not_after),
+    };
+    facts.iter().map(status).collect()
 }
 
 /// Revocations for `status`, those that ended as well: their documents still lie there.
@@ -248,6 +292,7 @@ impl OperatorApi {
                     not_after_ms: unix_ms(instance.not_after),
                     connected: session.streams > 0,
                     applied: Some(session.applied.into()),
+                    behind: newest.sequence.saturating_sub(session.in_force().sequence),
                     error: session.error.unwrap_or_default(),
                     software_version: instance.software_version,
                     endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
@@ -257,7 +302,6 @@ impl OperatorApi {
                     standing_reason: { instance.withdrawn }
                         .map(|one| one.reason)
                         .unwrap_or_default(),
-                    behind: newest.sequence.saturating_sub(session.applied.sequence),
                     behind_since_ms: session.behind_since.map_or(0, unix_ms),
                 }
             };

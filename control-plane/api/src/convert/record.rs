@@ -94,7 +94,7 @@ pub struct RevocationAct {
 /// What an operator did by the command line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OperatorAct {
-    /// `revoke`, `end_revocation`, `apply`, `rollback`; of a canary `canary 10%`, `promote`, `canary_ended`.
+    /// `revoke`, `end_revocation`, `apply`, `rollback`, `prepare_authority`; of a canary `canary 10%`, `promote`, `canary_ended`.
     pub act: String,
     /// Who, as the operator socket knows him.
     pub actor: String,
