@@ -4,6 +4,7 @@ mod audit;
 mod canary;
 mod evidence;
 mod example;
+mod faults;
 mod files;
 mod identity;
 mod identity_lost;

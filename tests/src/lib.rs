@@ -9,7 +9,9 @@
 
 pub mod backend;
 pub mod binaries;
+pub mod cable;
 pub mod client;
+pub mod clock;
 pub mod configfs;
 pub mod documents;
 pub mod factory;

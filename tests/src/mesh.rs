@@ -21,6 +21,7 @@ pub struct Mesh {
     listen: SocketAddr,
     root_pin: String,
     trust_domain: String,
+    preload: Option<PathBuf>,
     folder: TempDir,
 }
 
@@ -31,14 +32,24 @@ impl Mesh {
     /// When it does not become ready.
     #[track_caller]
     pub fn start(documents: &str) -> Self {
+        Self::start_with(documents, None)
+    }
+
+    /// The same with a library that is loaded before all others, now and at each restart.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[track_caller]
+    pub fn start_with(documents: &str, preload: Option<PathBuf>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (listen, control_metrics) = prepare(folder.path(), documents);
         let mut mesh = Self {
-            process: serve(folder.path()),
+            process: serve(folder.path(), preload.as_deref()),
             metrics: control_metrics,
             listen,
             root_pin: String::new(),
             trust_domain: trust_domain(documents),
+            preload,
             folder,
         };
         mesh.wait_ready();
@@ -58,7 +69,7 @@ impl Mesh {
     pub fn refuse(documents: &str) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         prepare(folder.path(), documents);
-        let mut process = serve(folder.path());
+        let mut process = serve(folder.path(), None);
         let status = process.wait();
         assert!(
             !status.success(),
@@ -73,13 +84,19 @@ impl Mesh {
         self.process.wait();
     }
 
-    /// Starts the control plane after [`Mesh::stop`].
+    /// Ends the control plane as a loss of power would, without a chance to write anything down.
+    pub fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.wait();
+    }
+
+    /// Starts the control plane after [`Mesh::stop`] or [`Mesh::kill`].
     ///
     /// # Panics
     /// When it does not become ready.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = serve(self.folder.path());
+        self.process = serve(self.folder.path(), self.preload.as_deref());
         self.wait_ready();
     }
 
@@ -125,9 +142,20 @@ impl Mesh {
 
     /// The description of a sidecar whose identity comes from this control plane, by the YAML of its attester.
     pub fn sidecar(&self, name: &str, workload: &str, attester: &str) -> Spec {
+        self.sidecar_at(self.listen, name, workload, attester)
+    }
+
+    /// The same for a sidecar that finds the control plane elsewhere.
+    pub fn sidecar_at(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        workload: &str,
+        attester: &str,
+    ) -> Spec {
         let identity = format!(
-            "control_plane:\n  addresses: ['{}']\n  root_pins: [\"{}\"]\n  attester: {attester}",
-            self.listen, self.root_pin
+            "control_plane:\n  addresses: ['{address}']\n  root_pins: [\"{}\"]\n  attester: {attester}",
+            self.root_pin
         );
         Spec::new(name, &self.trust_domain, workload, &identity)
     }
@@ -203,10 +231,11 @@ fn prepare(folder: &Path, documents: &str) -> (SocketAddr, SocketAddr) {
     (listen, metrics)
 }
 
-fn serve(folder: &Path) -> Process {
+fn serve(folder: &Path, preload: Option<&Path>) -> Process {
     let config = folder.join("control-plane.yaml");
     let arguments = [Path::new("serve"), Path::new("--config"), &config];
-    Process::spawn("control-plane", folder, binaries::vouchsafe(), arguments)
+    let program = binaries::vouchsafe();
+    Process::spawn_with("control-plane", folder, program, arguments, preload)
 }
 
 /// Writes the documents as a tool would: whole, under another name, then into place.

@@ -26,6 +26,25 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
+        Self::spawn_with(name, folder, program, arguments, None)
+    }
+
+    /// The same with a library that is loaded before all others.
+    ///
+    /// # Panics
+    /// When the program can't be started.
+    #[track_caller]
+    pub fn spawn_with<I, S>(
+        name: &str,
+        folder: &Path,
+        program: &Path,
+        arguments: I,
+        preload: Option<&Path>,
+    ) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
         let log = folder.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -33,6 +52,9 @@ impl Process {
             .open(&log)
             .expect("the log file opens");
         let mut command = die_with_parent(program);
+        if let Some(library) = preload {
+            command.env("LD_PRELOAD", library);
+        }
         let child = command
             .args(arguments)
             .current_dir(folder)

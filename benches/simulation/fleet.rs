@@ -1,0 +1,125 @@
+//! Sidecars without a data path: real attestation, real mesh state, one TLS connection each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use prometheus::Registry;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+use vouchsafe_api::convert::attest::Endpoint;
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::trust_domain::TrustDomain;
+use vouchsafe_proxy::attester::simulated::Simulated;
+use vouchsafe_proxy::attester::{Attester, Attesters};
+use vouchsafe_proxy::clock::MeshClock;
+use vouchsafe_proxy::drain::Drain;
+use vouchsafe_proxy::health::Readiness;
+use vouchsafe_proxy::mesh_state::held::Wanted;
+use vouchsafe_proxy::mesh_state::stream::MeshStateClient;
+use vouchsafe_proxy::state::State;
+use vouchsafe_proxy::svid::Identities;
+use vouchsafe_proxy::svid::client::AttestClient;
+use vouchsafe_proxy::svid::connection;
+use vouchsafe_proxy::svid::rotation::Rotation;
+use vouchsafe_proxy::telemetry::control::ControlMetrics;
+use vouchsafe_proxy::worker::Connections;
+
+use crate::control_plane::ControlPlane;
+use crate::policy;
+use crate::watch;
+
+/// Running sidecars; they end when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    _tasks: JoinSet<()>,
+    _drains: Vec<Drain>,
+}
+
+impl Fleet {
+    /// Starts so many, and waits until each has a certificate and a policy.
+    pub(crate) async fn start(control_plane: &ControlPlane, sidecars: usize) -> Result<Self> {
+        let (mut tasks, mut drains, mut policies) = (JoinSet::new(), Vec::new(), Vec::new());
+        for number in 0..sidecars {
+            let drain = Drain::new(Duration::ZERO);
+            let readiness = sidecar(control_plane, number, &drain, &mut tasks)?;
+            policies.push(readiness.has_policy());
+            drains.push(drain);
+            // A start of all at once would measure how attestations queue.
+            if number % 20 == 19 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        for mut policy in policies {
+            let there = policy.wait_for(|there| *there);
+            let there = tokio::time::timeout(START_DEADLINE, there).await;
+            ensure!(
+                matches!(there, Ok(Ok(_))),
+                "a sidecar has no policy after {START_DEADLINE:?}"
+            );
+        }
+        Ok(Self {
+            _tasks: tasks,
+            _drains: drains,
+        })
+    }
+}
+
+fn sidecar(
+    control_plane: &ControlPlane,
+    number: usize,
+    drain: &Drain,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<Readiness>> {
+    let name = policy::sidecar(number);
+    let workload: WorkloadName = format!("fleet/{name}").parse()?;
+    let trust_domain: TrustDomain = "simulation.example".parse()?;
+    let clock = Arc::new(MeshClock::authenticated());
+    let state = Arc::new(State::default());
+    let metrics = Arc::new(ControlMetrics::register(&Registry::new())?);
+    let identities = Arc::new(Identities::new(Arc::clone(&state), Arc::clone(&metrics)));
+    let readiness = Arc::new(Readiness::new(Arc::clone(&state), drain.signal()));
+    let remote = Arc::new(connection::ControlPlane::new(
+        vec![control_plane.address().to_string()],
+        vec![control_plane.root_pin()],
+        trust_domain.clone(),
+        Arc::clone(&clock),
+    ));
+    let rotation = Rotation {
+        client: AttestClient {
+            control_plane: Arc::clone(&remote),
+            clock: Arc::clone(&clock),
+            trust_domain: trust_domain.clone(),
+            workload: workload.clone(),
+            join_token: None,
+            endpoints: vec![Endpoint {
+                listener: format!("127.0.0.1:{}", 10_000 + number),
+                ports: vec!["p".parse()?],
+            }],
+        },
+        attesters: Attesters::new(vec![Attester::Simulated(Simulated {
+            machine: name,
+            image: "sim".to_owned(),
+        })]),
+        identities: Arc::clone(&identities),
+        metrics: Arc::clone(&metrics),
+    };
+    let client = MeshStateClient {
+        control_plane: remote,
+        identities,
+        state,
+        wanted: Wanted {
+            trust_domain,
+            workload,
+        },
+        readiness: Arc::clone(&readiness),
+        clock,
+        metrics,
+        connections: Connections::none(),
+    };
+    tasks.spawn(rotation.run());
+    tasks.spawn(client.run().instrument(watch::span_of(number)));
+    Ok(readiness)
+}
+
+const START_DEADLINE: Duration = Duration::from_secs(240);
