@@ -23,6 +23,7 @@ use vouchsafe_proxy::svid::client::AttestClient;
 use vouchsafe_proxy::svid::connection;
 use vouchsafe_proxy::svid::rotation::Rotation;
 use vouchsafe_proxy::telemetry::control::ControlMetrics;
+use vouchsafe_proxy::telemetry::metrics::DataMetrics;
 use vouchsafe_proxy::worker::Connections;
 
 use crate::control_plane::ControlPlane;
@@ -116,6 +117,7 @@ fn sidecar(
         clock,
         metrics,
         connections: Connections::none(),
+        decisions: Arc::new(DataMetrics::new(&Registry::new())?),
     };
     tasks.spawn(rotation.run());
     tasks.spawn(client.run().instrument(watch::span_of(number)));
