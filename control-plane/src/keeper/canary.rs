@@ -113,9 +113,14 @@ impl Next {
     ) -> Result<Published, CaError> {
         let sign = |state: &Arc<MeshState>, held: Option<&Published>| match held {
             Some(held) if Arc::ptr_eq(&held.state, state) => Ok(held.clone()),
-            Some(_) | None => state
-                .sign(key, now)
-                .map(|signed| Published::new(Arc::clone(state), signed)),
+            Some(_) | None => state.sign(key, now).map(|signed| {
+                let state = Arc::clone(state);
+                // Both are signed again together, so a stream that moves from one to the other sees one count.
+                match before {
+                    Some(before) => before.next(state, signed),
+                    None => Published::new(state, signed),
+                }
+            }),
         };
         let held = before.and_then(|before| before.canary.as_deref());
         let canary = match &self.canary {

@@ -356,7 +356,7 @@ impl Registry {
         }
         (inner.newest, inner.canary) = (revision, canary);
         for (id, session) in &mut inner.sessions {
-            if session.applied < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
+            if session.in_force() < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
                 session.behind_since.get_or_insert(now);
             }
         }
@@ -365,7 +365,7 @@ impl Registry {
     /// A revision says nothing else of an instance than what it has applied.
     pub fn unconcerned(&self, id: &InstanceId, revision: Revision) {
         let mut inner = self.lock();
-        let newest = inner.newest;
+        let newest = inner.newest_of(id);
         if let Some(session) = inner.sessions.get_mut(id) {
             session.unconcerned = session.unconcerned.max(revision);
             if session.in_force() >= newest {
@@ -391,7 +391,7 @@ impl Registry {
         let newest = inner.newest_of(&id);
         let session = inner.sessions.entry(id).or_default();
         session.streams += 1;
-        if session.applied < newest {
+        if session.in_force() < newest {
             session.behind_since.get_or_insert(now);
         }
     }
