@@ -26,6 +26,9 @@ pub struct Mesh {
     pub reattest_tpm_log: Duration,
     /// How often an instance with GPUs proves them; default 10 min.
     pub reattest_gpu: Duration,
+    /// How long a sidecar that hears nothing from the control plane goes on with what it has; then it denies everything
+    /// until it hears from it again. By default only the end of its certificate does that.
+    pub stale_after: Option<Duration>,
     /// Whether `simulated` evidence may be accepted at all; fixed when the trust domain is created.
     pub danger_accept_simulated: bool,
     /// Roots of TPM manufacturers that may vouch for endorsement keys.
@@ -33,9 +36,11 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// How long the control plane can be gone before an instance that renewed on time loses its certificate.
+    /// How long the control plane can be gone before an instance that renewed on time loses its certificate, or its mesh
+    /// state is too old.
     pub fn outage_budget(&self) -> Duration {
-        self.certificate_lifetime.saturating_sub(self.reattest_root)
+        let budget = self.certificate_lifetime.saturating_sub(self.reattest_root);
+        self.stale_after.map_or(budget, |stale| stale.min(budget))
     }
 }
 
@@ -74,12 +79,17 @@ pub const MIN_REATTEST: Duration = Duration::from_secs(1);
 /// Longest interval of `reattest`: no certificate lives longer, and each renewal proves everything.
 pub const MAX_REATTEST: Duration = MAX_LIFETIME;
 
+/// Shortest `stale_after`: several heartbeats, which are 2 s apart, so that a restart of the control plane cuts nobody.
+pub const MIN_STALE_AFTER: Duration = Duration::from_secs(10);
+/// Longest `stale_after`: no certificate lives longer.
+pub const MAX_STALE_AFTER: Duration = MAX_LIFETIME;
+
 pub(crate) static SPEC: MapShape = MapShape {
     fields: &FIELDS,
     exactly_one: &[],
 };
 
-static FIELDS: [Field; 5] = [
+static FIELDS: [Field; 6] = [
     required(
         "trust_domain",
         Shape::Text(&scalar::TRUST_DOMAIN),
@@ -128,6 +138,12 @@ static FIELDS: [Field; 5] = [
         "How often instances prove themselves afresh.",
     ),
     optional(
+        "stale_after",
+        Shape::Text(&scalar::DURATION),
+        "",
+        "How long a sidecar that hears nothing from the control plane goes on before it denies everything; without it, as long as its certificate lives.",
+    ),
+    optional(
         "danger_accept_simulated",
         Shape::Bool,
         "false",
@@ -161,6 +177,7 @@ static FIELDS: [Field; 5] = [
 /// Reports what the shape can't say.
 pub(crate) fn check(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     check_intervals(spec, place, reporter);
+    check_stale_after(spec, place, reporter);
     let lifetime = spec.find(&["certificates", "lifetime"]);
     let root = spec.find(&["reattest", "root"]);
     let mut bad = |node: &Node, path: &str, message: String, allowed: String| {
@@ -247,6 +264,34 @@ fn check_intervals(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
     }
 }
 
+/// Within its bounds, and not without effect.
+fn check_stale_after(spec: &Node, place: &Place, reporter: &mut Reporter<'_>) {
+    let node = spec.get("stale_after");
+    let Some((node, found)) = node.and_then(|node| Some((node, node.as_duration()?))) else {
+        return;
+    };
+    let path = place.key("stale_after", Span::default()).path;
+    let shown = scalar::show_duration(found);
+    let lifetime = spec.find(&["certificates", "lifetime"]);
+    let lifetime = lifetime.map_or(Some(DEFAULT_LIFETIME), Node::as_duration);
+    if found < MIN_STALE_AFTER || found > MAX_STALE_AFTER {
+        let wrong = if found < MIN_STALE_AFTER {
+            "short"
+        } else {
+            "long"
+        };
+        let problem = reporter.at(node.span, format!("{shown} is too {wrong}"));
+        reporter.report(problem.path(path).allowed("`10s` to `24h`"));
+    } else if let Some(lifetime) = lifetime.filter(|lifetime| found >= *lifetime) {
+        let message = format!(
+            "{shown} has no effect: a certificate ends before, after {}",
+            scalar::show_duration(lifetime)
+        );
+        let problem = reporter.at(node.span, message);
+        reporter.report(problem.path(path).warning());
+    }
+}
+
 pub(crate) fn read(_head: &Head, spec: &Node) -> Option<Mesh> {
     let duration = |keys: &[&str], default| match spec.find(keys) {
         Some(node) => node.as_duration(),
@@ -271,6 +316,10 @@ pub(crate) fn read(_head: &Head, spec: &Node) -> Option<Mesh> {
         reattest_root: duration(&["reattest", "root"], DEFAULT_REATTEST_ROOT)?,
         reattest_tpm_log: duration(&["reattest", "tpm_log"], DEFAULT_REATTEST_TPM_LOG)?,
         reattest_gpu: duration(&["reattest", "gpu"], DEFAULT_REATTEST_GPU)?,
+        stale_after: match spec.get("stale_after") {
+            Some(node) => Some(node.as_duration()?),
+            None => None,
+        },
         danger_accept_simulated: match spec.get("danger_accept_simulated") {
             Some(node) => node.as_bool()?,
             None => false,
@@ -315,6 +364,24 @@ mod tests {
                 assert!(said.contains(&format!("reattest.{key}")), "{key}: {said}");
             }
         }
+    }
+
+    #[test]
+    fn staleness_has_its_bounds_and_shortens_the_outage_budget() {
+        let read = |stale_after: &str| read(&format!("{{root: 10m}}, stale_after: {stale_after}"));
+        let budget = |set: &PolicySet| set.mesh().unwrap().outage_budget().as_secs();
+        assert_eq!(budget(&read("20m").unwrap()), 1_200);
+        assert_eq!(budget(&read("55m").unwrap()), 3_000);
+        for (stale_after, wrong) in [("9s", "too short"), ("25h", "too long")] {
+            let said = read(stale_after).unwrap_err();
+            assert!(said.contains(wrong) && said.contains("stale_after"), "{said}");
+        }
+        let warnings = |stale_after: &str| {
+            let set = read(stale_after).unwrap();
+            let said = set.warnings().iter().map(ToString::to_string);
+            said.filter(|said| said.contains("has no effect")).count()
+        };
+        assert_eq!((warnings("59m"), warnings("1h")), (0, 1));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::trust_domain::TrustDomain;
@@ -193,6 +194,8 @@ enum Read {
     Revocation(Revocation),
     /// A machine that a revocation names.
     Node(Node),
+    /// Settings of the mesh, of which a sidecar decides by `stale_after`.
+    Mesh(Option<Duration>),
     /// A kind that says nothing to a sidecar's decisions.
     Other,
 }
@@ -228,6 +231,15 @@ impl PolicySlice {
         Err(Problems::from_errors(found))
     }
 
+    /// How long the slice may be decided by without word from the control plane; `None` for as long as certificates live.
+    pub fn stale_after(&self) -> Option<Duration> {
+        let mut documents = self.documents.values();
+        documents.find_map(|document| match document.as_ref() {
+            Read::Mesh(stale_after) => *stale_after,
+            _ => None,
+        })
+    }
+
     /// What the documents mean together.
     ///
     /// # Errors
@@ -241,7 +253,7 @@ impl PolicySlice {
                 Read::AccessPolicy(rule) => access.push(rule),
                 Read::Revocation(revocation) => revocations.push(revocation.clone()),
                 Read::Node(node) => drop(nodes.insert(&node.name, node)),
-                Read::Other => {}
+                Read::Mesh(_) | Read::Other => {}
             }
         }
         // As of a whole policy, so that of several rules that admit, the same one is named everywhere.
@@ -278,6 +290,9 @@ fn read(name: &str, text: &str) -> Result<Read, Problems> {
 impl PolicySet {
     /// The only document of a set.
     fn into_only(self) -> Read {
+        if let Some(mesh) = self.mesh() {
+            return Read::Mesh(mesh.stale_after);
+        }
         let (workloads, access, revocations, nodes) = self.into_parts();
         let workload = workloads.into_values().next().map(Read::Workload);
         workload

@@ -380,6 +380,7 @@ mod tests {
             reattest_root: Duration::from_secs(root),
             reattest_tpm_log: Duration::from_secs(tpm_log),
             reattest_gpu: Duration::from_secs(gpu),
+            stale_after: None,
             danger_accept_simulated: false,
             ek_roots: vec![],
         }

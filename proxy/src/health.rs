@@ -59,6 +59,8 @@ impl Readiness {
             Some("no certificate")
         } else if !*self.policy.borrow() {
             Some("no policy")
+        } else if self.state.policy.load().is_stale {
+            Some("nothing heard from the control plane for too long")
         } else {
             None
         }

@@ -38,7 +38,7 @@ pub struct IdentityEpoch {
 }
 
 /// Policy in force.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PolicyEpoch {
     /// Revision; zero where policy comes from a folder.
     pub revision: Revision,
@@ -48,6 +48,8 @@ pub struct PolicyEpoch {
     pub endpoints: Vec<WorkloadEndpoints>,
     /// Instances that must not be believed although their certificates have not ended.
     pub trust: Vec<InstanceTrust>,
+    /// Nothing was heard from the control plane for too long: everything is denied, whatever the policy says.
+    pub is_stale: bool,
 }
 
 /// Where one workload is reached.
@@ -77,9 +79,25 @@ impl State {
         let policy = Arc::new(policy);
         let before = self.policy.swap(Arc::clone(&policy));
         // Where workloads are, or another revision's number, changes nothing for what is live.
-        if !Arc::ptr_eq(&before.policy, &policy.policy) || before.trust != policy.trust {
+        if !Arc::ptr_eq(&before.policy, &policy.policy)
+            || before.trust != policy.trust
+            || before.is_stale != policy.is_stale
+        {
             self.changed.send_replace(());
         }
+    }
+
+    /// Says whether the policy in force is too old to decide by. Whether that is news.
+    pub fn set_stale(&self, is_stale: bool) -> bool {
+        let held = self.policy.load_full();
+        let is_news = held.is_stale != is_stale;
+        if is_news {
+            self.replace_policy(PolicyEpoch {
+                is_stale,
+                ..PolicyEpoch::clone(&held)
+            });
+        }
+        is_news
     }
 
     /// Puts an identity and its trust bundle in force, for what is new and for what is live.

@@ -345,6 +345,9 @@ impl Worker {
         let epoch = self.parts.state.policy.load();
         // What is admitted now is registered under the same policy as all that is live.
         self.follow_policy(&epoch);
+        if epoch.is_stale {
+            return Decision::Deny(DenyReason::Stale);
+        }
         let peer = on.peer();
         let Some(verified) = &*peer else {
             return Decision::Deny(DenyReason::UnknownDoor);

@@ -18,3 +18,4 @@ mod reattest;
 mod record;
 mod revocation;
 mod secrets;
+mod stale;

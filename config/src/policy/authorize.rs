@@ -163,6 +163,7 @@ fn deny(enforcement: Enforcement, reason: DenyReason, question: &Question<'_>) -
             DenyReason::UnknownDoor
             | DenyReason::Unattested
             | DenyReason::Class
+            | DenyReason::Stale
             | DenyReason::Lapsed
             | DenyReason::Revoked,
         ) => Decision::Deny(reason),

@@ -156,6 +156,8 @@ pub enum DenyReason {
     Request,
     /// The rule is strict, and the peer has not proven its key over this connection.
     BindingNotProven,
+    /// The sidecar has heard nothing from the control plane for too long, whatever rules say.
+    Stale,
     /// The peer's instance has been silent for too long, whatever rules say.
     Lapsed,
     /// A revocation means the peer, or its evidence turned bad, whatever rules say.
@@ -164,7 +166,7 @@ pub enum DenyReason {
 
 impl DenyReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::UnknownDoor,
         Self::NoRule,
         Self::Unattested,
@@ -173,6 +175,7 @@ impl DenyReason {
         Self::Claims,
         Self::Request,
         Self::BindingNotProven,
+        Self::Stale,
         Self::Lapsed,
         Self::Revoked,
     ];
@@ -188,6 +191,7 @@ impl DenyReason {
             Self::Claims => "claims",
             Self::Request => "request",
             Self::BindingNotProven => "binding_not_proven",
+            Self::Stale => "stale",
             Self::Lapsed => "lapsed",
             Self::Revoked => "revoked",
         }

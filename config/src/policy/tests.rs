@@ -194,7 +194,8 @@ fn each_reason_is_produced_by_its_condition() {
             "claims",
             "request",
             "binding_not_proven",
-            // `revocation` has the tests of their own conditions.
+            // `revocation` and the sidecar have the tests of their own conditions.
+            "stale",
             "lapsed",
             "revoked"
         ]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use vouchsafe_api::convert::attest::Endpoint;
@@ -81,6 +82,11 @@ impl Held {
         self.renewals.values().cloned().collect()
     }
 
+    /// How long it may be decided by without word from the control plane, where the mesh says so.
+    pub fn stale_after(&self) -> Option<Duration> {
+        self.slice.stale_after()
+    }
+
     /// What the data path decides by.
     pub fn epoch(&self) -> PolicyEpoch {
         let endpoints = self.endpoints.iter();
@@ -93,6 +99,7 @@ impl Held {
             policy: Arc::clone(&self.policy),
             endpoints: endpoints.collect(),
             trust: self.trust.values().cloned().collect(),
+            is_stale: false,
         }
     }
 

@@ -15,6 +15,7 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::merkle::Hash;
 use vouchsafe_attestation::revision::Revision;
 
+use super::freshness::Freshness;
 use super::held::{Held, Wanted};
 use super::probe;
 use super::{Judge, RevisionError};
@@ -58,8 +59,31 @@ impl MeshStateClient {
     /// # Cancel safety
     /// Safe: a revision is published whole or not at all.
     pub async fn run(self) {
+        let progress = Progress::default();
+        let freshness = Arc::clone(&progress.freshness);
+        tokio::select! {
+            never = self.follow_on(progress) => match never {},
+            never = self.watch_over(&freshness) => match never {},
+        }
+    }
+
+    /// Denies everything once nothing was heard for too long; what is heard then lifts that.
+    async fn watch_over(&self, freshness: &Freshness) -> std::convert::Infallible {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            ticks.tick().await;
+            if freshness.is_over(self.clock.now()) && self.state.set_stale(true) {
+                self.count("stale");
+                tracing::error!(
+                    "nothing was heard from the control plane for as long as `stale_after`: everything is denied until it is"
+                );
+            }
+        }
+    }
+
+    async fn follow_on(&self, mut progress: Progress) -> std::convert::Infallible {
         let mut has_identity = self.identities.has_identity();
-        let (mut progress, mut backoff, mut said) = Default::default();
+        let (mut backoff, mut said) = Default::default();
         loop {
             // The sender lives in `identities`, which we hold.
             let _never_closed = has_identity.wait_for(|exists| *exists).await.is_ok();
@@ -158,7 +182,7 @@ impl MeshStateClient {
     ) -> Result<Option<WatchRequest>, RevisionError> {
         let next = match WatchResponse::try_from(message)? {
             WatchResponse::Heartbeat(signed) => {
-                self.accept(&mut progress.judge, &signed)?;
+                self.accept(progress, &signed)?;
                 self.count("heartbeat");
                 let answer = self.beat(progress, signed.revision);
                 return Ok(answer.or_else(|| self.report(progress)));
@@ -169,11 +193,11 @@ impl MeshStateClient {
                 return Ok(Some(WatchRequest::ProbeReport(report)));
             }
             WatchResponse::Snapshot(snapshot) => {
-                self.accept(&mut progress.judge, &snapshot.revision)?;
+                self.accept(progress, &snapshot.revision)?;
                 Held::from_snapshot(snapshot, &self.wanted)?
             }
             WatchResponse::Delta(delta) => {
-                self.accept(&mut progress.judge, &delta.revision)?;
+                self.accept(progress, &delta.revision)?;
                 match progress.held.changed(delta, &self.wanted) {
                     Err(error) if error.is_misfit() => {
                         return Ok(Some(self.ask_again(progress, &error)));
@@ -182,10 +206,12 @@ impl MeshStateClient {
                 }
             }
         };
+        progress.freshness.bound(next.stale_after());
         self.put_in_force(&next);
         let held = next.holding();
         *progress = Progress {
             judge: std::mem::take(&mut progress.judge),
+            freshness: Arc::clone(&progress.freshness),
             held: next,
             reported: progress.reported.take(),
             ..Progress::default()
@@ -270,11 +296,19 @@ impl MeshStateClient {
         probe::answer(probe.id, supposed, &self.connections, own, self.clock.now()).await
     }
 
-    fn accept(&self, judge: &mut Judge, signed: &SignedRevision) -> Result<(), RevisionError> {
-        judge.accept(signed, self.clock.now(), |chain, role| {
+    fn accept(
+        &self,
+        progress: &mut Progress,
+        signed: &SignedRevision,
+    ) -> Result<(), RevisionError> {
+        progress.judge.accept(signed, self.clock.now(), |chain, role| {
             self.control_plane.verify_role(chain, role)
         })?;
         self.clock.observe_ms(unix_ms(signed.time));
+        progress.freshness.heard(signed.time);
+        if !progress.freshness.is_over(self.clock.now()) && self.state.set_stale(false) {
+            tracing::info!("the control plane is heard again: policy counts again");
+        }
         self.metrics
             .mesh_state_heard
             .set(unix_seconds(self.clock.now()));
@@ -314,6 +348,7 @@ impl MeshStateClient {
 #[derive(Debug, Default)]
 struct Progress {
     judge: Judge,
+    freshness: Arc<Freshness>,
     held: Held,
     /// Revision that was answered with an error.
     refused: Option<Revision>,
@@ -416,5 +451,7 @@ impl StreamError {
 const SILENCE: Duration = Duration::from_secs(60);
 /// For the call to open and for an acknowledgement to be taken.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How precisely staleness is noticed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Heartbeats between two looks at all that is held: a minute.
 const AUDIT_BEATS: u32 = 30;

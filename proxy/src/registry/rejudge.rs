@@ -81,6 +81,12 @@ impl Registry {
         }
         outcome.carried.iter().for_each(|one| self.forget(one));
         outcome.falls.iter().for_each(Fall::apply);
+        if policy.is_stale {
+            // What the local application opened ends with what it carries.
+            let live = self.live.borrow();
+            let with_peers = live.values().filter(|live| live.peer().is_some());
+            with_peers.for_each(|live| live.end(Reason::from(DenyReason::Stale)));
+        }
     }
 
     /// What would end were this policy in force, without ending it.
@@ -251,7 +257,10 @@ impl Registry {
         };
         let is_over = |end: Option<SystemTime>| end.is_some_and(|end| end <= now);
         let reason: Reason = match denied {
-            DenyReason::Revoked | DenyReason::Lapsed | DenyReason::UnknownDoor => denied.into(),
+            DenyReason::Revoked
+            | DenyReason::Lapsed
+            | DenyReason::Stale
+            | DenyReason::UnknownDoor => denied.into(),
             _ if is_over(held.policy.expires(rule)) => reason::RULE_EXPIRED,
             _ if is_over(self.ends(live, &stream.admission, Binding::Certificate)) => {
                 DenyReason::EvidenceTooOld.into()
