@@ -374,7 +374,10 @@ mod tests {
         assert_eq!(budget(&read("55m").unwrap()), 3_000);
         for (stale_after, wrong) in [("9s", "too short"), ("25h", "too long")] {
             let said = read(stale_after).unwrap_err();
-            assert!(said.contains(wrong) && said.contains("stale_after"), "{said}");
+            assert!(
+                said.contains(wrong) && said.contains("stale_after"),
+                "{said}"
+            );
         }
         let warnings = |stale_after: &str| {
             let set = read(stale_after).unwrap();

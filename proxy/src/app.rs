@@ -25,6 +25,7 @@ use crate::clock::MeshClock;
 use crate::config_dump::{Addresses, config_dump};
 use crate::drain::Drain;
 use crate::health::{Monitoring, Probes, Readiness};
+use crate::mesh_state::farewell::{Farewell, farewell};
 use crate::mesh_state::held::Wanted;
 use crate::mesh_state::stream::MeshStateClient;
 use crate::plain_http::{self, Door};
@@ -63,6 +64,8 @@ struct App {
     drain: Drain,
     leave: mpsc::Receiver<Leave>,
     signals: Signals,
+    /// Where a control plane waits for us.
+    farewell: Option<Farewell>,
     _admin: admin::SocketFile,
 }
 
@@ -128,10 +131,13 @@ impl App {
             connections: workers.connections(),
         };
         let socket_file = serve_admin(&parts.config.admin, admin, &mut tasks)?;
+        let mut last_word = None;
         match &parts.config.identity {
             IdentitySource::ControlPlane(client) => {
                 let live = (workers.connections(), decisions);
-                follow_control_plane(&parts, client, &addresses, live, &mut tasks).await?;
+                let farewell =
+                    follow_control_plane(&parts, client, &addresses, live, &mut tasks).await?;
+                last_word = Some(farewell);
             }
             IdentitySource::Files(files) => follow_files(&parts, files, &mut tasks),
         }
@@ -153,6 +159,7 @@ impl App {
             drain,
             leave,
             signals,
+            farewell: last_word,
             _admin: socket_file,
         })
     }
@@ -185,6 +192,9 @@ impl App {
             tracing::error!(
                 "workers did not end in time: the last lines of the access log may be lost"
             );
+        }
+        if let Some(farewell) = self.farewell.take() {
+            farewell.say().await;
         }
         tracing::info!(
             cut_inbound = drained.cut_inbound,
@@ -303,7 +313,7 @@ async fn follow_control_plane(
     addresses: &Addresses,
     (connections, decisions): (Connections, Arc<DataMetrics>),
     tasks: &mut JoinSet<&'static str>,
-) -> Result<(), AppError> {
+) -> Result<Farewell, AppError> {
     let control_plane = Arc::new(ControlPlane::new(
         client.addresses.clone(),
         client.root_pins.clone(),
@@ -325,6 +335,7 @@ async fn follow_control_plane(
         identities: Arc::clone(&parts.identities),
         metrics: Arc::clone(&parts.metrics),
     };
+    let (farewell, speaker) = farewell();
     let mesh_state = MeshStateClient {
         control_plane,
         identities: Arc::clone(&parts.identities),
@@ -338,10 +349,11 @@ async fn follow_control_plane(
         metrics: Arc::clone(&parts.metrics),
         connections,
         decisions,
+        farewell: speaker,
     };
     spawn(tasks, "rotation", rotation.run());
     spawn(tasks, "mesh state", mesh_state.run());
-    Ok(())
+    Ok(farewell)
 }
 
 fn follow_files(parts: &Parts, files: &IdentityFiles, tasks: &mut JoinSet<&'static str>) {

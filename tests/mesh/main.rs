@@ -6,6 +6,7 @@ mod evidence;
 mod example;
 mod faults;
 mod files;
+mod goodbye;
 mod identity;
 mod identity_lost;
 mod lease;

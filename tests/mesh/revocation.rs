@@ -252,6 +252,32 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     let listed = command(&factory.mesh, &["revoke", "list"]);
     assert_eq!(listed[0]["name"], "app/incident-8");
 
+    // Beside another one, it alone is asked about.
+    let other = [
+        "revoke",
+        "app/other-way",
+        "--workload",
+        "app/other",
+        "--action",
+        "deny_new",
+        "--reason",
+        "tidy",
+    ];
+    assert_eq!(command(&factory.mesh, &other)["made"], true);
+    let explained = command(&factory.mesh, &["revoke", "explain", "app/incident-8"]);
+    assert_eq!(explained["revocation"]["reason"], "stolen", "{explained}");
+    let sidecars = explained["sidecars"].as_array().expect("a list");
+    let meant: Vec<_> = sidecars
+        .iter()
+        .filter(|one| one["revoked"] == true)
+        .collect();
+    assert_eq!(meant.len(), 1, "{explained}");
+    assert_eq!(meant[0]["workload"], "app/client");
+    let nobody = factory.mesh.cli(&["revoke", "explain", "app/nothing"]);
+    assert_eq!(nobody.code, 2, "{nobody:?}");
+    let why = ["revoke", "end", "app/other-way", "--reason", "tidied"];
+    assert_eq!(command(&factory.mesh, &why)["made"], true);
+
     let why = ["revoke", "end", "app/incident-8", "--reason", "only moved"];
     let ended = command(&factory.mesh, &why);
     assert_eq!(ended["made"], true, "{ended}");
@@ -259,10 +285,10 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
         flow(&factory.client).map(drop)
     });
     let told = kinds_of(&factory.mesh, "revocation_ended");
-    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(
-        (&told[0]["name"], &told[0]["why"]),
+        (&told[1]["name"], &told[1]["why"]),
         (&"app/incident-8".into(), &"only moved".into())
     );
-    assert_eq!(kinds_of(&factory.mesh, "revoked").len(), 1);
+    assert_eq!(kinds_of(&factory.mesh, "revoked").len(), 2);
 }

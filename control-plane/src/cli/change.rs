@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 use vouchsafe_api::v1::{
-    CanaryStatus, ChangeRequest, ChangeResponse, Fallen, SidecarChange, WorkloadLoss,
+    CanaryStatus, ChangeRequest, ChangeResponse, Fallen, RevocationStatus, SidecarChange,
+    WorkloadLoss,
 };
 
 use super::client::{connect, failed};
@@ -91,6 +92,58 @@ pub(super) fn show(
         true => Outcome::good(output),
         false => Outcome::bad(output),
     }
+}
+
+/// Whom a revocation means now.
+pub(super) fn explained(
+    held: &RevocationStatus,
+    response: &ChangeResponse,
+    format: Format,
+) -> String {
+    if format == Format::Json {
+        let mut value = as_json(response);
+        if let Some(value) = value.as_object_mut() {
+            value.insert(
+                "revocation".to_owned(),
+                super::status::revocation_json(held),
+            );
+        }
+        return json(&value);
+    }
+    let meant = response.sidecars.iter().filter(|one| one.is_revoked);
+    let unknown = response
+        .sidecars
+        .iter()
+        .filter(|one| !one.unanswered.is_empty());
+    let state = match (held.in_force, held.expires_ms) {
+        (false, _) => "has expired".to_owned(),
+        (true, 0) => "in force until an act ends it".to_owned(),
+        (true, expires) => format!("in force until {}", super::show_time(expires)),
+    };
+    let mut out = format!(
+        "{} ({}): {}\n{state}; {}:{}\nmeans {} of the {} connected sidecars",
+        held.name,
+        held.action,
+        held.reason,
+        held.file,
+        held.line,
+        meant.count(),
+        response.sidecars.len(),
+    );
+    match unknown.count() {
+        0 => out.push('\n'),
+        unknown => {
+            let _ = writeln!(out, ", and {unknown} have not said");
+        }
+    }
+    for loss in &response.losses {
+        out.push_str(&loss_in_words(loss));
+    }
+    if !response.sidecars.is_empty() {
+        out.push('\n');
+        out.push_str(&sidecars(response, "would end"));
+    }
+    out
 }
 
 fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> String {

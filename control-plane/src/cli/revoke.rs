@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use vouchsafe_api::v1::{PolicyFile, StatusRequest};
+use vouchsafe_api::v1::{ChangeRequest, PolicyFile, StatusRequest};
 use vouchsafe_attestation::claims::{ClaimType, EvidenceKind, definition};
 use vouchsafe_attestation::name::WorkloadName;
 
@@ -26,7 +26,8 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Says whom a revocation would mean: workloads, instances, live connections, and who depends on them.
+    /// Says whom a revocation would mean: workloads, instances, live connections, and who depends on them. With a name and
+    /// no predicate: whom the revocation of that name means now.
     Explain(Box<Wanted>),
     /// Ends a revocation: whoever it means may be trusted again. The record keeps who did it, and why.
     End(End),
@@ -108,7 +109,10 @@ impl Arguments {
             Some(Command::End(end)) => end.run().await,
             Some(Command::Explain(mut wanted)) => {
                 wanted.limits.dry_run = true;
-                wanted.run().await
+                match (&wanted.name, wanted.predicates()) {
+                    (Some(name), Ok(found)) if found.is_empty() => explain(name, &wanted.ask).await,
+                    _ => wanted.run().await,
+                }
             }
             None => self.wanted.run().await,
         }
@@ -160,8 +164,8 @@ impl Wanted {
         change::show(&response, self.limits.dry_run, &headline, self.ask.output)
     }
 
-    /// The document, as a person would write it.
-    fn document(&self) -> Result<String, String> {
+    /// `match`, as the flags say it.
+    fn predicates(&self) -> Result<Map<String, Value>, String> {
         let mut found = Map::new();
         for (key, values) in [
             ("serial", &self.serial),
@@ -185,6 +189,12 @@ impl Wanted {
         if !self.claim.is_empty() {
             found.insert("device".to_owned(), devices(&self.claim)?);
         }
+        Ok(found)
+    }
+
+    /// The document, as a person would write it.
+    fn document(&self) -> Result<String, String> {
+        let found = self.predicates()?;
         if found.is_empty() {
             return Err("say whom it means: `--workload`, `--serial`, `--claim` and so on; `vouchsafe revoke --help` lists them".to_owned());
         }
@@ -306,6 +316,34 @@ impl End {
         let headline = format!("revocation {} is ended", self.name);
         change::show(&response, false, &headline, self.ask.output)
     }
+}
+
+/// Whom a revocation that exists means.
+async fn explain(name: &WorkloadName, ask: &Ask) -> Outcome {
+    let mut client = match connect(&ask.data).await {
+        Ok(client) => client,
+        Err(outcome) => return outcome,
+    };
+    let status = match client.status(StatusRequest {}).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return failed(&status),
+    };
+    let name = name.to_string();
+    let Some(held) = status.revocations.iter().find(|one| one.name == name) else {
+        return Outcome::misused(format!(
+            "error: there is no revocation `{name}` (`vouchsafe revoke list`); whom a new one would mean is asked with its predicates\n"
+        ));
+    };
+    let request = ChangeRequest {
+        explain_revocation: name,
+        dry_run: true,
+        ..ChangeRequest::default()
+    };
+    let response = match client.change(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return failed(&status),
+    };
+    Outcome::good(change::explained(held, &response, ask.output))
 }
 
 /// All revocations, as `status` has them.

@@ -224,6 +224,29 @@ impl Registry {
         superseded
     }
 
+    /// An instance says that it ends: nobody waits for its proofs, and nobody believes its certificate any more. Returns it
+    /// where that is news. Fresh evidence would restore it, as it does any that lapsed.
+    pub(crate) fn left(&self, id: &InstanceId, now: SystemTime) -> Option<Instance> {
+        let left = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let held = inner.instances.get_mut(id)?;
+            if !inner.vigil.set_aside(id) {
+                return None;
+            }
+            held.withdrawn = Some(Withdrawal {
+                instance: *id,
+                state: Withdrawn::Lapsed,
+                reason: LEFT.to_owned(),
+                since: now,
+            });
+            inner.dirty.insert(*id);
+            held.clone()
+        };
+        self.notify();
+        Some(left)
+    }
+
     /// Looks who has been silent for too long. Returns those that lapsed, with the duty that each neglected and for how
     /// long, and what became of the brake.
     pub(crate) fn look(&self, now: SystemTime) -> (Vec<(Instance, Duty, Duration)>, Vec<Grip>) {
@@ -286,5 +309,7 @@ impl Registry {
     }
 }
 
+/// The word for an instance that said that it ends.
+pub(crate) const LEFT: &str = "left";
 /// The word for an instance whose place another one took.
 pub(crate) const SUPERSEDED: &str = "superseded";

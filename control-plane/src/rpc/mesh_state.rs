@@ -116,6 +116,15 @@ enum Heard {
     Over,
 }
 
+/// What follows from what a sidecar said.
+enum Next {
+    /// Something must be sent now.
+    Answer,
+    Nothing,
+    /// The sidecar ends, and the stream with it.
+    Leave,
+}
+
 impl Watching {
     /// The next message; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<Frame, Status>> {
@@ -144,8 +153,13 @@ impl Watching {
                 }
                 Heard::Asked(probe) => return Some(Ok(frame::probe(probe))),
                 Heard::Said(Ok(Some(message))) => match self.heed(message) {
-                    Ok(true) => return Some(Ok(self.answer())),
-                    Ok(false) => {}
+                    Ok(Next::Answer) => return Some(Ok(self.answer())),
+                    Ok(Next::Nothing) => {}
+                    Ok(Next::Leave) => {
+                        let instance = self.open.instance;
+                        self.open.control_plane.left(&instance).await;
+                        return None;
+                    }
                     Err(status) => return Some(Err(status)),
                 },
                 Heard::Said(Ok(None) | Err(_)) | Heard::Over => return None,
@@ -166,7 +180,8 @@ impl Watching {
                 Ok(
                     WatchRequest::Acknowledgement(_)
                     | WatchRequest::ProbeReport(_)
-                    | WatchRequest::Report(_),
+                    | WatchRequest::Report(_)
+                    | WatchRequest::Goodbye,
                 ) => Some(Err(Status::failed_precondition("subscribe first"))),
                 Err(error) => Some(Err(Status::invalid_argument(error.to_string()))),
             },
@@ -183,18 +198,23 @@ impl Watching {
         }
     }
 
-    /// Takes what the sidecar says; whether something must be sent now.
-    fn heed(&mut self, message: v1::WatchRequest) -> Result<bool, Status> {
+    /// Takes what the sidecar says, and says what follows.
+    fn heed(&mut self, message: v1::WatchRequest) -> Result<Next, Status> {
         match WatchRequest::try_from(message) {
-            Ok(WatchRequest::Acknowledgement(ack)) => Ok(self.acknowledged(ack)),
+            Ok(WatchRequest::Acknowledgement(ack)) => match self.acknowledged(ack) {
+                true => Ok(Next::Answer),
+                false => Ok(Next::Nothing),
+            },
             Ok(WatchRequest::ProbeReport(report)) => {
                 self.line.answered(report);
-                Ok(false)
+                Ok(Next::Nothing)
             }
+            // Whose goodbye it is, the certificate of this connection says.
+            Ok(WatchRequest::Goodbye) => Ok(Next::Leave),
             Ok(WatchRequest::Report(report)) => {
                 let registry = &self.open.control_plane.registry;
                 registry.reported(&self.open.instance, report);
-                Ok(false)
+                Ok(Next::Nothing)
             }
             Ok(WatchRequest::Subscribe(holding)) => {
                 tracing::info!(
@@ -204,7 +224,7 @@ impl Watching {
                     "a sidecar asks for the mesh state again"
                 );
                 self.holds(holding);
-                Ok(true)
+                Ok(Next::Answer)
             }
             Err(error) => Err(Status::invalid_argument(error.to_string())),
         }

@@ -13,7 +13,7 @@ use vouchsafe_attestation::standing::Withdrawn;
 use super::Duty;
 use super::brake::Grip;
 use crate::registration::Instance;
-use crate::registration::trust::SUPERSEDED;
+use crate::registration::trust::{LEFT, SUPERSEDED};
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
 
@@ -132,6 +132,25 @@ impl ControlPlane {
             difference: Vec::new(),
         };
         self.changed(instance, "lapsed", change).await;
+    }
+
+    /// An instance says over its own stream that it ends.
+    pub(crate) async fn left(&self, id: &InstanceId) {
+        let Some(instance) = self.registry.left(id, self.now()) else {
+            return;
+        };
+        tracing::info!(
+            workload = %instance.workload,
+            instance = %instance.id,
+            "a sidecar has left: its instance is not trusted any more"
+        );
+        let change = Cause {
+            reason: LEFT,
+            detail: "it drained and said so".to_owned(),
+            evidence_sha256: [0; 32],
+            difference: Vec::new(),
+        };
+        self.changed(&instance, "lapsed", change).await;
     }
 
     /// Fresh evidence of an instance that had lapsed.

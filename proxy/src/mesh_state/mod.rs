@@ -21,6 +21,7 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::MeshRole;
 use vouchsafe_config::problem::Problems;
 
+pub mod farewell;
 mod freshness;
 pub mod held;
 mod probe;

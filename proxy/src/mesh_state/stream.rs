@@ -15,6 +15,7 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::merkle::Hash;
 use vouchsafe_attestation::revision::Revision;
 
+use super::farewell::FarewellSpeaker;
 use super::freshness::Freshness;
 use super::held::{Held, Wanted};
 use super::probe;
@@ -51,6 +52,8 @@ pub struct MeshStateClient {
     pub connections: Connections,
     /// What was decided at our doors.
     pub decisions: Arc<DataMetrics>,
+    /// Says when we leave.
+    pub farewell: FarewellSpeaker,
 }
 
 impl MeshStateClient {
@@ -105,7 +108,10 @@ impl MeshStateClient {
         (progress.has_asked, progress.reported) = (false, None);
         let mut broken = SaidOnce::default();
         loop {
-            let message = stream.next(&self.clock).await?;
+            let message = tokio::select! {
+                message = stream.next(&self.clock) => message?,
+                () = self.farewell.wanted() => return self.leave(stream).await,
+            };
             let revision = revision_of(&message);
             match self.take(progress, message).await {
                 Ok(answer) => {
@@ -142,6 +148,15 @@ impl MeshStateClient {
                 tracing::info!("mesh state is followed again");
             }
         }
+    }
+
+    /// Says goodbye, and waits until the control plane ends the stream: then it knows.
+    async fn leave(&self, mut stream: Watch) -> Result<std::convert::Infallible, StreamError> {
+        stream.say(WatchRequest::Goodbye).await?;
+        while stream.next(&self.clock).await.is_ok() {}
+        self.farewell.said();
+        // Nothing is followed any more: the process ends.
+        std::future::pending().await
     }
 
     async fn open(&self, holding: Holding) -> Result<Watch, StreamError> {
@@ -301,9 +316,11 @@ impl MeshStateClient {
         progress: &mut Progress,
         signed: &SignedRevision,
     ) -> Result<(), RevisionError> {
-        progress.judge.accept(signed, self.clock.now(), |chain, role| {
-            self.control_plane.verify_role(chain, role)
-        })?;
+        progress
+            .judge
+            .accept(signed, self.clock.now(), |chain, role| {
+                self.control_plane.verify_role(chain, role)
+            })?;
         self.clock.observe_ms(unix_ms(signed.time));
         progress.freshness.heard(signed.time);
         if !progress.freshness.is_over(self.clock.now()) && self.state.set_stale(false) {

@@ -20,6 +20,7 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::svid::MeshRole;
 
 use super::Judge;
+use super::farewell::farewell;
 use super::held::Wanted;
 use super::stream::MeshStateClient;
 use crate::clock::MeshClock;
@@ -104,6 +105,7 @@ impl Following {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             connections: crate::worker::Connections::none(),
+            farewell: farewell().1,
             decisions: Arc::new(DataMetrics::new(&Registry::new()).unwrap()),
         };
         // The certificate's end is judged by mesh time.

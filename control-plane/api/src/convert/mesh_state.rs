@@ -309,6 +309,8 @@ pub enum WatchRequest {
     ProbeReport(ProbeReport),
     /// What it decided at its doors.
     Report(Report),
+    /// It has drained and ends.
+    Goodbye,
 }
 
 /// What a sidecar holds; the default is nothing.
@@ -538,6 +540,7 @@ impl TryFrom<v1::WatchRequest> for WatchRequest {
             Message::Acknowledgement(ack) => ack.try_into().map(Self::Acknowledgement),
             Message::ProbeReport(report) => report.try_into().map(Self::ProbeReport),
             Message::Report(report) => report.try_into().map(Self::Report),
+            Message::Goodbye(v1::Goodbye {}) => Ok(Self::Goodbye),
         }
     }
 }
@@ -555,6 +558,7 @@ impl From<WatchRequest> for v1::WatchRequest {
             WatchRequest::Acknowledgement(ack) => Message::Acknowledgement(ack.into()),
             WatchRequest::ProbeReport(report) => Message::ProbeReport(report.into()),
             WatchRequest::Report(report) => Message::Report(report.into()),
+            WatchRequest::Goodbye => Message::Goodbye(v1::Goodbye {}),
         };
         Self {
             message: Some(message),

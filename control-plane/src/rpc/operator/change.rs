@@ -17,9 +17,10 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
+use vouchsafe_config::document::Kind;
 use vouchsafe_config::load;
 use vouchsafe_config::reason::diff::diff;
-use vouchsafe_config::set::PolicySet;
+use vouchsafe_config::set::{Document, PolicySet};
 use vouchsafe_config::slice::Slices;
 
 use super::OperatorApi;
@@ -40,6 +41,9 @@ impl OperatorApi {
         asked: v1::ChangeRequest,
     ) -> Result<v1::ChangeResponse, Status> {
         let control_plane = &self.control_plane;
+        if !asked.explain_revocation.is_empty() {
+            return self.explain_revocation(&asked.explain_revocation).await;
+        }
         if !ACTS.contains(&asked.act.as_str()) {
             return Err(Status::invalid_argument(
                 "this is no act that is known here",
@@ -158,13 +162,53 @@ impl OperatorApi {
         after: &PolicySet,
         whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
     ) -> (Vec<SidecarReport>, v1::ChangeResponse) {
-        let control_plane = &self.control_plane;
         let (old, new) = (before.slices(), after.slices());
         let mut questions: BTreeMap<WorkloadName, v1::Probe> = BTreeMap::new();
         let question = |workload: &WorkloadName| {
             let held = questions.entry(workload.clone());
             held.or_insert_with(|| probe(&old, &new, workload)).clone()
         };
+        self.judge_by(before, after, whom, question).await
+    }
+
+    /// Whom a revocation that is in force means: every sidecar says so of its own certificate, as if there were no other.
+    async fn explain_revocation(&self, name: &str) -> Result<v1::ChangeResponse, Status> {
+        let state = Arc::clone(&self.control_plane.mesh.borrow().state);
+        let set = &state.policy.set;
+        let mut revocations = set.revocations();
+        if !revocations.any(|one| one.name.to_string() == name) {
+            return Err(Status::not_found(format!(
+                "there is no Revocation `{name}`"
+            )));
+        }
+        let is_other = |one: &&Document| {
+            let namespace = one
+                .namespace
+                .as_ref()
+                .map_or("", |namespace| namespace.as_str());
+            one.kind == Kind::Revocation && format!("{namespace}/{}", one.name) != name
+        };
+        let others = set.documents().iter().filter(is_other);
+        let mut removed: Vec<String> = others.map(Document::resource_name).collect();
+        removed.sort_unstable();
+        let question = |_: &WorkloadName| v1::Probe {
+            removed: removed.clone(),
+            ..v1::Probe::default()
+        };
+        let everybody = |_: &WorkloadName, _: &InstanceId| true;
+        let (_, mut response) = self.judge_by(set, set, everybody, question).await;
+        response.revision = Some(state.revision.into());
+        Ok(response)
+    }
+
+    async fn judge_by(
+        &self,
+        before: &PolicySet,
+        after: &PolicySet,
+        whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
+        question: impl FnMut(&WorkloadName) -> v1::Probe,
+    ) -> (Vec<SidecarReport>, v1::ChangeResponse) {
+        let control_plane = &self.control_plane;
         let mut reports = control_plane
             .probes
             .ask(whom, question, PROBE_PATIENCE)
