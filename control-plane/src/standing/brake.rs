@@ -1,12 +1,15 @@
 //! The brake: silence of many is not believed.
 //!
 //! It holds a workload of which more than a fifth, and the mesh of which more than a twentieth, would lapse within ten
-//! minutes; who lapsed lately and who is late now count together. In a small mesh or workload one instance may always
+//! minutes; who lapsed lately and who is late now count together. In a small mesh or workload one machine may always
 //! lapse: a fifth of three is none, and then a machine that died would keep its trust until its certificate ends.
+//!
+//! Machines are counted, not instances: whoever holds one machine enrols as many instances there as he likes, and all of
+//! them fall silent together whenever he wants the brake to hold.
 //!
 //! While it holds, certificates still end: silence never extends trust, it is only not taken for guilt.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use vouchsafe_attestation::name::WorkloadName;
@@ -18,7 +21,7 @@ pub struct Grip {
     pub scope: Option<WorkloadName>,
     /// Whether it holds.
     pub holds: bool,
-    /// Instances that lapsed lately or are late.
+    /// Machines with instances that lapsed lately or are late.
     pub silent: usize,
     /// Of so many.
     pub of: usize,
@@ -33,28 +36,34 @@ impl Grip {
 
 /// Who is silent now.
 #[derive(Debug, Default)]
-pub(super) struct Count {
-    mesh: Tally,
-    workloads: BTreeMap<WorkloadName, Tally>,
+pub(super) struct Count<'m> {
+    mesh: Tally<'m>,
+    workloads: BTreeMap<&'m WorkloadName, Tally<'m>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    live: usize,
-    late: usize,
-    silent: usize,
+/// Machines of a scope.
+#[derive(Debug, Default)]
+struct Tally<'m> {
+    live: HashSet<&'m str>,
+    late: HashSet<&'m str>,
+    is_silent: bool,
 }
 
-impl Count {
-    pub(super) fn add(&mut self, workload: &WorkloadName, late: bool, silent: bool) {
-        if !self.workloads.contains_key(workload) {
-            self.workloads.insert(workload.clone(), Tally::default());
-        }
-        let own = self.workloads.get_mut(workload);
-        for tally in own.into_iter().chain([&mut self.mesh]) {
-            tally.live += 1;
-            tally.late += usize::from(late);
-            tally.silent += usize::from(silent);
+impl<'m> Count<'m> {
+    pub(super) fn add(
+        &mut self,
+        workload: &'m WorkloadName,
+        machine: &'m str,
+        late: bool,
+        silent: bool,
+    ) {
+        let own = self.workloads.entry(workload).or_default();
+        for tally in [own, &mut self.mesh] {
+            tally.live.insert(machine);
+            if late {
+                tally.late.insert(machine);
+            }
+            tally.is_silent |= silent;
         }
     }
 }
@@ -62,14 +71,14 @@ impl Count {
 /// Which scopes are held, and who lapsed lately.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
-    lapses: VecDeque<(Duration, WorkloadName)>,
+    lapses: VecDeque<(Duration, WorkloadName, String)>,
     held: BTreeMap<Option<WorkloadName>, Grip>,
 }
 
 impl Brake {
     /// Forgets lapses that are long ago.
     pub(super) fn forget(&mut self, now: Duration) {
-        while let Some((when, _)) = self.lapses.front() {
+        while let Some((when, _, _)) = self.lapses.front() {
             if now.saturating_sub(*when) < WINDOW {
                 return;
             }
@@ -78,35 +87,42 @@ impl Brake {
     }
 
     /// Notes a lapse.
-    pub(super) fn lapsed(&mut self, workload: &WorkloadName, now: Duration) {
-        self.lapses.push_back((now, workload.clone()));
+    pub(super) fn lapsed(&mut self, workload: &WorkloadName, machine: &str, now: Duration) {
+        self.lapses
+            .push_back((now, workload.clone(), machine.to_owned()));
     }
 
     /// Judges each scope; returns those that changed.
-    pub(super) fn judge(&mut self, counted: &Count) -> Vec<Grip> {
-        let mut lately: BTreeMap<&WorkloadName, usize> = BTreeMap::new();
-        for (_, workload) in &self.lapses {
-            *lately.entry(workload).or_default() += 1;
+    pub(super) fn judge(&mut self, counted: &Count<'_>) -> Vec<Grip> {
+        let mut lately: BTreeMap<&WorkloadName, HashSet<&str>> = BTreeMap::new();
+        let mut everywhere = HashSet::new();
+        for (_, workload, machine) in &self.lapses {
+            lately.entry(workload).or_default().insert(machine);
+            everywhere.insert(machine.as_str());
         }
         let mut grips = BTreeMap::new();
-        let mut judge =
-            |scope: Option<&WorkloadName>, tally: &Tally, lapsed: usize, share: usize| {
-                let (silent, of) = (tally.late + lapsed, tally.live + lapsed);
-                // Nothing is to be held where nobody would lapse now.
-                if tally.silent > 0 && silent > (of / share).max(ALWAYS) {
-                    let scope = scope.cloned();
-                    let grip = Grip {
-                        scope: scope.clone(),
-                        holds: true,
-                        silent,
-                        of,
-                    };
-                    grips.insert(scope, grip);
-                }
-            };
-        judge(None, &counted.mesh, self.lapses.len(), MESH_SHARE);
+        let mut judge = |scope: Option<&WorkloadName>,
+                         tally: &Tally<'_>,
+                         lapsed: &HashSet<&str>,
+                         share: usize| {
+            let silent = tally.late.union(lapsed).count();
+            let of = tally.live.union(lapsed).count();
+            // Nothing is to be held where nobody would lapse now.
+            if tally.is_silent && silent > (of / share).max(ALWAYS) {
+                let scope = scope.cloned();
+                let grip = Grip {
+                    scope: scope.clone(),
+                    holds: true,
+                    silent,
+                    of,
+                };
+                grips.insert(scope, grip);
+            }
+        };
+        judge(None, &counted.mesh, &everywhere, MESH_SHARE);
+        let nobody = HashSet::new();
         for (workload, tally) in &counted.workloads {
-            let lapsed = lately.get(workload).copied().unwrap_or_default();
+            let lapsed = lately.get(workload).unwrap_or(&nobody);
             judge(Some(workload), tally, lapsed, WORKLOAD_SHARE);
         }
         let released = { self.held.iter() }

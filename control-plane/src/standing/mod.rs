@@ -6,7 +6,8 @@
 //! as another instance.
 //!
 //! - Silence counts only while the control plane could have heard: from when it became ready, and anew after it stood
-//!   still. What it had to turn away for reasons of its own is no silence ([`Vigil::excused`]).
+//!   still. What it had to turn away for reasons of its own is no silence ([`Vigil::excused`]), but for so often only:
+//!   some of these reasons a sidecar can bring about itself.
 //! - The brake: where so many are silent that the fault is more likely the network's or the control plane's, nobody
 //!   lapses, and the operator is told. It never holds evidence that turned bad.
 //! - Time is what has passed since the process started, by a clock that nobody sets: a corrected clock lapses nobody.
@@ -85,9 +86,19 @@ pub struct Vigil {
 #[derive(Debug)]
 struct Member {
     workload: WorkloadName,
-    /// Interval, and when it was last heard.
-    duties: BTreeMap<Duty, (Duration, Duration)>,
+    /// Its machine: the brake counts those, because one may run many instances.
+    machine: String,
+    duties: BTreeMap<Duty, Owes>,
     state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Owes {
+    interval: Duration,
+    /// When it was last heard, or excused.
+    last: Duration,
+    /// Excuses since it was last good.
+    excuses: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,7 +118,7 @@ impl Member {
     ) -> Option<(Duty, Duration)> {
         let silence = |last: Duration| now.saturating_sub(last.max(ready));
         let neglected = { self.duties.iter() }
-            .map(|(duty, (interval, last))| (*duty, *interval, silence(*last)))
+            .map(|(duty, owes)| (*duty, owes.interval, silence(owes.last)))
             .filter(|(_, interval, silent)| is_too_much(*interval, *silent));
         neglected
             .max_by_key(|(_, interval, silent)| silent.saturating_sub(*interval * 2))
@@ -128,13 +139,21 @@ impl Vigil {
         &mut self,
         instance: InstanceId,
         workload: &WorkloadName,
+        machine: &str,
         duties: &Duties,
         now: Duration,
     ) -> bool {
-        let duties = duties.iter();
-        let duties = duties.map(|(duty, interval)| (*duty, (*interval, now)));
+        let duties = duties.iter().map(|(duty, interval)| {
+            let owes = Owes {
+                interval: *interval,
+                last: now,
+                excuses: 0,
+            };
+            (*duty, owes)
+        });
         let member = self.members.entry(instance).or_insert_with(|| Member {
             workload: workload.clone(),
+            machine: machine.to_owned(),
             duties: BTreeMap::new(),
             state: State::Live,
         });
@@ -152,8 +171,8 @@ impl Vigil {
         let Some(member) = self.members.get_mut(instance) else {
             return false;
         };
-        if let Some((_, last)) = member.duties.get_mut(&Duty::Part(proof)) {
-            *last = now;
+        if let Some(owes) = member.duties.get_mut(&Duty::Part(proof)) {
+            (owes.last, owes.excuses) = (now, 0);
         }
         let restored =
             member.state == State::Lapsed && member.neglects(ready, now, is_silence).is_none();
@@ -163,11 +182,14 @@ impl Vigil {
         restored
     }
 
-    /// An instance wanted to prove something, and we could not listen: its silence begins anew.
+    /// An instance wanted to prove something, and we could not listen: its silence begins anew, [`MOST_EXCUSES`] times
+    /// without a good proof in between.
     pub fn excused(&mut self, instance: &InstanceId, duty: Duty, now: Duration) {
         let duties = { self.members.get_mut(instance) }.map(|member| &mut member.duties);
-        if let Some((_, last)) = duties.and_then(|duties| duties.get_mut(&duty)) {
-            *last = now;
+        if let Some(owes) = duties.and_then(|duties| duties.get_mut(&duty))
+            && owes.excuses < MOST_EXCUSES
+        {
+            (owes.last, owes.excuses) = (now, owes.excuses + 1);
         }
     }
 
@@ -225,7 +247,7 @@ impl Vigil {
             }
             let late = member.neglects(ready, now, is_late).is_some();
             let neglected = member.neglects(ready, now, is_silence);
-            counted.add(&member.workload, late, neglected.is_some());
+            counted.add(&member.workload, &member.machine, late, neglected.is_some());
             silent.extend(neglected.map(|(duty, silence)| (*instance, duty, silence)));
         }
         let grips = self.brake.judge(&counted);
@@ -247,7 +269,7 @@ impl Vigil {
                 continue;
             }
             member.state = State::Lapsed;
-            self.brake.lapsed(&member.workload, now);
+            self.brake.lapsed(&member.workload, &member.machine, now);
             changes.push(Change::Lapsed {
                 instance,
                 duty,
@@ -261,8 +283,8 @@ impl Vigil {
     fn begin_anew(&mut self, scope: Option<&WorkloadName>, now: Duration) {
         let members = self.members.values_mut();
         for member in members.filter(|one| scope.is_none_or(|scope| one.workload == *scope)) {
-            for (_, last) in member.duties.values_mut() {
-                *last = now;
+            for owes in member.duties.values_mut() {
+                owes.last = now;
             }
         }
     }
@@ -283,6 +305,9 @@ fn allowance(interval: Duration) -> Duration {
     interval / 10 + PROVING
 }
 
+/// A vendor that is down for longer than three intervals is an operator's concern; a sidecar that withholds what its
+/// evidence needs is found out by then.
+const MOST_EXCUSES: u8 = 2;
 /// What a proof may take: a TPM needs a second, a busy machine a few.
 const PROVING: Duration = Duration::from_secs(2);
 /// Longer than this between two looks: the process stood still.
