@@ -23,7 +23,8 @@
 //! | [`log`] | the append-only record |
 //! | [`mod@standing`] | whose trust ends between attestations, and the brake |
 //! | [`renewals`] | certificates that are renewed ahead of time |
-//! | [`admission`], [`slots`] | who attests now, and when each comes back |
+//! | [`admission`], [`holders`], [`slots`] | who attests now, how many of whom, and when each comes back |
+//! | [`conversations`] | attestations under way |
 //! | [`reappraisal`] | live results judged again when policy or endorsements change |
 //! | [`mod@difference`] | what changed between good evidence and bad |
 //! | [`ca`], [`svid_template`] | keys and certificates |
@@ -45,10 +46,12 @@ pub mod canary;
 pub mod case;
 pub mod change;
 pub mod cli;
+pub mod conversations;
 pub mod difference;
 pub mod ear;
 pub mod endorsements;
 pub mod files;
+pub mod holders;
 pub mod http;
 pub mod issuance;
 pub mod keeper;

@@ -144,10 +144,7 @@ pub async fn keep_judging(control_plane: Arc<ControlPlane>, mut shutdown: watch:
             _ = ticks.tick() => {}
         }
         let round = Round::new(&control_plane, &mut terms);
-        tokio::select! {
-            () = stopped(&mut shutdown) => return,
-            () = round.run() => {}
-        }
+        round.run(&mut shutdown).await;
     }
 }
 
@@ -170,7 +167,8 @@ impl<'c> Round<'c> {
         }
     }
 
-    async fn run(mut self) {
+    /// Ends early between two instances: what follows from a judgement that was made is done.
+    async fn run(mut self, shutdown: &mut watch::Receiver<bool>) {
         let due = self.due();
         if due.is_empty() {
             return;
@@ -196,7 +194,10 @@ impl<'c> Round<'c> {
                     "judging live results again"
                 );
             }
-            tokio::time::sleep(began.elapsed().min(LONGEST_REST)).await;
+            let rest = began.elapsed().min(LONGEST_REST);
+            if { tokio::time::timeout(rest, stopped(shutdown)).await }.is_ok() {
+                return;
+            }
         }
         tracing::info!(
             judged = all,
@@ -248,18 +249,22 @@ impl<'c> Round<'c> {
         let judged = tokio::task::spawn_blocking(move || judge(&shared, &state, &asked)).await;
         let verdict = judged.unwrap_or_else(|error| Verdict::Open(error.to_string()));
         // A renewal that came meanwhile was judged by what is in force.
-        registry.judged(id, &instance.certificate_evidence, terms, rests_on);
+        let evidence = instance.certificate_evidence;
+        let is_same = |held: &Instance| held.certificate_evidence == evidence;
+        let now = control_plane.now();
         if let Verdict::Bad(reason, detail) = &verdict
-            && let Some(instance) = registry.revoke(id, reason, control_plane.now()).await
+            && let Some(instance) = registry.revoke(id, reason, now, is_same).await
         {
             let cause = Cause {
                 reason,
                 detail: format!("judged again by revision {}: {detail}", self.state.revision),
-                evidence_sha256: instance.certificate_evidence,
+                evidence_sha256: evidence,
                 difference: Vec::new(),
             };
             control_plane.revoked(&instance, cause).await;
         }
+        // Last: whoever is stopped before has judged nothing, and judges it again at the next start.
+        registry.judged(id, &evidence, terms, rests_on);
         verdict
     }
 

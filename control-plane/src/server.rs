@@ -22,7 +22,9 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 use vouchsafe_api::convert::MAX_ATTEST_MESSAGE_BYTES;
 use vouchsafe_api::v1::attestation_server::AttestationServer;
+use vouchsafe_attestation::result::InstanceId;
 
+use crate::holders::{Hold, Holder, Holders};
 use crate::rpc::attest::AttestationApi;
 use crate::rpc::frames::MeshStateServer;
 use crate::rpc::mesh_state::MeshStateApi;
@@ -40,8 +42,12 @@ pub async fn serve(
     epoch: watch::Receiver<TlsEpoch>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let doors = Arc::new(Doors {
+        handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+        of_address: Holders::default(),
+        connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+    });
     let api = Api {
         attestation: AttestationServer::new(AttestationApi::new(Arc::clone(&control_plane)))
             .max_decoding_message_size(MAX_ATTEST_MESSAGE_BYTES),
@@ -56,19 +62,19 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, address)) => {
-                let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
-                    count_failure(&control_plane, "too_many_connections");
+                let Some(handshake) = doors.knock(address) else {
+                    count_failure(&control_plane, "too_many_handshakes");
                     continue;
                 };
                 let epoch = epoch.borrow().clone();
                 let (control_plane, api) = (Arc::clone(&control_plane), api.clone());
-                let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
+                let (doors, shutdown) = (Arc::clone(&doors), shutdown.clone());
                 connections.spawn(async move {
-                    let accepted = accept(socket, address, &epoch, &control_plane, &strangers);
-                    if let Some(accepted) = accepted.await {
+                    let accepted = accept(socket, address, &epoch, &control_plane, &doors).await;
+                    drop(handshake);
+                    if let Some(accepted) = accepted {
                         serve_one(accepted, control_plane, api, shutdown).await;
                     }
-                    drop(permit);
                 });
             }
             Err(error) => {
@@ -86,21 +92,52 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
+/// Who may come in. Handshakes, strangers and instances have bounds of their own, so that none keeps the others out.
+struct Doors {
+    handshakes: Arc<Semaphore>,
+    /// Handshakes of each address.
+    of_address: Holders,
+    connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Doors {
+    /// A place to shake hands.
+    fn knock(&self, address: SocketAddr) -> Option<(OwnedSemaphorePermit, Hold)> {
+        let holder = Holder::stranger(address.ip());
+        let held = self.of_address.take(holder, HANDSHAKES_OF_ADDRESS)?;
+        let permit = Arc::clone(&self.handshakes).try_acquire_owned().ok()?;
+        Some((permit, held))
+    }
+
+    /// A place for a connection; the second one is among those who present no certificate.
+    fn enter(
+        &self,
+        is_stranger: bool,
+    ) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let stranger = match is_stranger {
+            true => Some(Arc::clone(&self.strangers).try_acquire_owned().ok()?),
+            false => None,
+        };
+        let permit = Arc::clone(&self.connections).try_acquire_owned().ok()?;
+        Some((permit, stranger))
+    }
+}
+
 /// A connection whose handshake is done.
 struct Accepted {
     connection: Connection,
     stream: TlsStream<TcpStream>,
-    /// A place among those who present no certificate.
-    _stranger: Option<OwnedSemaphorePermit>,
+    _place: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
-/// Shakes hands. Strangers have a bound of their own, so that they keep no instance of the mesh out.
+/// Shakes hands.
 async fn accept(
     socket: TcpStream,
     address: SocketAddr,
     epoch: &TlsEpoch,
     control_plane: &ControlPlane,
-    strangers: &Arc<Semaphore>,
+    doors: &Doors,
 ) -> Option<Accepted> {
     // Small messages both ways: waiting to fill packets only adds latency.
     let _ = socket.set_nodelay(true);
@@ -116,20 +153,14 @@ async fn accept(
             return None;
         }
     };
-    let stranger = match connection.peer {
-        Some(_) => None,
-        None => {
-            let Ok(permit) = Arc::clone(strangers).try_acquire_owned() else {
-                count_failure(control_plane, "too_many_connections");
-                return None;
-            };
-            Some(permit)
-        }
+    let Some(place) = doors.enter(connection.peer.is_none()) else {
+        count_failure(control_plane, "too_many_connections");
+        return None;
     };
     Some(Accepted {
         connection,
         stream,
-        _stranger: stranger,
+        _place: place,
     })
 }
 
@@ -142,10 +173,26 @@ async fn serve_one(
     let Accepted {
         connection,
         stream,
-        _stranger,
+        _place,
     } = accepted;
     control_plane.metrics.connections.inc();
-    let (address, lease) = (connection.address, connection.lease(control_plane.now()));
+    let address = connection.address;
+    let result = connection.peer.as_ref().and_then(|peer| peer.result());
+    let instance = result.map(|result| result.instance);
+    let registry = &control_plane.registry;
+    let is_revoked = instance.is_some_and(|instance| registry.is_revoked(&instance));
+    let lease = connection.lease(control_plane.now());
+    let lease = match is_revoked {
+        // Long enough to be told to enrol again.
+        true => lease.min(REVOKED_LEASE),
+        false => lease,
+    };
+    let over = async {
+        tokio::select! {
+            () = tokio::time::sleep(lease) => {}
+            () = revoked(&control_plane, instance.filter(|_| !is_revoked)) => {}
+        }
+    };
     let connection = Arc::new(connection);
     let service = service_fn(move |request| {
         let (mut api, connection) = (api.clone(), Arc::clone(&connection));
@@ -165,7 +212,7 @@ async fn serve_one(
             serving.as_mut().graceful_shutdown();
             serving.await
         }
-        () = tokio::time::sleep(lease) => {
+        () = over => {
             // What runs may end; what does not is cut.
             serving.as_mut().graceful_shutdown();
             let ended = tokio::time::timeout(DRAIN_DEADLINE, serving).await;
@@ -176,6 +223,16 @@ async fn serve_one(
         tracing::debug!(peer = %address, error = %Chain(&error), "connection ended");
     }
     control_plane.metrics.connections.dec();
+}
+
+/// Waits until an instance is revoked.
+async fn revoked(control_plane: &ControlPlane, instance: Option<InstanceId>) {
+    let Some(instance) = instance else {
+        return std::future::pending().await;
+    };
+    let mut revocations = control_plane.registry.revocations();
+    // The sender lives as long as the registry.
+    while !control_plane.registry.is_revoked(&instance) && revocations.changed().await.is_ok() {}
 }
 
 fn count_failure(control_plane: &ControlPlane, reason: &str) {
@@ -206,6 +263,10 @@ impl Api {
     }
 }
 
+/// Ten seconds each at most: a storm of a whole mesh that comes back at once.
+const MAX_HANDSHAKES: usize = 8_192;
+/// Many machines may share an address; one that only knocks leaves the rest to others.
+const HANDSHAKES_OF_ADDRESS: usize = 2_048;
 /// Sidecars hold one connection each, and a second one while they renew.
 const MAX_CONNECTIONS: usize = 20_000;
 /// Those without a certificate, each for one enrolment.
@@ -216,6 +277,8 @@ const MAX_STREAMS: u32 = 8;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Finds ends that are gone without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// An attestation that is refused with `enroll_again`.
+const REVOKED_LEASE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// An attestation takes a second; mesh-state streams end at once.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);

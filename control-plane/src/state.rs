@@ -13,8 +13,10 @@ use vouchsafe_verifier::vendor_roots::VendorRoots;
 use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::CertificateAuthority;
+use crate::conversations::Conversations;
 use crate::endorsements::Endorsements;
 use crate::keeper::authority;
+use crate::holders::Holders;
 use crate::keeper::change::Order;
 use crate::log::{Head, Log, LogError};
 use crate::mesh::frame::Published;
@@ -61,6 +63,10 @@ pub struct ControlPlane {
     pub attestations: Arc<Gate>,
     /// Bounds those of instances that present a certificate.
     pub renewals: Arc<Gate>,
+    /// How many attestations each instance and each stranger's address has.
+    pub holders: Holders,
+    /// Attestations under way.
+    pub conversations: Conversations,
     /// When instances come back.
     pub calendar: Mutex<Calendar>,
     /// The data folder.

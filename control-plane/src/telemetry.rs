@@ -113,6 +113,8 @@ pub struct MeshStateMetrics {
     pub refusals: IntCounter,
     /// Sidecars that held another slice than their revision has, and were sent all of it.
     pub repairs: IntCounter,
+    /// Endpoints for which the mesh state has no room.
+    pub left_out: IntGauge,
     /// Connected sidecars that have not applied the newest revision.
     pub lagging: IntGauge,
     /// Seconds for which the one that lags longest has not.
@@ -144,6 +146,10 @@ impl MeshStateMetrics {
                 "vouchsafe_mesh_state_repairs_total",
                 "Sidecars that held another slice than their revision has and were sent all of it.",
             )?,
+            left_out: gauge(
+                "vouchsafe_mesh_state_endpoints_left_out",
+                "Endpoints of instances that are not published, because a workload has more than sidecars take.",
+            )?,
             lagging: gauge(
                 "vouchsafe_mesh_state_lagging_sidecars",
                 "Connected sidecars that have not applied the newest revision.",
@@ -159,13 +165,14 @@ impl MeshStateMetrics {
         Ok(metrics)
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 7] {
+    fn collectors(&self) -> [Box<dyn Collector>; 8] {
         [
             Box::new(self.sent.clone()),
             Box::new(self.sent_bytes.clone()),
             Box::new(self.apply.clone()),
             Box::new(self.refusals.clone()),
             Box::new(self.repairs.clone()),
+            Box::new(self.left_out.clone()),
             Box::new(self.lagging.clone()),
             Box::new(self.lag.clone()),
         ]

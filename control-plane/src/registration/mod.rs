@@ -3,7 +3,12 @@
 //! Kept in memory, because every renewal reads them, and in the store, because a restart must know them. What admits
 //! an instance (an enrolment, a spent token) is in the store before the certificate is; what a renewal changes follows
 //! within two seconds in one transaction for all of them.
+//!
+//! Several write: enrolments, revocations, the flush. What each writes is taken from memory and queued at the store in one
+//! step ([`Registry::queue`]), so that nothing older is ever written over something newer.
 
+pub mod places;
+mod steady;
 mod stored;
 pub(crate) mod trust;
 
@@ -20,6 +25,7 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_verifier::evidence::tpm::TpmState;
 
+use self::steady::Steady;
 use self::stored::StoredInstance;
 pub(crate) use self::stored::StoredTpm;
 use crate::canary::Facts;
@@ -27,7 +33,7 @@ use crate::issuance::token_spent;
 use crate::reappraisal::Editions;
 use crate::refusal::{Refused, unavailable};
 use crate::standing::{Duties, Duty, Vigil};
-use crate::store::redb::RedbStore;
+use crate::store::redb::{Queued, RedbStore};
 use crate::store::{Expect, Store, StoreError, Write};
 
 /// An instance with its newest certificate.
@@ -53,8 +59,10 @@ pub struct Instance {
     pub member: String,
     /// When its evidence was verified.
     pub evidence_time: SystemTime,
-    /// End of its certificate.
+    /// End of its newest certificate.
     pub not_after: SystemTime,
+    /// End of the last to end of all its certificates: a successor may end before the one that it follows.
+    pub trusted_until: SystemTime,
     /// Where peers reach it.
     pub endpoints: Vec<Endpoint>,
     /// Version of its sidecar.
@@ -95,6 +103,24 @@ impl Instance {
 
     fn is_trusted(&self, now: SystemTime) -> bool {
         self.not_after > now && self.withdrawn.is_none()
+    }
+
+    /// Whether it holds a certificate, any of them, that has not ended.
+    fn is_certified(&self, now: SystemTime) -> bool {
+        self.not_after.max(self.trusted_until) > now
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        let withdrawn = self.withdrawn.as_ref();
+        withdrawn.is_some_and(|withdrawal| withdrawal.state == Withdrawn::Revoked)
+    }
+
+    /// What nothing that comes later undoes: a revocation, and certificates that were issued.
+    fn keep_of(&mut self, before: Option<&Self>) {
+        let withdrawn = before.filter(|before| before.is_revoked());
+        self.withdrawn = withdrawn.and_then(|before| before.withdrawn.clone());
+        let until = before.map_or(self.not_after, |before| before.trusted_until);
+        self.trusted_until = self.trusted_until.max(self.not_after).max(until);
     }
 }
 
@@ -144,6 +170,9 @@ pub struct Registry {
     inner: Mutex<Inner>,
     admission: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
+    revoked: watch::Sender<u64>,
+    /// Held from reading what is to be written until that is queued.
+    queueing: tokio::sync::Mutex<()>,
     /// Silence is measured from here on.
     opened: Instant,
 }
@@ -160,6 +189,7 @@ struct Inner {
     newest: Revision,
     /// That of a canary, and whose it is.
     canary: Option<(Revision, Arc<Facts>)>,
+    steady: Steady,
 }
 
 impl Inner {
@@ -172,11 +202,13 @@ impl Inner {
     fn take(&mut self, mut instance: Instance, elapsed: Duration) -> bool {
         let duties = instance.duties();
         let before = self.instances.get(&instance.id);
-        // Nothing that comes meanwhile un-revokes.
-        instance.withdrawn = { before.and_then(|before| before.withdrawn.clone()) }
-            .filter(|withdrawal| withdrawal.state == Withdrawn::Revoked);
+        if before.is_some() {
+            self.dirty.insert(instance.id);
+        }
+        instance.keep_of(before);
         let workload = &instance.workload;
-        let restored = (self.vigil).proven(instance.id, workload, &duties, elapsed);
+        let machine = &instance.hardware;
+        let restored = (self.vigil).proven(instance.id, workload, machine, &duties, elapsed);
         self.instances.insert(instance.id, instance);
         restored
     }
@@ -208,6 +240,8 @@ impl Registry {
             inner: Mutex::new(inner),
             admission: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
+            revoked: watch::Sender::new(0),
+            queueing: tokio::sync::Mutex::default(),
             opened: Instant::now(),
         })
     }
@@ -238,22 +272,6 @@ impl Registry {
         .collect()
     }
 
-    /// Where live instances are reached, by workload; sorted, so that equal states look equal.
-    pub fn endpoints(&self, now: SystemTime) -> BTreeMap<WorkloadName, Vec<Endpoint>> {
-        let inner = self.lock();
-        let mut found: BTreeMap<WorkloadName, Vec<Endpoint>> = BTreeMap::new();
-        for instance in inner.instances.values().filter(|one| one.is_trusted(now)) {
-            let held = found.entry(instance.workload.clone()).or_default();
-            held.extend(instance.endpoints.iter().cloned());
-        }
-        for endpoints in found.values_mut() {
-            endpoints.sort_by(|a, b| (&a.listener, &a.ports).cmp(&(&b.listener, &b.ports)));
-            endpoints.dedup();
-        }
-        found.retain(|_, endpoints| !endpoints.is_empty());
-        found
-    }
-
     /// The machine that a token has pinned.
     pub fn pinned(&self, token: &[u8; 32]) -> Option<String> {
         self.lock().pins.get(token).cloned()
@@ -276,7 +294,7 @@ impl Registry {
         let machines: BTreeSet<&str> = inner
             .instances
             .values()
-            .filter(|one| one.not_after > now && one.workload == *workload && one.image == image)
+            .filter(|one| one.is_certified(now) && one.workload == *workload && one.image == image)
             .map(|one| one.hardware.as_str())
             .filter(|held| *held != hardware)
             .collect();
@@ -295,15 +313,19 @@ impl Registry {
     /// # Errors
     /// [`Refused`]: `join_token_spent` when another machine was faster.
     pub async fn enroll(&self, instance: Instance, spend: Option<[u8; 32]>) -> Result<(), Refused> {
-        let mut writes = vec![write_instance(&instance)];
-        if let Some(token) = spend {
-            writes.push(Write {
-                key: format!("{JOIN_TOKENS}{}", hex::encode(token)),
-                expect: Expect::Absent,
-                value: Some(instance.hardware.clone().into_bytes()),
-            });
-        }
-        match self.store.txn(writes).await {
+        let id = instance.id;
+        let spent = spend.map(|token| Write {
+            key: format!("{JOIN_TOKENS}{}", hex::encode(token)),
+            expect: Expect::Absent,
+            value: Some(instance.hardware.clone().into_bytes()),
+        });
+        let queued = self.queue(|inner| {
+            let mut instance = instance.clone();
+            instance.keep_of(inner.instances.get(&id));
+            let own = std::iter::once(write_instance(&instance));
+            own.chain(spent).collect()
+        });
+        match queued.await.done().await {
             Ok(_) => {}
             Err(StoreError::Conflict(_)) => {
                 let token = spend.unwrap_or_default();
@@ -445,47 +467,53 @@ impl Registry {
     /// # Errors
     /// [`StoreError`]; the same is tried again at the next call.
     pub async fn flush(&self, now: SystemTime) -> Result<(), StoreError> {
-        let (writes, dirty, over) = {
-            let mut inner = self.lock();
-            let dirty = std::mem::take(&mut inner.dirty);
-            let over: Vec<InstanceId> = inner
-                .instances
-                .values()
-                .filter(|one| one.not_after + KEPT_AFTER_END <= now)
+        let mut unwritten = Unwritten {
+            registry: self,
+            dirty: BTreeSet::new(),
+        };
+        let mut over = Vec::new();
+        let queued = self.queue(|inner| {
+            let steady = inner.steady.at(now, self.elapsed());
+            let long_ago = steady.checked_sub(KEPT_AFTER_END).unwrap_or(steady);
+            unwritten.dirty = std::mem::take(&mut inner.dirty);
+            over = { inner.instances.values() }
+                .filter(|one| !one.is_certified(long_ago))
                 .map(|one| one.id)
                 .collect();
-            let changed = dirty.iter().filter_map(|id| inner.instances.get(id));
+            let changed = unwritten.dirty.iter();
+            let changed = changed.filter_map(|id| inner.instances.get(id));
             let mut writes: Vec<Write> = changed.map(write_instance).collect();
             writes.extend(over.iter().map(|id| Write {
                 key: format!("{INSTANCES}{id}"),
                 expect: Expect::Any,
                 value: None,
             }));
-            (writes, dirty, over)
-        };
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let result = self.store.txn(writes).await;
+            writes
+        });
+        queued.await.done().await?;
+        unwritten.dirty.clear();
         let mut inner = self.lock();
-        match result {
-            Ok(_) => {
-                for id in over {
-                    if inner.dirty.contains(&id) {
-                        // It renewed meanwhile; the next call writes it again.
-                        continue;
-                    }
-                    inner.instances.remove(&id);
-                    inner.sessions.remove(&id);
-                    inner.vigil.forget(&id);
-                }
-                Ok(())
+        for id in over {
+            if inner.dirty.contains(&id) {
+                // It renewed meanwhile; the next call writes it again.
+                continue;
             }
-            Err(error) => {
-                inner.dirty.extend(dirty);
-                Err(error)
-            }
+            inner.instances.remove(&id);
+            inner.sessions.remove(&id);
+            inner.vigil.forget(&id);
         }
+        Ok(())
+    }
+
+    /// Queues what is to be written of what is in memory; nothing that was read later is queued before it.
+    ///
+    /// # Cancel safety
+    /// Nothing is read before it is this one's turn, and what was read is queued: dropping the future undoes nothing.
+    async fn queue(&self, read: impl FnOnce(&mut Inner) -> Vec<Write>) -> Queued {
+        let place = self.store.place().await;
+        let _turn = self.queueing.lock().await;
+        let writes = read(&mut self.lock());
+        place.queue(writes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -515,6 +543,20 @@ fn wanted(
     match canary {
         Some((revision, facts)) if tries(facts) => *revision,
         Some(_) | None => newest,
+    }
+}
+
+/// What was taken to be written, and is to be written again unless it is known that it was.
+struct Unwritten<'r> {
+    registry: &'r Registry,
+    dirty: BTreeSet<InstanceId>,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        if !self.dirty.is_empty() {
+            self.registry.lock().dirty.append(&mut self.dirty);
+        }
     }
 }
 

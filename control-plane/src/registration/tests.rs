@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use vouchsafe_api::convert::attest::reattest::Proof;
 use vouchsafe_verifier::evidence::tpm::JudgedList;
 use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
@@ -9,11 +10,11 @@ use vouchsafe_verifier::evidence::tpm::ima::Checkpoint;
 use super::trust::Confirming;
 use super::*;
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-fn instance(number: u8) -> Instance {
+pub(super) fn instance(number: u8) -> Instance {
     Instance {
         id: InstanceId([number; 16]),
         workload: "inference/llm".parse().unwrap(),
@@ -43,6 +44,7 @@ fn instance(number: u8) -> Instance {
         member: "node inference/gpu-07".into(),
         evidence_time: now(),
         not_after: now() + Duration::from_secs(60),
+        trusted_until: now() + Duration::from_secs(60),
         endpoints: vec![Endpoint {
             listener: format!("127.0.0.1:{}", 9000 + u16::from(number)),
             ports: vec!["openai".parse().unwrap()],
@@ -86,12 +88,12 @@ async fn a_revoked_instance_stays_so_through_renewals_and_restarts() {
     let registry = registry(folder.path()).await;
     registry.enroll(instance(1), None).await.unwrap();
     let id = InstanceId([1; 16]);
-    assert!(registry.revoke(&id, "ima_file", now()).await.is_some());
-    assert!(registry.revoke(&id, "ima_file", now()).await.is_none());
+    assert!(revoke(&registry, "ima_file").await.is_some());
+    assert!(revoke(&registry, "ima_file").await.is_none());
     // A renewal that was under way when the evidence turned bad.
     registry.renew(instance(1));
     assert_eq!(registry.withdrawals(now()).len(), 1);
-    assert_eq!(registry.endpoints(now()).len(), 0);
+    assert_eq!(registry.places(now(), |_, _| true).endpoints.len(), 0);
     // Nothing was flushed: it is in the store at once.
     drop(registry);
     let registry = reopen(folder.path()).await;
@@ -101,9 +103,142 @@ async fn a_revoked_instance_stays_so_through_renewals_and_restarts() {
     let evidence = registry.confirm(&id, &Confirming::of(Proof::TpmLog, now()));
     assert_eq!(evidence, None);
     assert_eq!(registry.withdrawals(now()).len(), 1);
+    drop(registry);
     // Its certificate has ended: there is nobody left to cut.
+    let registry = reopen(folder.path()).await;
     let end = now() + Duration::from_secs(60);
     assert_eq!(registry.withdrawals(end).len(), 0);
+}
+
+async fn revoke(registry: &Registry, reason: &str) -> Option<Instance> {
+    let id = InstanceId([1; 16]);
+    registry.revoke(&id, reason, now(), |_| true).await
+}
+
+#[tokio::test]
+async fn a_revocation_that_nobody_waits_for_any_more_is_made_published_and_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    let mut changes = registry.changes();
+    changes.mark_unchanged();
+    let mut revocations = registry.revocations();
+    {
+        // Dropped at the first thing that it waits for, as a reset stream or a stop drops it.
+        let revoked = revoke(&registry, "ima_file").now_or_never();
+        assert!(revoked.is_none());
+    }
+    assert_eq!(registry.withdrawals(now())[0].reason, "ima_file");
+    assert!(changes.has_changed().unwrap() && revocations.has_changed().unwrap());
+    revocations.mark_unchanged();
+    assert!(registry.is_revoked(&InstanceId([1; 16])));
+    // It is no news twice, and the next flush writes it.
+    assert!(revoke(&registry, "ima_file").await.is_none());
+    assert!(!revocations.has_changed().unwrap());
+    registry.flush(now()).await.unwrap();
+    drop(registry);
+    let registry = reopen(folder.path()).await;
+    assert_eq!(registry.withdrawals(now())[0].state, Withdrawn::Revoked);
+}
+
+#[tokio::test]
+async fn whatever_is_written_meanwhile_a_revocation_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let registry = Arc::new(match round {
+            0 => registry(folder.path()).await,
+            _ => reopen(folder.path()).await,
+        });
+        let mut one = instance(1);
+        one.id = InstanceId([round; 16]);
+        registry.enroll(one.clone(), None).await.unwrap();
+        let (flushing, renewing) = (Arc::clone(&registry), Arc::clone(&registry));
+        let again = one.clone();
+        let id = one.id;
+        let others = tokio::spawn(async move {
+            for _ in 0..5 {
+                flushing.renew(again.clone());
+                flushing.flush(now()).await.unwrap();
+            }
+        });
+        let enrolling = tokio::spawn(async move {
+            for number in 0..5 {
+                renewing.enroll(one.clone(), Some([number; 32])).await.ok();
+            }
+        });
+        assert!(
+            registry
+                .revoke(&id, "ima_file", now(), |_| true)
+                .await
+                .is_some()
+        );
+        others.await.unwrap();
+        enrolling.await.unwrap();
+        drop(registry);
+        let registry = reopen(folder.path()).await;
+        assert!(registry.is_revoked(&id), "{round}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_renewed_meanwhile_is_not_revoked_for_its_former_evidence() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    let id = InstanceId([1; 16]);
+    let judged = [9; 32];
+    let is_same = |one: &Instance| one.certificate_evidence == judged;
+    let revoked = registry.revoke(&id, "image", now(), is_same).await;
+    assert_eq!(revoked, None);
+    assert_eq!(registry.withdrawals(now()), []);
+}
+
+#[tokio::test]
+async fn a_revoked_instance_stays_so_until_the_last_of_its_certificates_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    let mut long = instance(1);
+    long.not_after = now() + Duration::from_secs(600);
+    registry.enroll(long, None).await.unwrap();
+    // Its successor ends earlier: the lifetime was lowered.
+    registry.renew(instance(1));
+    revoke(&registry, "ima_file").await.unwrap();
+    drop(registry);
+    for (after, expected) in [(61, 1), (599, 1), (600, 0)] {
+        let later = now() + Duration::from_secs(after);
+        let registry = reopen(folder.path()).await;
+        assert_eq!(registry.withdrawals(later).len(), expected, "{after}");
+        assert_eq!(registry.select(later, |_| true).len(), expected, "{after}");
+    }
+    // Nor is it forgotten before an hour after that.
+    let registry = reopen(folder.path()).await;
+    registry
+        .flush(now() + Duration::from_secs(4199))
+        .await
+        .unwrap();
+    assert!(registry.is_revoked(&InstanceId([1; 16])));
+}
+
+#[tokio::test]
+async fn a_clock_that_leaps_forward_makes_nobody_trusted_and_nothing_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    registry.enroll(instance(1), None).await.unwrap();
+    registry.enroll(instance(2), None).await.unwrap();
+    revoke(&registry, "ima_file").await.unwrap();
+    registry.look(now());
+    let leapt = now() + Duration::from_secs(1_000_000);
+    assert_eq!(registry.withdrawals(leapt).len(), 1);
+    registry.look(leapt);
+    registry.flush(leapt).await.unwrap();
+    // Corrected again, everything is as it was, and bad evidence still revokes.
+    assert_eq!(registry.instances(now()).len(), 2);
+    let second = InstanceId([2; 16]);
+    let revoked = registry.revoke(&second, "image", now(), |_| true).await;
+    assert!(revoked.is_some());
+    drop(registry);
+    let registry = reopen(folder.path()).await;
+    assert_eq!(registry.withdrawals(now()).len(), 2);
 }
 
 #[tokio::test]
@@ -156,7 +291,7 @@ async fn a_counter_that_went_back_is_not_written_over_a_later_one() {
     assert_eq!(held.certificate_evidence, [6; 32]);
 }
 
-async fn registry(folder: &std::path::Path) -> Registry {
+pub(super) async fn registry(folder: &std::path::Path) -> Registry {
     let store = RedbStore::open(&folder.join("store.redb")).unwrap();
     Registry::open(store).await.unwrap()
 }
@@ -189,6 +324,7 @@ async fn a_restart_knows_instances_renewals_and_spent_tokens() {
     registry.enroll(instance(1), Some([1; 32])).await.unwrap();
     let mut renewed = instance(1);
     renewed.not_after += Duration::from_secs(600);
+    renewed.trusted_until = renewed.not_after;
     registry.renew(renewed.clone());
     registry.flush(now()).await.unwrap();
     drop(registry);
@@ -205,9 +341,9 @@ async fn an_instance_that_ended_has_no_endpoint_and_is_forgotten_later() {
     let folder = tempfile::tempdir().unwrap();
     let registry = registry(folder.path()).await;
     registry.enroll(instance(1), None).await.unwrap();
-    assert_eq!(registry.endpoints(now()).len(), 1);
+    assert_eq!(registry.places(now(), |_, _| true).endpoints.len(), 1);
     let later = now() + Duration::from_secs(60);
-    assert_eq!(registry.endpoints(later).len(), 0);
+    assert_eq!(registry.places(later, |_, _| true).endpoints.len(), 0);
     registry.flush(later + KEPT_AFTER_END).await.unwrap();
     assert_eq!(registry.instance(&InstanceId([1; 16])), None);
 }

@@ -1,21 +1,22 @@
 //! The standing of instances: what proofs, silence and bad evidence change in their registrations.
 //!
-//! A revocation is in the store before anybody acts on it, so that no restart brings back whom it means. What a proof or
-//! silence changes follows with the next flush: a restart begins its watch anew anyway.
+//! A revocation is one step in memory, which nothing interrupts: from then on it is published, and written down at once,
+//! or by the next flush where that fails. What a proof or silence changes follows with the next flush: a restart begins its
+//! watch anew anyway.
 
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use vouchsafe_api::convert::attest::reattest::Proof;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_verifier::evidence::tpm::TpmState;
 
-use super::{Inner, Instance, Registry, write_instance};
+use super::{Inner, Instance, Registry};
 use crate::reappraisal::Editions;
 use crate::standing::brake::Grip;
 use crate::standing::{Change, Duty};
-use crate::store::Store;
 use crate::telemetry::Chain;
 
 /// A part that was proven between renewals.
@@ -56,7 +57,8 @@ impl Inner {
     /// Takes an instance in from the store.
     pub(super) fn recall(&mut self, instance: Instance) {
         let (id, duties) = (instance.id, instance.duties());
-        (self.vigil).proven(id, &instance.workload, &duties, Duration::ZERO);
+        let machine = &instance.hardware;
+        (self.vigil).proven(id, &instance.workload, machine, &duties, Duration::ZERO);
         match instance.withdrawn.as_ref().map(|one| one.state) {
             None => {}
             Some(Withdrawn::Lapsed) => {
@@ -84,7 +86,7 @@ impl Registry {
             let mut inner = self.lock();
             let inner = &mut *inner;
             let instance = inner.instances.get_mut(id)?;
-            if { instance.withdrawn.as_ref() }.is_some_and(|one| one.state == Withdrawn::Revoked) {
+            if instance.is_revoked() {
                 return None;
             }
             let owed = instance.owed.get_mut(&Duty::Part(confirming.proof))?;
@@ -117,37 +119,53 @@ impl Registry {
         self.lock().vigil.excused(id, duty, elapsed);
     }
 
-    /// Withdraws the trust in an instance for good. Returns it where that is news; in the store when it returns.
+    /// Withdraws the trust in an instance for good, unless `still` says that it is another one by now. Returns it where
+    /// that is news; in the store when it returns.
+    ///
+    /// # Cancel safety
+    /// It is withdrawn before anything is waited for; dropped then, the next flush writes it.
     pub(crate) async fn revoke(
         &self,
         id: &InstanceId,
         reason: &str,
         now: SystemTime,
+        still: impl FnOnce(&Instance) -> bool,
     ) -> Option<Instance> {
-        let mut instance = self.instance(id)?;
-        if !self.lock().vigil.revoke(id) {
-            return None;
-        }
-        let withdrawal = Withdrawal {
-            instance: *id,
-            state: Withdrawn::Revoked,
-            reason: reason.to_owned(),
-            since: now,
+        let revoked = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let held = inner.instances.get_mut(id)?;
+            if held.is_revoked() || !still(held) {
+                return None;
+            }
+            held.withdrawn = Some(Withdrawal {
+                instance: *id,
+                state: Withdrawn::Revoked,
+                reason: reason.to_owned(),
+                since: now,
+            });
+            inner.vigil.revoke(id);
+            inner.dirty.insert(*id);
+            held.clone()
         };
-        instance.withdrawn = Some(withdrawal.clone());
-        if let Err(error) = self.store.txn(vec![write_instance(&instance)]).await {
+        self.notify();
+        self.revoked.send_modify(|number| *number += 1);
+        if let Err(error) = self.flush(now).await {
             // It is cut all the same; the next flush writes it.
             tracing::error!(error = %Chain(&error), "failed to write a revocation down, will try again");
         }
-        {
-            let mut inner = self.lock();
-            if let Some(held) = inner.instances.get_mut(id) {
-                held.withdrawn = Some(withdrawal);
-            }
-            inner.dirty.insert(*id);
-        }
-        self.notify();
-        Some(instance)
+        Some(revoked)
+    }
+
+    /// Learns that instances were revoked.
+    pub(crate) fn revocations(&self) -> watch::Receiver<u64> {
+        self.revoked.subscribe()
+    }
+
+    /// Whether an instance is revoked.
+    pub(crate) fn is_revoked(&self, id: &InstanceId) -> bool {
+        let inner = self.lock();
+        inner.instances.get(id).is_some_and(Instance::is_revoked)
     }
 
     /// Instances with a certificate that is not over, of those that are wanted.
@@ -157,7 +175,7 @@ impl Registry {
         mut is_wanted: impl FnMut(&Instance) -> bool,
     ) -> Vec<InstanceId> {
         let inner = self.lock();
-        let live = inner.instances.values().filter(|one| one.not_after > now);
+        let live = inner.instances.values().filter(|one| one.is_certified(now));
         live.filter(|one| is_wanted(one))
             .map(|one| one.id)
             .collect()
@@ -255,8 +273,9 @@ impl Registry {
         {
             let mut inner = self.lock();
             let inner = &mut *inner;
+            let steady = inner.steady.at(now, elapsed);
             let ended = { inner.instances.values() }
-                .filter(|one| one.not_after <= now)
+                .filter(|one| !one.is_certified(steady))
                 .map(|one| one.id);
             for id in ended {
                 inner.vigil.forget(&id);
@@ -303,8 +322,10 @@ impl Registry {
 
     /// Instances that nobody may talk to now, and whose certificates have not ended.
     pub fn withdrawals(&self, now: SystemTime) -> Vec<Withdrawal> {
-        let inner = self.lock();
-        let live = inner.instances.values().filter(|one| one.not_after > now);
+        let mut inner = self.lock();
+        // A clock that was set forward gives nobody trust back.
+        let steady = inner.steady.at(now, self.elapsed());
+        let live = { inner.instances.values() }.filter(|one| one.is_certified(steady));
         live.filter_map(|one| one.withdrawn.clone()).collect()
     }
 }

@@ -4,6 +4,10 @@
 //! after a hello was found good, and is used up by the first evidence, whatever the verdict. So a nonce lives in one
 //! stream's memory only, and nothing else has to forget it.
 //!
+//! The story is told in a task of its own, and the stream only carries its answers: whoever leaves before his evidence
+//! came is forgotten, but what follows from evidence that came follows whether he stays or not, and within the stream's
+//! deadline whether he reads or not.
+//!
 //! What evidence is judged by is a [`Case`], made when the evidence is there and kept with the outcome, so that the
 //! decision can be made again. Judging costs milliseconds of cryptography, which run on a thread that may block; fetching
 //! what vendors say waits on nobody else's behalf, and no longer than the stream's deadline.
@@ -21,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, Stream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 use vouchsafe_api::convert::attest::{AttestRequest, AttestResponse, Challenge, Evidence, Hello};
@@ -39,6 +44,7 @@ use crate::admission::{Place, Rank};
 use crate::archive::bundle::{Outcome, PolicyTexts, whole_ms};
 use crate::ca::{CertifiedRequest, random};
 use crate::case::{self, Case};
+use crate::holders::{Hold, Holder};
 use crate::mesh::MeshState;
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
@@ -72,7 +78,7 @@ impl Attestation for AttestationApi {
     ) -> Result<Response<Outgoing>, Status> {
         let connection = request.extensions().get::<Arc<Connection>>();
         let connection = connection.ok_or_else(|| Status::internal("no connection"))?;
-        let attestation = Conversation {
+        let conversation = Conversation {
             control_plane: Arc::clone(&self.control_plane),
             connection: Arc::clone(connection),
             place: None,
@@ -82,40 +88,14 @@ impl Attestation for AttestationApi {
             shown: None,
             known: None,
         };
-        let phases = stream::unfold(Phase::Hello(Box::new(attestation)), |phase| async {
-            let (answer, next) = phase.run().await?;
-            Some((Ok(answer.into()), next))
+        let (answers, told) = mpsc::channel(ANSWERS);
+        let running = conversation.run(answers);
+        self.control_plane.conversations.spawn(running);
+        let told = stream::unfold(told, |mut told| async {
+            let answer: AttestResponse = told.recv().await?;
+            Some((Ok(answer.into()), told))
         });
-        Ok(Response::new(Box::pin(phases)))
-    }
-}
-
-enum Phase {
-    Hello(Box<Conversation>),
-    Evidence(Box<Conversation>, Box<Challenged>),
-    Over,
-}
-
-impl Phase {
-    /// One answer and the next phase; `None` ends the stream.
-    async fn run(self) -> Option<(AttestResponse, Self)> {
-        match self {
-            Self::Hello(mut conversation) => match conversation.hello().await {
-                Ok((challenge, challenged)) => Some((
-                    AttestResponse::Challenge(Box::new(challenge)),
-                    Self::Evidence(conversation, Box::new(challenged)),
-                )),
-                Err(refused) => Some((conversation.refuse(refused).await, Self::Over)),
-            },
-            Self::Evidence(mut conversation, challenged) => {
-                let answer = match conversation.evidence(*challenged).await {
-                    Ok(answer) => answer,
-                    Err(refused) => conversation.refuse(refused).await,
-                };
-                Some((answer, Self::Over))
-            }
-            Self::Over => None,
-        }
+        Ok(Response::new(Box::pin(told)))
     }
 }
 
@@ -123,8 +103,9 @@ impl Phase {
 struct Conversation {
     control_plane: Arc<ControlPlane>,
     connection: Arc<Connection>,
-    /// Taken when the hello is there, held as long as the stream lives: a stream that says nothing holds nothing.
-    place: Option<Place>,
+    /// Taken when the hello is there, held until the answer is: a stream that says nothing holds nothing, and one whose
+    /// answer nobody reads nothing any more.
+    place: Option<(Hold, Place)>,
     incoming: Streaming<v1::AttestRequest>,
     deadline: Instant,
     /// For the record: what was asked for, and what was shown.
@@ -159,7 +140,42 @@ struct Challenged {
 }
 
 impl Conversation {
-    async fn hello(&mut self) -> Result<(Challenge, Challenged), Refused> {
+    async fn run(mut self, answers: mpsc::Sender<AttestResponse>) {
+        let challenged = tokio::select! {
+            biased;
+            challenged = self.hello() => challenged,
+            () = answers.closed() => return,
+        };
+        let challenged = match challenged {
+            Ok((challenge, challenged)) => {
+                let challenge = AttestResponse::Challenge(Box::new(challenge));
+                // There is room for all answers, so nobody is waited for.
+                let _gone = answers.send(challenge).await;
+                challenged
+            }
+            Err(refused) => {
+                let _gone = answers.send(self.refuse(refused).await).await;
+                return;
+            }
+        };
+        let evidence = tokio::select! {
+            biased;
+            evidence = self.next() => evidence,
+            () = answers.closed() => return,
+        };
+        let answered = match evidence {
+            Ok(evidence) => self.evidence(challenged, evidence).await,
+            Err(refused) => Err(refused),
+        };
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(refused) => self.refuse(refused).await,
+        };
+        self.place = None;
+        let _gone = answers.send(answer).await;
+    }
+
+    async fn hello(&mut self) -> Result<(Challenge, Box<Challenged>), Refused> {
         let mut hello = match self.next().await? {
             AttestRequest::Hello(hello) => *hello,
             AttestRequest::Evidence(_) => return Err(out_of_order()),
@@ -197,14 +213,19 @@ impl Conversation {
             token_sha256,
             endorsements_end: SystemTime::UNIX_EPOCH + FAR,
         };
-        Ok((challenge, challenged))
+        Ok((challenge, Box::new(challenged)))
     }
 
     /// A place among the attestations that run at once, by urgency. Who presents a certificate has places apart, so that
     /// a flood of strangers keeps nobody from renewing.
-    async fn take_place(&self, hello: &Hello, known: Option<&Instance>) -> Result<Place, Refused> {
+    async fn take_place(
+        &self,
+        hello: &Hello,
+        known: Option<&Instance>,
+    ) -> Result<(Hold, Place), Refused> {
         let control_plane = &self.control_plane;
         let now = control_plane.now();
+        let held = self.hold()?;
         let gate = match self.connection.peer {
             Some(_) => &control_plane.renewals,
             None => &control_plane.attestations,
@@ -216,7 +237,7 @@ impl Conversation {
                 Rank::of_stranger(others, now)
             }
         };
-        gate.enter(rank).await.map_err(|retry_after| Refused {
+        let place = gate.enter(rank).await.map_err(|retry_after| Refused {
             retry_after,
             ..Refused::retry(
                 "busy",
@@ -224,11 +245,38 @@ impl Conversation {
                 "the limit of attestations at once is reached",
             )
             .ours()
+        });
+        Ok((held, place?))
+    }
+
+    /// One of the few attestations that an instance, or a stranger's address, may have at once. Nobody is excused for
+    /// what his own are in the way of.
+    fn hold(&self) -> Result<Hold, Refused> {
+        let result = self.connection.peer.as_ref().and_then(|peer| peer.result());
+        let (holder, most) = match result {
+            Some(result) => (Holder::Instance(result.instance), MOST_OF_INSTANCE),
+            None => {
+                let address = self.connection.address.ip();
+                (Holder::stranger(address), MOST_OF_ADDRESS)
+            }
+        };
+        let held = self.control_plane.holders.take(holder, most);
+        held.ok_or_else(|| Refused {
+            retry_after: OWN_END,
+            ..Refused::retry(
+                "busy",
+                "end the attestations that run, or let them end, and try again",
+                format!("{most} attestations of {holder:?} run already"),
+            )
         })
     }
 
-    async fn evidence(&mut self, mut challenged: Challenged) -> Result<AttestResponse, Refused> {
-        let evidence = match self.next().await? {
+    async fn evidence(
+        &mut self,
+        mut challenged: Box<Challenged>,
+        evidence: AttestRequest,
+    ) -> Result<AttestResponse, Refused> {
+        let evidence = match evidence {
             AttestRequest::Evidence(evidence) => *evidence,
             AttestRequest::Hello(_) => return Err(out_of_order()),
         };
@@ -249,11 +297,11 @@ impl Conversation {
         let fitting = fitting.map_err(|refused| refused.explained_by(lacking))?;
         match request {
             Some(request) => {
-                let issued = self.issue(challenged, &case, &request, fitting).await?;
+                let issued = self.issue(*challenged, &case, &request, fitting).await?;
                 Ok(AttestResponse::Issued(Box::new(issued)))
             }
             None => {
-                let confirmed = self.confirm(challenged, &case, fitting).await?;
+                let confirmed = self.confirm(*challenged, &case, fitting).await?;
                 Ok(AttestResponse::Confirmed(confirmed))
             }
         }
@@ -473,5 +521,13 @@ fn enroll_again(detail: impl Into<String>) -> Refused {
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
 /// Hello, challenge and evidence together.
 const STREAM_DEADLINE: Duration = Duration::from_secs(90);
+/// A challenge and an outcome: a task never waits for who reads them.
+const ANSWERS: usize = 2;
+/// A renewal and the proof of a part.
+const MOST_OF_INSTANCE: usize = 2;
+/// Half of the places: many machines may share an address, and one that floods leaves the other half.
+const MOST_OF_ADDRESS: usize = 128;
+/// An attestation takes a second.
+const OWN_END: Duration = Duration::from_secs(1);
 /// Beyond every certificate's end: without endorsements nothing ends with them.
 const FAR: Duration = Duration::from_secs(200 * 365 * 24 * 3600);

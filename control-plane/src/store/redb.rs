@@ -23,6 +23,64 @@ pub struct RedbStore {
     committed: watch::Receiver<StoreRevision>,
 }
 
+/// A place in the queue, taken before what is to be written is known.
+#[derive(Debug)]
+pub struct QueuePlace<'s>(Option<mpsc::Permit<'s, Transaction>>);
+
+/// A transaction that is queued: it happens whether anybody waits for it or not, after all that were queued before.
+#[derive(Debug)]
+pub struct Queued(Answer);
+
+#[derive(Debug)]
+enum Answer {
+    /// There was nothing to write.
+    Nothing,
+    Refused(StoreError),
+    Waits(oneshot::Receiver<Result<StoreRevision, StoreError>>),
+}
+
+impl QueuePlace<'_> {
+    /// Queues a transaction, unless it has no writes.
+    pub fn queue(self, writes: Vec<Write>) -> Queued {
+        match writes.is_empty() {
+            true => Queued(Answer::Nothing),
+            false => self.send(writes),
+        }
+    }
+
+    fn send(self, writes: Vec<Write>) -> Queued {
+        let too_long = |write: &&Write| {
+            let value = write.value.as_ref();
+            write.key.len() > MAX_KEY_BYTES
+                || value.is_some_and(|value| value.len() > MAX_VALUE_BYTES)
+        };
+        if let Some(write) = writes.iter().find(too_long) {
+            return Queued(Answer::Refused(StoreError::TooLong(write.key.clone())));
+        }
+        let Some(place) = self.0 else {
+            return Queued(Answer::Refused(StoreError::Closed));
+        };
+        let (answer, answered) = oneshot::channel();
+        place.send(Transaction { writes, answer });
+        Queued(Answer::Waits(answered))
+    }
+}
+
+impl Queued {
+    /// Waits until it is durable; `None` where there was nothing to write.
+    ///
+    /// # Errors
+    /// As [`Store::txn`].
+    pub async fn done(self) -> Result<Option<StoreRevision>, StoreError> {
+        match self.0 {
+            Answer::Nothing => Ok(None),
+            Answer::Refused(error) => Err(error),
+            Answer::Waits(answered) => answered.await.map_err(|_| StoreError::Closed)?.map(Some),
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Transaction {
     writes: Vec<Write>,
     answer: oneshot::Sender<Result<StoreRevision, StoreError>>,
@@ -57,6 +115,12 @@ impl RedbStore {
             writer,
             committed,
         })
+    }
+
+    /// Waits for a place in the queue, for a transaction whose writes are to be read no earlier than it is queued.
+    pub async fn place(&self) -> QueuePlace<'_> {
+        // The writer's thread ends with this store; where it has ended before, the place says so.
+        QueuePlace(self.writer.reserve().await.ok())
     }
 
     fn read(&self, key: &str) -> Result<Option<Entry>, StoreError> {
@@ -95,23 +159,9 @@ impl Store for RedbStore {
     }
 
     async fn txn(&self, writes: Vec<Write>) -> Result<StoreRevision, StoreError> {
-        let too_long = |write: &&Write| {
-            write.key.len() > MAX_KEY_BYTES
-                || write
-                    .value
-                    .as_ref()
-                    .is_some_and(|value| value.len() > MAX_VALUE_BYTES)
-        };
-        if let Some(write) = writes.iter().find(too_long) {
-            return Err(StoreError::TooLong(write.key.clone()));
-        }
-        let (answer, answered) = oneshot::channel();
-        let transaction = Transaction { writes, answer };
-        self.writer
-            .send(transaction)
-            .await
-            .map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        // One without writes is a revision as well.
+        let queued = self.place().await.send(writes);
+        Ok(queued.done().await?.unwrap_or_default())
     }
 
     fn watch(&self, after: StoreRevision) -> mpsc::Receiver<Result<Change, StoreError>> {

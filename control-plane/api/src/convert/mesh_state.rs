@@ -707,10 +707,10 @@ const MAX_SIGNATURE_BYTES: usize = 80;
 /// Kind, namespace and name with slashes.
 const MAX_NAME_BYTES: usize = 256;
 /// A document of the size that a whole file may have.
-const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
+pub const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
 /// Depth of a tree of 2^40 leaves.
 const MAX_PROOF: usize = 40;
 const MAX_RESOURCES: usize = 200_000;
 const MAX_ERROR_BYTES: usize = 4096;
 /// Instances of one workload times their listeners.
-const MAX_WORKLOAD_ENDPOINTS: usize = 16_384;
+pub const MAX_WORKLOAD_ENDPOINTS: usize = 16_384;

@@ -559,7 +559,7 @@ impl Client {
         }
     }
 
-    async fn start(&self, sidecar: &Sidecar) -> (Stream, AttestResponse) {
+    pub(super) async fn start(&self, sidecar: &Sidecar) -> (Stream, AttestResponse) {
         let key = KeyPair::generate().unwrap();
         let first = match sidecar.evidence_first {
             true => AttestRequest::Evidence(Box::new(Evidence {

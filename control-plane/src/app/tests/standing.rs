@@ -133,6 +133,83 @@ async fn evidence_that_turns_bad_is_published_at_once_and_no_restart_forgets_it(
 }
 
 #[tokio::test]
+async fn bad_evidence_has_its_consequence_though_whoever_showed_it_hangs_up_at_once() {
+    let factory = Factory::start(POLICY).await;
+    let (held, svid) = enroll(&factory, &api()).await;
+    let bad = renewal(Sidecar {
+        image: "rootkit",
+        ..api()
+    });
+    let connection = factory.connect(Some(&svid)).await;
+    let (mut stream, challenge) = connection.open(&bad).await;
+    let evidence = connection.evidence(&bad, &stream, &challenge);
+    stream.send(evidence).await;
+    // As the message is on its way, and before anything is answered.
+    drop(stream);
+    eventually("the record of the revocation", || async {
+        changes(&factory)
+            .iter()
+            .any(|change| change.instance == held.instance.0 && change.reason == "image")
+    })
+    .await;
+    assert!(factory.control_plane().registry.is_revoked(&held.instance));
+    let refusals = factory.records().into_iter();
+    let refusals = refusals.filter(|entry| matches!(&entry.event, Event::Refused(_)));
+    assert_eq!(refusals.count(), 1);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn the_connections_of_an_instance_that_is_revoked_are_closed() {
+    let factory = Factory::start(POLICY).await;
+    let (held, svid) = enroll(&factory, &api()).await;
+    let (_, other) = enroll(&factory, &web()).await;
+    let (revoked, stays) = (
+        factory.connect(Some(&svid)).await,
+        factory.connect(Some(&other)).await,
+    );
+    let (mut watch, mut kept) = (revoked.watch().await, stays.watch().await);
+    wait_for_trust(&mut watch, &[]).await;
+    let bad = renewal(Sidecar {
+        image: "rootkit",
+        ..api()
+    });
+    let refused = factory.attest_with_key(&bad, Some(&svid)).await;
+    assert_eq!(reason(refused.map(|_| ())), "image");
+    eventually("one connection to be left", || async {
+        let metrics = factory.metrics().await;
+        metrics.contains("vouchsafe_control_plane_connections 1\n")
+    })
+    .await;
+    wait_for_trust(&mut kept, &[(held.instance, InstanceState::Revoked)]).await;
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_and_an_address_have_only_so_many_attestations_at_once() {
+    let factory = Factory::start(POLICY).await;
+    let (_, svid) = enroll(&factory, &api()).await;
+    let connection = factory.connect(Some(&svid)).await;
+    let held = [
+        connection.open(&renewal(api())).await,
+        connection.open(&renewal(api())).await,
+    ];
+    let refused = factory.attest_with_key(&renewal(api()), Some(&svid)).await;
+    assert_eq!(reason(refused.map(|_| ())), "busy");
+    // Others are not concerned.
+    let (_, other) = enroll(&factory, &web()).await;
+    let renewed = factory.attest_with_key(&renewal(web()), Some(&other)).await;
+    assert!(renewed.is_ok());
+    drop(held);
+    eventually("the places to be given back", || async {
+        let renewed = factory.attest_with_key(&renewal(api()), Some(&svid)).await;
+        renewed.is_ok()
+    })
+    .await;
+    factory.stop().await;
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_about_evidence_revokes_nobody() {
     let factory = Factory::start(POLICY).await;
     let (_, svid) = enroll(&factory, &api()).await;

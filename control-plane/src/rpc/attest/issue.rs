@@ -22,6 +22,7 @@ use crate::issuance::{
 use crate::reappraisal::{editions, terms};
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
+use crate::registration::places::too_many;
 use crate::registration::{Instance, Owed};
 use crate::telemetry::Chain;
 
@@ -55,6 +56,11 @@ impl Conversation {
             None => None,
         };
         let member = self.member(&challenged, &hardware, &fitting, now)?;
+        if challenged.known.is_none() {
+            let registry = &control_plane.registry;
+            let crowd = registry.crowd(&case.hello.workload, &machine, now);
+            too_many(crowd).map_or(Ok(()), Err)?;
+        }
         let co_location = self.co_location(&challenged, &member, &fitting);
         let failed = |error: crate::ca::CaError| unavailable(Chain(&error).to_string());
         let instance = match &challenged.known {
@@ -116,6 +122,7 @@ impl Conversation {
             member: member.describe(),
             evidence_time: plan.result.evidence_time,
             not_after: plan.template.not_after,
+            trusted_until: plan.template.not_after,
             endpoints: case.hello.endpoints.clone(),
             software_version: case.hello.software_version.clone(),
             ear: String::from_utf8_lossy(&plan.ear).into_owned(),

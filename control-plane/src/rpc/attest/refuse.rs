@@ -99,7 +99,9 @@ impl Conversation {
             }
             Blame::Evidence => {
                 let now = self.control_plane.now();
-                registry.revoke(instance, refused.reason, now).await
+                // Whatever it proved before: this is newer.
+                let revoked = registry.revoke(instance, refused.reason, now, |_| true);
+                revoked.await
             }
         }
     }
