@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -21,8 +21,11 @@ use crate::admission::Gate;
 use crate::archive::Archive;
 use crate::ca::{CaError, CertificateAuthority};
 use crate::canary::{self, Canary, Facts};
+use crate::conversations::Conversations;
 use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
+use crate::holders::Holders;
+use crate::keeper::revocations::Told;
 use crate::keeper::{self, Keeper, PublishError, RoleKeys};
 use crate::log::{Log, LogError};
 use crate::mesh::Inputs;
@@ -131,7 +134,7 @@ impl App {
         let forced = { Renewals::open(registry.store()).await }.map_err(StartError::Store)?;
         let inputs = Inputs {
             policy: Arc::clone(&core.policy),
-            endpoints: registry.endpoints(now),
+            endpoints: keeper::places(&registry, &core.policy, now).endpoints,
             bundle: ca.bundle(),
             trust: registry.distrusted(now),
             renewals: forced.current(now),
@@ -178,6 +181,8 @@ impl App {
             endorsements,
             attestations: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
             renewals: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
+            holders: Holders::default(),
+            conversations: Conversations::default(),
             calendar: Mutex::default(),
             forced,
             data: config.data.clone(),
@@ -213,7 +218,11 @@ impl App {
             orders: ordered,
             authority_orders: authorities_ordered,
             data: config.data.clone(),
-            revocations: read_revocations(control_plane.registry.store()).await?,
+            revocations: { Told::read(control_plane.registry.store()).await }
+                .map_err(StartError::Store)?,
+            pending: None,
+            is_behind: false,
+            is_torn: false,
             actor: None,
             canary,
         };
@@ -300,6 +309,12 @@ impl App {
         }
         self.stop.send_replace(true);
         while tasks.join_next().await.is_some() {}
+        let control_plane = &self.control_plane;
+        control_plane.conversations.end(LAST_WORDS).await;
+        // What the last of them decided came after the keeper's own last flush.
+        if let Err(error) = control_plane.registry.flush(control_plane.now()).await {
+            tracing::error!(error = %Chain(&error), "failed to write registrations at the end");
+        }
         tracing::info!("control plane stopped");
     }
 }
@@ -445,16 +460,6 @@ fn recall_canary(
     }
 }
 
-/// The revocations that were in force when a control plane last ran here.
-async fn read_revocations(store: &RedbStore) -> Result<keeper::revocations::Held, StartError> {
-    let key = keeper::change::REVOCATIONS;
-    let Some(entry) = store.get(key).await.map_err(StartError::Store)? else {
-        return Ok(keeper::revocations::Held::new());
-    };
-    serde_json::from_slice(&entry.value)
-        .map_err(|_| StartError::Store(StoreError::Engine(format!("entry `{key}` is damaged"))))
-}
-
 async fn fix(store: &RedbStore, policy: &LoadedPolicy) -> Result<Fixed, StartError> {
     let fixed = Fixed {
         trust_domain: policy.mesh.trust_domain.clone(),
@@ -539,6 +544,8 @@ const FIXED: &str = "mesh/fixed";
 const OPERATOR_SOCKET: &str = "operator.sock";
 const RECORD_FILE: &str = "records";
 const HEAD_FILE: &str = "records.head";
+/// At the end, for evidence that came: judging takes milliseconds, writing down a few more.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Each takes a few milliseconds of cryptography; more at once would only make all of them late.
 const MAX_ATTESTATIONS: usize = 256;
 /// Who waits for a place holds a stream and a hello.

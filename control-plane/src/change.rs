@@ -1,8 +1,9 @@
 //! A change to the policy folder that an operator asks for: named files, written or removed, all or none.
 //!
 //! A file is written beside its place, synced and moved into it, so that nobody who reads the folder sees half of one. A
-//! change of several files is first written down in the data folder: a control plane that ends in the middle finishes it
-//! at its next start, before it reads the folder. Files that the change does not name are never touched.
+//! change of several files is first written down in the data folder: where it breaks off in the middle it is finished
+//! before anything is read from the folder again, by this process or at the next start. Files that the change does not
+//! name are never touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -38,9 +39,16 @@ pub enum ChangeError {
     /// The folder can't be written; nothing was changed.
     #[error("the policy folder can't be written")]
     NotWritable(#[source] FileError),
-    /// It broke off in the middle; it is finished at the next start.
-    #[error("the change broke off in the middle: start the control plane again, which finishes it")]
+    /// It broke off in the middle.
+    #[error(
+        "the change broke off in the middle: it is tried again until it is made, and nothing else is read from the policy folder before"
+    )]
     Torn(#[source] FileError),
+    /// Another policy is in force, or lies in the folder, than the change was judged by.
+    #[error(
+        "the policy was changed meanwhile: ask again, so that the change is judged by what it is now"
+    )]
+    Changed,
     /// It can't be recorded, so it must not happen.
     #[error("the act can't be recorded")]
     Record(#[source] crate::log::LogError),
@@ -181,12 +189,7 @@ impl<'c> Staged<'c> {
         };
         for (name, text) in &change.written {
             let path = folder.join(name);
-            let new = path.with_extension("new");
-            let new = new.with_file_name(match new.file_name() {
-                // Hidden, so that no reader of the folder takes it for a policy.
-                Some(file) => format!(".{}", file.to_string_lossy()),
-                None => String::new(),
-            });
+            let new = beside(&path);
             write_new(&new, text)
                 .map_err(|source| ChangeError::NotWritable(failed("write", &new, source)))?;
             staged.texts.push((new, path));
@@ -213,15 +216,24 @@ impl<'c> Staged<'c> {
         if !is_single {
             // Plain texts always have a JSON form.
             let text = serde_json::to_string(self.change).unwrap_or_default();
-            files::write_secret(&self.journal, &text).map_err(ChangeError::NotWritable)?;
+            if let Err(error) = files::write_secret(&self.journal, &text) {
+                // Nothing has happened, and nothing must by a later start: what it would bring back is old by then.
+                remove(&self.journal).map_err(ChangeError::Torn)?;
+                return Err(ChangeError::NotWritable(error));
+            }
         }
+        let broken = |error: FileError| match is_single {
+            // One file is there or it is not.
+            true => ChangeError::NotWritable(error),
+            false => ChangeError::Torn(error),
+        };
         for (new, path) in std::mem::take(&mut self.texts) {
-            fs::rename(&new, &path)
-                .map_err(|source| ChangeError::Torn(failed("replace", &path, source)))?;
+            let moved = fs::rename(&new, &path);
+            moved.map_err(|source| broken(failed("replace", &path, source)))?;
             sync_folder(&path).map_err(ChangeError::Torn)?;
         }
         for name in &self.change.removed {
-            remove(&self.folder.join(name)).map_err(ChangeError::Torn)?;
+            remove(&self.folder.join(name)).map_err(broken)?;
         }
         if is_single {
             return Ok(());
@@ -239,7 +251,7 @@ impl Drop for Staged<'_> {
     }
 }
 
-/// Finishes a change that an earlier process began; says which files it was.
+/// Finishes a change that broke off, in this process or in an earlier one; says which files it was.
 ///
 /// # Errors
 /// [`FileError`]: the folder may hold half of it, so nothing must be read from there.
@@ -259,7 +271,7 @@ pub(crate) fn finish(folder: &Path, data: &Path) -> Result<Option<Vec<String>>, 
     })?;
     for (name, text) in &change.written {
         let path = folder.join(name);
-        let new = path.with_extension("new");
+        let new = beside(&path);
         write_new(&new, text)
             .and_then(|()| fs::rename(&new, &path))
             .map_err(|source| failed("write", &path, source))?;
@@ -270,6 +282,13 @@ pub(crate) fn finish(folder: &Path, data: &Path) -> Result<Option<Vec<String>>, 
     }
     remove(&journal)?;
     Ok(Some(change.names()))
+}
+
+/// Where a new text lies until it is moved to its place: hidden, so that no reader of the folder takes it for a policy,
+/// and of the whole name, so that no two files share it.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
@@ -309,8 +328,8 @@ fn failed(act: &'static str, path: &Path, source: io::Error) -> FileError {
 const JOURNAL: &str = "policy-change.json";
 /// Of files that an act names in the record; their names have 255 bytes at most.
 const MAX_RECORDED_FILES: usize = 64;
-/// As long as a file name may be.
-const MAX_NAME_BYTES: usize = 255;
+/// As long as a file name may be, with what is put around it until it is in its place.
+const MAX_NAME_BYTES: usize = 255 - ".".len() - ".new".len();
 /// As deep as the loader reads.
 const MAX_DEPTH: usize = 8;
 
@@ -443,5 +462,42 @@ mod tests {
         let refused = Staged::write(&change, &policy, &data);
         assert!(matches!(refused, Err(ChangeError::NotWritable(_))));
         assert_eq!(content(&policy).len(), 2);
+    }
+
+    #[test]
+    fn files_whose_names_differ_in_their_ending_only_keep_their_own_texts() {
+        let (_root, policy, data) = folders();
+        let change = change(&[("a.yaml", "one"), ("a.yml", "other")], &[]).unwrap();
+        Staged::write(&change, &policy, &data)
+            .unwrap()
+            .commit()
+            .unwrap();
+        let held = content(&policy);
+        for (name, text) in [("a.yaml", "one"), ("a.yml", "other")] {
+            assert!(
+                held.contains(&(name.to_owned(), text.to_owned())),
+                "{held:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_breaks_off_in_the_middle_is_torn_and_can_be_finished_later() {
+        let (_root, policy, data) = folders();
+        let change = change(&[("a.yaml", "a"), ("b.yaml", "b")], &[]).unwrap();
+        let staged = Staged::write(&change, &policy, &data).unwrap();
+        // The second file can't be moved to its place.
+        fs::create_dir(policy.join("b.yaml")).unwrap();
+        fs::write(policy.join("b.yaml/x"), "").unwrap();
+        assert!(matches!(staged.commit(), Err(ChangeError::Torn(_))));
+        assert!(finish(&policy, &data).is_err());
+        fs::remove_dir_all(policy.join("b.yaml")).unwrap();
+        finish(&policy, &data).unwrap().unwrap();
+        let held = content(&policy);
+        assert!(
+            held.contains(&("b.yaml".to_owned(), "b".to_owned())),
+            "{held:?}"
+        );
+        assert_eq!(finish(&policy, &data).unwrap(), None);
     }
 }

@@ -23,6 +23,7 @@ use vouchsafe_attestation::trust_bundle::TrustBundle;
 
 use crate::ca::{AuthorityFacts, CaError, CertificateAuthority, RoleKey};
 use crate::canary::Canary;
+use crate::change::ChangeError;
 use crate::files::{self, FileError};
 use crate::log::{Head, LogError};
 use crate::mesh::frame::{Published, PublishedCanary};
@@ -30,6 +31,7 @@ use crate::mesh::{Inputs, MeshState};
 use crate::policy::{FolderWatch, LoadedPolicy};
 use crate::policy_sets::{self, Whose};
 use crate::registration::Registry;
+use crate::registration::places::Places;
 use crate::state::{ControlPlane, stopped};
 use crate::store::{Expect, Store, StoreError};
 use crate::telemetry::Chain;
@@ -52,8 +54,14 @@ pub struct Keeper {
     pub(crate) authority_orders: mpsc::Receiver<authority::Order>,
     /// The data folder.
     pub(crate) data: std::path::PathBuf,
-    /// Revocations in force, as the record has them.
-    pub(crate) revocations: revocations::Held,
+    /// Revocations in force, as the record and the store have them.
+    pub(crate) revocations: revocations::Told,
+    /// The folder's policy, as long as it could not be published: it is tried again at each look.
+    pub(crate) pending: Option<Arc<LoadedPolicy>>,
+    /// Whether the newest state could not be published; it is tried again at each look.
+    pub(crate) is_behind: bool,
+    /// Whether a change of the folder broke off: nothing is read from there until it is finished.
+    pub(crate) is_torn: bool,
     /// Whose change is being made; nobody's while the folder speaks for itself.
     pub(crate) actor: Option<revocations::Actor>,
     /// What a share of the sidecars tries.
@@ -135,21 +143,26 @@ impl Keeper {
 
     /// Looks at the policy folder.
     async fn look(&mut self) {
+        if let Err(error) = self.mend() {
+            self.refuse_policy(Chain(&error).to_string());
+            return;
+        }
         let now = self.control_plane.now();
-        let folder = std::mem::replace(&mut self.folder, FolderWatch::new(Default::default()));
+        // What stays here knows the folder as well: where the loader panics, the next look begins anew.
+        let anew = FolderWatch::new(self.folder.folder().to_owned());
+        let folder = std::mem::replace(&mut self.folder, anew);
         let looked = tokio::task::spawn_blocking(move || {
             let mut folder = folder;
             let found = folder.poll(now);
             (folder, found)
         });
-        // A panic in the loader would lose the watch: then the process must not pretend to follow the folder.
         let Ok((folder, found)) = looked.await else {
             self.refuse_policy("the policy folder could not be read".to_owned());
             return;
         };
         self.folder = folder;
         let loaded = match found {
-            None => return,
+            None => return self.retry().await,
             Some(loaded) => loaded.and_then(|policy| {
                 policy.fits(&self.control_plane.fixed)?;
                 Ok(policy)
@@ -162,9 +175,16 @@ impl Keeper {
     }
 
     async fn replace_policy(&mut self, policy: LoadedPolicy) {
-        let inputs = inputs(&self.control_plane, Arc::new(policy));
+        let policy = Arc::new(policy);
+        self.pending = Some(Arc::clone(&policy));
+        self.put_in_force(policy).await;
+    }
+
+    async fn put_in_force(&mut self, policy: Arc<LoadedPolicy>) {
+        let inputs = inputs(&self.control_plane, policy);
         match self.publish(inputs).await {
             Ok(()) => {
+                self.pending = None;
                 self.count_load("loaded");
                 self.control_plane.metrics.policy_broken.set(0);
                 self.policy_error.send_replace(None);
@@ -173,8 +193,35 @@ impl Keeper {
         }
     }
 
-    /// The last good policy stays; said once, because the folder is read once per change.
+    /// Tries again what could not be published.
+    async fn retry(&mut self) {
+        if let Some(policy) = self.pending.clone() {
+            self.put_in_force(policy).await;
+        }
+        if self.is_behind {
+            self.refresh().await;
+        }
+    }
+
+    /// Finishes a change of the folder that broke off.
+    pub(crate) fn mend(&mut self) -> Result<(), ChangeError> {
+        if self.is_torn {
+            let finished = crate::change::finish(self.folder.folder(), &self.data);
+            let files = finished.map_err(ChangeError::Torn)?;
+            tracing::warn!(
+                ?files,
+                "finished a change of the policy folder that had broken off"
+            );
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// The last good policy stays; said once, because the same is tried again and again.
     fn refuse_policy(&self, error: String) {
+        if self.policy_error.borrow().as_ref() == Some(&error) {
+            return;
+        }
         self.count_load("refused");
         self.control_plane.metrics.policy_broken.set(1);
         tracing::error!(
@@ -193,9 +240,13 @@ impl Keeper {
     async fn refresh(&mut self) {
         let policy = Arc::clone(&self.publish.borrow().state.policy);
         let inputs = inputs(&self.control_plane, policy);
-        if let Err(error) = self.publish(inputs).await {
-            tracing::error!(error = %Chain(&error), "failed to publish the mesh state");
+        let published = self.publish(inputs).await;
+        if let Err(error) = &published
+            && !self.is_behind
+        {
+            tracing::error!(error = %Chain(error), "failed to publish the mesh state, will try again");
         }
+        self.is_behind = published.is_err();
     }
 
     async fn publish(&mut self, inputs: Inputs) -> Result<(), PublishError> {
@@ -388,11 +439,29 @@ impl Keeper {
     }
 }
 
+/// Where workloads are reached, by the ports that a policy declares.
+pub(crate) fn places(registry: &Registry, policy: &LoadedPolicy, now: SystemTime) -> Places {
+    registry.places(now, |workload, port| {
+        let workload = policy.set.workload(workload);
+        workload.is_some_and(|workload| workload.port(port).is_some())
+    })
+}
+
 /// What the state of the mesh is made of now.
 pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) -> Inputs {
+    let places = places(&control_plane.registry, &policy, control_plane.now());
+    let gauge = &control_plane.metrics.mesh_state.left_out;
+    let left_out = i64::try_from(places.left_out).unwrap_or(i64::MAX);
+    if gauge.get() != left_out && left_out > 0 {
+        tracing::warn!(
+            left_out,
+            "a workload has more endpoints than sidecars take: the rest is left out"
+        );
+    }
+    gauge.set(left_out);
     Inputs {
         policy,
-        endpoints: control_plane.registry.endpoints(control_plane.now()),
+        endpoints: places.endpoints,
         bundle: control_plane.ca.bundle(),
         trust: control_plane.registry.distrusted(control_plane.now()),
         renewals: control_plane.forced.current(control_plane.now()),

@@ -165,6 +165,21 @@ impl LoadedPolicy {
         })
     }
 
+    /// SHA-256 over all that it was read from: whether a folder is still the one that was judged.
+    pub fn identity(&self) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.digest);
+        for (name, text) in &self.files {
+            for part in [name.as_os_str().as_encoded_bytes(), text.as_bytes()] {
+                context.update(&(part.len() as u64).to_be_bytes());
+                context.update(part);
+            }
+        }
+        let mut identity = [0; 32];
+        identity.copy_from_slice(context.finish().as_ref());
+        identity
+    }
+
     /// Checks what was fixed when the data folder was made.
     ///
     /// # Errors

@@ -43,6 +43,12 @@ pub(super) struct Limits {
     /// `100%` forces; the record keeps what was allowed.
     #[arg(long, default_value = "25%")]
     pub(super) max_drop: MaxDrop,
+    /// Makes the change though connected sidecars do not say what would end there.
+    #[arg(long)]
+    pub(super) allow_unanswered: bool,
+    /// Lets the change replace, or take away, revocations that are in force: whom they mean may be trusted again.
+    #[arg(long)]
+    pub(super) replace: bool,
     /// Says what would happen, and changes nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -56,6 +62,8 @@ impl Limits {
             dry_run: self.dry_run,
             max_drop: self.max_drop.number,
             max_drop_is_percent: self.max_drop.is_percent,
+            allow_unanswered: self.allow_unanswered,
+            replace: self.replace,
             ..ChangeRequest::default()
         }
     }

@@ -305,6 +305,8 @@ impl End {
                 number: 100,
                 is_percent: true,
             },
+            allow_unanswered: true,
+            replace: false,
             dry_run: false,
         };
         let mut request = limits.request("end_revocation", &self.reason);

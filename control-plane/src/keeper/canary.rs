@@ -305,7 +305,8 @@ impl Keeper {
         };
         let present = Arc::clone(&self.publish.borrow().state.policy);
         let change = canary.facts.change.left_on(&present.files);
-        self.make(&change, act, true).await
+        // Judged as what its sidecars have been trying.
+        self.make(&change, None, act, true).await
     }
 
     /// The canary has become the policy in force.

@@ -12,15 +12,14 @@ use crate::canary::Facts;
 use crate::change::{ChangeError, FolderChange, Staged};
 use crate::policy::LoadedPolicy;
 use crate::state::ControlPlane;
-use crate::store::{Expect, Store};
 use crate::telemetry::Chain;
 use vouchsafe_config::set::PolicySet;
 
 /// What somebody asks for.
 #[derive(Debug)]
 pub enum Deed {
-    /// A change of the policy folder.
-    Change(FolderChange),
+    /// A change of the policy folder, and what it was found good for.
+    Change(FolderChange, Judged),
     /// A change that a share of the sidecars tries.
     Canary(Box<Facts>),
     /// What they try becomes everybody's policy.
@@ -38,6 +37,23 @@ pub struct Order {
     pub(crate) act: OperatorAct,
     /// Gets the revision that is in force with it.
     pub(crate) answer: oneshot::Sender<Result<Revision, ChangeError>>,
+}
+
+/// The policies ([`LoadedPolicy::identity`]) between which a change was judged: it is made between no others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Judged {
+    before: [u8; 32],
+    after: [u8; 32],
+}
+
+impl Judged {
+    /// From what is in force, and to what would be.
+    pub fn between(before: &LoadedPolicy, after: &LoadedPolicy) -> Self {
+        Self {
+            before: before.identity(),
+            after: after.identity(),
+        }
+    }
 }
 
 impl ControlPlane {
@@ -59,7 +75,7 @@ impl Keeper {
     pub(super) async fn obey(&mut self, order: Order) {
         let Order { deed, act, answer } = order;
         let made = match deed {
-            Deed::Change(change) => self.make(&change, act, false).await,
+            Deed::Change(change, judged) => self.make(&change, Some(judged), act, false).await,
             Deed::Canary(facts) => self.begin_canary(*facts, act).await,
             Deed::Promote => self.promote(act).await,
             Deed::EndCanary => self.end_canary(act).await,
@@ -74,10 +90,16 @@ impl Keeper {
     pub(super) async fn make(
         &mut self,
         change: &FolderChange,
+        judged: Option<Judged>,
         act: OperatorAct,
         is_promotion: bool,
     ) -> Result<Revision, ChangeError> {
-        let policy = self.control_plane.load_with(change).await?;
+        self.mend()?;
+        let policy = Arc::new(self.control_plane.load_with(change).await?);
+        let present = Arc::clone(&self.publish.borrow().state.policy);
+        if judged.is_some_and(|judged| judged != Judged::between(&present, &policy)) {
+            return Err(ChangeError::Changed);
+        }
         let folder = self.folder.folder().to_owned();
         let staged = Staged::write(change, &folder, &self.data)?;
         let actor = Actor {
@@ -89,22 +111,33 @@ impl Keeper {
             .record(Event::OperatorAct(Box::new(act)))
             .await;
         recorded.map_err(ChangeError::Record)?;
-        staged.commit()?;
+        let committed = staged.commit();
+        self.is_torn = matches!(committed, Err(ChangeError::Torn(_)));
+        committed?;
         if is_promotion {
             self.promoted()?;
         }
         // The watch has not seen it: its next look reads the folder once more, and whatever else happened there.
-        let inputs = inputs(&self.control_plane, Arc::new(policy));
+        let inputs = inputs(&self.control_plane, Arc::clone(&policy));
+        self.pending = Some(policy);
         self.actor = Some(actor);
         let published = self.publish(inputs).await;
         self.actor = None;
         published.map_err(ChangeError::Publish)?;
+        self.pending = None;
         Ok(self.publish.borrow().state.revision)
     }
 
     /// Records what becomes of revocations, before it acts.
+    ///
+    /// While the folder's policy could not be published yet, the record says of revocations what that one has, and no
+    /// state that is published in between takes it back.
     pub(crate) async fn settle_revocations(&mut self, set: &PolicySet) -> Result<(), PublishError> {
-        let control_plane = &self.control_plane;
+        let pending = self.pending.as_ref();
+        if pending.is_some_and(|pending| !std::ptr::eq(&pending.set, set)) {
+            return Ok(());
+        }
+        let control_plane = Arc::clone(&self.control_plane);
         let now = control_plane.now();
         let in_force = revocations::in_force(set, now);
         let ending = set.revocations().filter(|one| one.ends_soon(now)).count();
@@ -112,21 +145,18 @@ impl Keeper {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         metrics.revocations.set(count(in_force.len()));
         metrics.revocations_ending.set(count(ending));
-        if in_force == self.revocations {
-            return Ok(());
-        }
         let actor = self.actor.clone().unwrap_or_else(Actor::folder);
-        for event in revocations::events(&self.revocations, &in_force, &actor, now) {
-            let recorded = control_plane.record(event).await;
-            recorded.map_err(PublishError::Record)?;
+        for (name, events) in self.revocations.changes(&in_force, &actor, now) {
+            for event in events {
+                let recorded = control_plane.record(event).await;
+                recorded.map_err(PublishError::Record)?;
+            }
+            // One by one, so that nothing is told twice where a later one can't be.
+            self.revocations.told(name, &in_force);
         }
-        // Texts and numbers always have a JSON form.
-        let value = serde_json::to_vec(&in_force).unwrap_or_default();
         let store = control_plane.registry.store();
-        let written = store.put_if(REVOCATIONS, value, Expect::Any).await;
-        written.map_err(PublishError::Store)?;
-        self.revocations = in_force;
-        Ok(())
+        let written = self.revocations.write(store).await;
+        written.map_err(PublishError::Store)
     }
 }
 
@@ -151,6 +181,3 @@ impl ControlPlane {
             .map_err(|error| ChangeError::Policy(Chain(&error).to_string()))
     }
 }
-
-/// Where it is kept which revocations are in force.
-pub(crate) const REVOCATIONS: &str = "mesh/revocations";

@@ -19,6 +19,8 @@ use vouchsafe_attestation::result::InstanceId;
 #[derive(Clone, Debug, Default)]
 pub struct Probes {
     inner: Arc<Mutex<Inner>>,
+    /// One question at a time: a second one would take the place of the first on every stream.
+    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ pub enum Unanswered {
 
 impl Probes {
     /// Asks every connected sidecar of `whom`, each with what `question` makes for its workload; the identifier is set
-    /// here.
+    /// here. Whoever asks meanwhile waits for his turn.
     ///
     /// Answers come in no order; each such sidecar that was connected at the start has an entry.
     ///
@@ -79,6 +81,7 @@ impl Probes {
         mut question: impl FnMut(&WorkloadName) -> v1::Probe,
         patience: Duration,
     ) -> Vec<SidecarReport> {
+        let _turn = self.asking.lock().await;
         let deadline = Instant::now() + patience;
         let mut lines: Vec<Attached> = self.lock().lines.values().cloned().collect();
         lines.retain(|line| whom(&line.workload, &line.instance));
@@ -243,5 +246,25 @@ mod tests {
         assert_eq!(first[0].report, Err(Unanswered::Silent));
         let second = probes.ask(all, empty, Duration::from_secs(1)).await;
         assert_eq!(second[0].report, Err(Unanswered::Busy));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_who_ask_at_once_both_get_their_answers() {
+        let probes = Probes::default();
+        let mut line = attach(&probes, 1);
+        let asking = |probes: &Probes| {
+            let probes = probes.clone();
+            tokio::spawn(async move { probes.ask(all, empty, Duration::from_secs(1)).await })
+        };
+        let (first, second) = (asking(&probes), asking(&probes));
+        for _ in 0..2 {
+            let probe = line.question().await;
+            // The other one asks meanwhile.
+            tokio::task::yield_now().await;
+            line.answered(ProbeReport::new(probe.id, []));
+        }
+        for asked in [first, second] {
+            assert!(asked.await.unwrap()[0].report.is_ok());
+        }
     }
 }

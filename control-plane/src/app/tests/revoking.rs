@@ -7,6 +7,7 @@ use vouchsafe_attestation::result::InstanceId;
 
 use super::harness::Watch;
 use super::*;
+use crate::keeper::change::{Deed, Judged};
 use crate::rpc::operator::OperatorApi;
 
 const FILE: &str = "revocations/dev.incident-7.yaml";
@@ -462,5 +463,125 @@ async fn neither_a_rollback_nor_a_new_folder_ends_a_revocation() {
             .len(),
         3
     );
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_revocation_takes_the_place_of_no_other_unless_that_is_said() {
+    let factory = Factory::start(POLICY).await;
+    let first = revoke("{workload: [api]}");
+    assert!(factory.change(first.clone()).await.unwrap().made);
+    let again = factory.change(first).await.unwrap_err();
+    assert!(again.contains("changes nothing"), "{again}");
+    let other = revoke("{workload: [web]}");
+    let refused = factory.change(other.clone()).await.unwrap_err();
+    assert!(
+        refused.contains("lacks revocation `dev/incident-7`"),
+        "{refused}"
+    );
+    // Nor does a folder that has another one of the name.
+    let applied = v1::ChangeRequest {
+        act: "apply".to_owned(),
+        ..other.clone()
+    };
+    assert!(factory.change(applied).await.is_err());
+    factory.told(&[("revoked", "new")]);
+    let replaced = v1::ChangeRequest {
+        replace: true,
+        ..other
+    };
+    assert!(factory.change(replaced).await.unwrap().made);
+    factory.told(&[
+        ("revoked", "new"),
+        ("ended", "changed"),
+        ("revoked", "changed"),
+    ]);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_is_made_between_no_other_policies_than_it_was_judged_by() {
+    let factory = Factory::start(POLICY).await;
+    let control_plane = factory.control_plane();
+    let before = Arc::clone(&control_plane.mesh.borrow().state.policy);
+    let text = document("{workload: [api]}", "");
+    let change = || crate::change::FolderChange::new([(FILE.to_owned(), text.clone())], []);
+    let after = control_plane.load_with(&change().unwrap()).await.unwrap();
+    let judged = Judged::between(&before, &after);
+    let act = || OperatorAct {
+        act: "revoke".to_owned(),
+        actor: "uid 1".to_owned(),
+        reason: "incident 7".to_owned(),
+        files: vec![FILE.to_owned()],
+        would_drop: 0,
+        live: 0,
+        unanswered: 0,
+        max_drop: "25%".to_owned(),
+    };
+    // Somebody else was faster.
+    let more = apply("more.yaml", harness::ANOTHER_RULE);
+    assert!(factory.change(more).await.unwrap().made);
+    let refused = control_plane.order(Deed::Change(change().unwrap(), judged), act()).await;
+    assert!(
+        matches!(refused, Err(crate::change::ChangeError::Changed)),
+        "{refused:?}"
+    );
+    assert!(factory.revocations().is_empty());
+    let before = Arc::clone(&control_plane.mesh.borrow().state.policy);
+    let after = control_plane.load_with(&change().unwrap()).await.unwrap();
+    let judged = Judged::between(&before, &after);
+    let made = control_plane.order(Deed::Change(change().unwrap(), judged), act()).await;
+    assert!(made.is_ok(), "{made:?}");
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_after_a_revocation_goes_back_to_another_policy_and_keeps_the_revocation() {
+    let factory = Factory::start(POLICY).await;
+    let more = apply("more.yaml", harness::ANOTHER_RULE);
+    factory.change(more).await.unwrap();
+    let revoked = factory.change(revoke("{workload: [api]}")).await.unwrap();
+    assert_eq!(factory.rules().len(), 2);
+    let nothing = factory
+        .change(rollback(revoked.revision))
+        .await
+        .unwrap_err();
+    assert!(nothing.contains("changes nothing"), "{nothing}");
+    let back = factory.change(rollback(None)).await.unwrap();
+    assert!(back.made, "{back:?}");
+    assert_eq!(factory.rules().len(), 1);
+    assert!(factory.status().await.revocations[0].in_force);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_breaks_off_is_finished_before_anything_else_is_read() {
+    let factory = Factory::start(POLICY).await;
+    let folder = factory.data().join("../policy");
+    // Root may write anywhere, but no file over a folder.
+    let obstacle = folder.join("z.yaml");
+    fs::create_dir(&obstacle).unwrap();
+    fs::write(obstacle.join("x"), "").unwrap();
+    let mut both = apply("a.yaml", harness::ANOTHER_RULE);
+    both.files.push(v1::PolicyFile {
+        name: "z.yaml".to_owned(),
+        text: document("{workload: [api]}", ""),
+    });
+    let torn = factory.change(both).await.unwrap_err();
+    assert!(torn.contains("broke off"), "{torn}");
+    // The half of it is not put in force, and nothing else is done to the folder.
+    eventually("the control plane to say so", || async {
+        factory.status().await.policy_error.contains("broke off")
+    })
+    .await;
+    let other = factory.change(revoke("{workload: [web]}")).await;
+    assert!(other.unwrap_err().contains("broke off"));
+    assert_eq!(factory.rules().len(), 1);
+    fs::remove_dir_all(&obstacle).unwrap();
+    eventually("all of it to be in force", || async {
+        factory.rules().len() == 2 && factory.status().await.revocations.len() == 1
+    })
+    .await;
+    factory.told(&[("revoked", "new")]);
     factory.stop().await;
 }

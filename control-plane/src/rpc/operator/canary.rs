@@ -11,7 +11,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
 use super::OperatorApi;
-use super::change::{APPLY, PROMOTE, ROLLBACK, folder_change};
+use super::change::{APPLY, PROMOTE, ROLLBACK, folder_change, keeps_revocations};
 use crate::canary::{self, Facts, Members};
 use crate::change::bounded;
 use crate::keeper::change::Deed;
@@ -70,6 +70,9 @@ impl OperatorApi {
         let tried = tried
             .map_err(|_| Status::internal("judging the policy was interrupted"))?
             .map_err(|error| Status::invalid_argument(Chain(&error).to_string()))?;
+        if !asked.replace && !asked.dry_run {
+            keeps_revocations(asked, &present.set, &tried.set, now)?;
+        }
         let workloads = canary::concerned(&present.set, &tried.set);
         if workloads.is_empty() {
             return Err(Status::failed_precondition(
@@ -106,6 +109,10 @@ impl OperatorApi {
         canary: &PublishedCanary,
     ) -> Result<v1::ChangeResponse, Status> {
         let tried = &canary.published.state.policy;
+        if !asked.replace && !asked.dry_run {
+            let now = self.control_plane.now();
+            keeps_revocations(asked, &present.set, &tried.set, now)?;
+        }
         let everybody = |_: &WorkloadName, _: &InstanceId| true;
         let mut judged = self.judge(&present.set, &tried.set, everybody).await;
         judged.1.canary = Some(self.canary(canary));

@@ -3,7 +3,8 @@
 //!
 //! What it would end is asked of the sidecars themselves: they hold the connections, and judge the policy as it would be
 //! with the function by which they will judge it. A sidecar that does not answer in time is named, never counted as if
-//! nothing would fall there.
+//! nothing would fall there: what is not known is not within any limit. What a sidecar says is not believed beyond what one
+//! can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use super::OperatorApi;
 use super::losses::losses;
 use crate::change::{ChangeError, FolderChange, bounded};
 use crate::files::FileError;
-use crate::keeper::change::Deed;
+use crate::keeper::change::{Deed, Judged};
 use crate::keeper::revocations;
 use crate::mesh::probes::SidecarReport;
 use crate::policy::LoadedPolicy;
@@ -65,14 +66,20 @@ impl OperatorApi {
         }
         let change = folder_change(&asked, &before.set, Path::new(&control_plane.policy_folder))?;
         let after = control_plane.load_with(&change).await.map_err(status_of)?;
-        if asked.act == ROLLBACK {
-            keeps_revocations(&before.set, &after.set, control_plane.now())?;
+        if !asked.replace && (asked.act == ROLLBACK || !asked.dry_run) {
+            keeps_revocations(&asked, &before.set, &after.set, control_plane.now())?;
+        }
+        // A folder that is applied twice is as it should be; whoever revokes or goes back means to change something.
+        if asked.act != APPLY && !asked.dry_run && after.files == before.files {
+            return Err(Status::failed_precondition(
+                "this changes nothing: the policy is so already",
+            ));
         }
         let everybody = |_: &WorkloadName, _: &InstanceId| true;
-        let judged = self.judge(&before.set, &after.set, everybody).await;
+        let response = self.judge(&before.set, &after.set, everybody).await;
         let names = change.names();
-        self.order(&asked, judged, &asked.act, names, Deed::Change(change))
-            .await
+        let deed = Deed::Change(change, Judged::between(&before, &after));
+        self.order(&asked, response, &asked.act, names, deed).await
     }
 
     /// Has a deed done that was judged, unless it is only asked about or would end too much.
@@ -85,7 +92,7 @@ impl OperatorApi {
         deed: Deed,
     ) -> Result<v1::ChangeResponse, Status> {
         let control_plane = &self.control_plane;
-        let (reports, mut response) = judged;
+        let (_, mut response) = judged;
         response.revision = Some(control_plane.mesh.borrow().state.revision.into());
         if asked.dry_run || !response.refused.is_empty() {
             return Ok(response);
@@ -101,7 +108,7 @@ impl OperatorApi {
             files: bounded(files),
             would_drop: response.would_drop,
             live: response.live,
-            unanswered: reports.iter().filter(|one| one.report.is_err()).count() as u64,
+            unanswered: unanswered(&response).count() as u64,
             max_drop: limit_in_words(asked),
         };
         let begun = Instant::now();
@@ -135,20 +142,21 @@ impl OperatorApi {
             false => policy_sets::at(&self.control_plane.data, wanted).map_err(failed)?,
             true => {
                 let kept = policy_sets::list(&self.control_plane.data).map_err(failed)?;
-                // The newest that differs: what is in force is kept as well.
-                kept.into_iter().rfind(|kept| kept.files != present.files)
+                // The newest that differs: what is in force is kept as well. Revocations make no difference, because they
+                // stay as they are.
+                let present = without_revocations(&present.files);
+                kept.into_iter()
+                    .rfind(|kept| !without_revocations(&kept.files).eq(present.clone()))
             }
         };
         let former = former.ok_or_else(|| {
             Status::not_found("no such policy is kept; `vouchsafe rollback --list` shows which are")
         })?;
-        let files = former.files.into_iter();
         // What `vouchsafe revoke` wrote stays as it is now: it ends by an act of its own.
-        let files = files.filter(|(name, _)| !name.starts_with(REVOCATIONS_FOLDER));
-        asked.files = files
+        asked.files = without_revocations(&former.files)
             .map(|(name, text)| v1::PolicyFile {
                 name: name.display().to_string(),
-                text,
+                text: text.clone(),
             })
             .collect();
         asked.replace_all = true;
@@ -220,9 +228,13 @@ impl OperatorApi {
         let difference = diff(before, after, now);
         let sidecars: Vec<v1::SidecarChange> = reports.iter().map(sidecar_change).collect();
         let instances = control_plane.registry.instances(now);
+        let sum = |of: fn(&v1::SidecarChange) -> u64| {
+            let each = sidecars.iter().map(of);
+            each.fold(0, u64::saturating_add)
+        };
         let response = v1::ChangeResponse {
-            live: sidecars.iter().map(|one| one.live).sum(),
-            would_drop: sidecars.iter().map(|one| one.total).sum(),
+            live: sum(|one| one.live),
+            would_drop: sum(|one| one.total),
             losses: losses(before, after, &instances, &reports, now),
             difference: Some(v1::Difference {
                 changes: difference.in_words(),
@@ -235,19 +247,33 @@ impl OperatorApi {
     }
 }
 
-/// A former policy must not bring back whom a revocation means now.
-fn keeps_revocations(before: &PolicySet, after: &PolicySet, now: SystemTime) -> Result<(), Status> {
+/// Files of a policy but for those that `vouchsafe revoke` wrote.
+fn without_revocations(
+    files: &BTreeMap<PathBuf, String>,
+) -> impl Iterator<Item = (&PathBuf, &String)> + Clone {
+    let files = files.iter();
+    files.filter(|(name, _)| !name.starts_with(REVOCATIONS_FOLDER))
+}
+
+/// No change brings back whom a revocation means now, unless it says that it does.
+pub(super) fn keeps_revocations(
+    asked: &v1::ChangeRequest,
+    before: &PolicySet,
+    after: &PolicySet,
+    now: SystemTime,
+) -> Result<(), Status> {
     let (held, kept) = (
         revocations::in_force(before, now),
         revocations::in_force(after, now),
     );
-    let lost = held
-        .iter()
-        .find(|(name, one)| kept.get(*name) != Some(*one));
+    let lost = held.iter().find(|(name, one)| {
+        let is_ended = **name == asked.end_revocation && !kept.contains_key(*name);
+        !is_ended && kept.get(*name) != Some(*one)
+    });
     match lost {
         None => Ok(()),
         Some((name, _)) => Err(Status::failed_precondition(format!(
-            "the former policy lacks revocation `{name}`, which is in force: end that first, with `vouchsafe revoke end {name}` or in its file"
+            "the policy as it would be lacks revocation `{name}` as it is in force: choose another name, end that one first, with `vouchsafe revoke end {name}` or in its file, or say `--replace`"
         ))),
     }
 }
@@ -347,29 +373,51 @@ fn sidecar_change(report: &SidecarReport) -> v1::SidecarChange {
         Ok(report) => {
             change.unanswered = report.error.clone().unwrap_or_default();
             change.fallen = report.fallen.iter().cloned().map(Into::into).collect();
-            change.total = report.total;
-            change.live = report.live;
+            change.total = report.total.min(MOST_OF_ONE);
+            change.live = report.live.min(MOST_OF_ONE);
             change.is_revoked = report.is_revoked;
         }
     }
     change
 }
 
+/// Sidecars that did not say what would end there.
+fn unanswered(found: &v1::ChangeResponse) -> impl Iterator<Item = &v1::SidecarChange> {
+    let sidecars = found.sidecars.iter();
+    sidecars.filter(|one| !one.unanswered.is_empty())
+}
+
 /// Why more would end than the operator allows.
 fn over_the_limit(asked: &v1::ChangeRequest, found: &v1::ChangeResponse) -> Option<String> {
+    if asked.max_drop_is_percent && asked.max_drop >= 100 {
+        return None;
+    }
     let (drop, live) = (found.would_drop, found.live);
     let is_over = match asked.max_drop_is_percent {
         // A few connections are a large part of few.
         true if drop <= ALWAYS_ALLOWED => asked.max_drop == 0 && drop > 0,
-        true => drop.saturating_mul(100) > live.saturating_mul(asked.max_drop),
+        true => {
+            // Of connections, as `live` is: streams that end make no more of one than all of it.
+            let ending = { found.sidecars.iter() }.map(|one| one.total.min(one.live));
+            let ending = ending.fold(0, u64::saturating_add);
+            ending.saturating_mul(100) > live.saturating_mul(asked.max_drop)
+        }
         false => drop > asked.max_drop,
     };
-    is_over.then(|| {
-        format!(
+    if is_over {
+        return Some(format!(
             "it would end {drop} connections and streams, of {live} live connections: more than `--max-drop {}` allows",
             limit_in_words(asked)
-        )
-    })
+        ));
+    }
+    let mut silent = unanswered(found);
+    let first = silent.next().filter(|_| !asked.allow_unanswered)?;
+    Some(format!(
+        "{} sidecars did not say what would end there (one of {}: {}): ask again, or say `--allow-unanswered`, or `--max-drop 100%`",
+        1 + silent.count(),
+        first.workload,
+        first.unanswered
+    ))
 }
 
 fn limit_in_words(asked: &v1::ChangeRequest) -> String {
@@ -425,6 +473,7 @@ fn status_of(error: ChangeError) -> Status {
             Status::invalid_argument(text)
         }
         ChangeError::NotWritable(_) => Status::failed_precondition(text),
+        ChangeError::Changed => Status::aborted(text),
         ChangeError::Ending => Status::unavailable(text),
         ChangeError::Torn(_)
         | ChangeError::Record(_)
@@ -445,6 +494,8 @@ pub(super) const ROLLBACK: &str = "rollback";
 pub(crate) const REVOCATIONS_FOLDER: &str = "revocations";
 /// Connections that a percentage never forbids to end: in a small mesh a machine carries half of them.
 const ALWAYS_ALLOWED: u64 = 20;
+/// More than one sidecar holds; who says more is not believed.
+const MOST_OF_ONE: u64 = 100_000;
 /// A sidecar judges a thousand connections in milliseconds; whoever needs longer is named.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// Several times what a slow sidecar needs; the change is in force whether it answers or not.
@@ -454,20 +505,80 @@ const APPLY_LOOK: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
+    use vouchsafe_api::convert::mesh_state::probe::ProbeReport;
+
     use super::*;
 
-    fn refused(max_drop: u64, is_percent: bool, drop: u64, live: u64) -> bool {
-        let asked = v1::ChangeRequest {
+    fn asked(max_drop: u64, is_percent: bool) -> v1::ChangeRequest {
+        v1::ChangeRequest {
             max_drop,
             max_drop_is_percent: is_percent,
             ..v1::ChangeRequest::default()
-        };
-        let found = v1::ChangeResponse {
-            would_drop: drop,
-            live,
+        }
+    }
+
+    fn found(sidecars: Vec<v1::SidecarChange>) -> v1::ChangeResponse {
+        let sum = |of: fn(&v1::SidecarChange) -> u64| sidecars.iter().map(of).sum();
+        v1::ChangeResponse {
+            would_drop: sum(|one| one.total),
+            live: sum(|one| one.live),
+            sidecars,
             ..v1::ChangeResponse::default()
         };
-        over_the_limit(&asked, &found).is_some()
+        (reports, response)
+    }
+
+    fn sidecar(total: u64, live: u64) -> v1::SidecarChange {
+        v1::SidecarChange {
+            total,
+            live,
+            ..v1::SidecarChange::default()
+        }
+    }
+
+    fn refused(max_drop: u64, is_percent: bool, drop: u64, live: u64) -> bool {
+        let found = found(vec![sidecar(drop, live)]);
+        over_the_limit(&asked(max_drop, is_percent), &found).is_some()
+    }
+
+    #[test]
+    fn a_sidecar_that_did_not_say_is_within_no_limit_unless_that_is_allowed() {
+        let mut silent = sidecar(0, 0);
+        silent.unanswered = "it did not answer in time".to_owned();
+        let found = found(vec![sidecar(0, 10), silent]);
+        for (max_drop, is_percent) in [(25, true), (0, true), (50, false)] {
+            let mut asked = asked(max_drop, is_percent);
+            let refused = over_the_limit(&asked, &found).unwrap();
+            assert!(refused.starts_with("1 sidecars did not say"), "{refused}");
+            asked.allow_unanswered = true;
+            assert_eq!(over_the_limit(&asked, &found), None);
+        }
+        assert_eq!(over_the_limit(&asked(100, true), &found), None);
+    }
+
+    #[test]
+    fn one_sidecar_that_lies_neither_hides_nor_stops_what_others_say() {
+        let report = |total, live| {
+            let report = ProbeReport {
+                total,
+                ..ProbeReport::new(1, []).of(live, false)
+            };
+            sidecar_change(&SidecarReport {
+                workload: "a/b".parse().unwrap(),
+                instance: vouchsafe_attestation::result::InstanceId([1; 16]),
+                report: Ok(report),
+            })
+        };
+        let said = report(u64::MAX, u64::MAX);
+        assert_eq!((said.total, said.live), (MOST_OF_ONE, MOST_OF_ONE));
+        let over = |max_drop, said: Vec<_>| {
+            let found = found(said);
+            over_the_limit(&asked(max_drop, true), &found).is_some()
+        };
+        assert!(over(25, vec![report(0, 1 << 60), report(60_000, 60_000)]));
+        // Streams without connections are nothing that could end.
+        assert!(!over(25, vec![report(u64::MAX, 0), report(10, 1000)]));
+        assert!(!over(100, vec![report(u64::MAX, 0)]));
     }
 
     #[test]
