@@ -239,18 +239,31 @@ impl Watching {
                     revision,
                     slice_root: Some(root),
                 };
-                let is_whole = self.position.confirmed(holding, &published);
-                if is_whole {
-                    self.open.applied(&published, revision);
-                } else {
-                    self.open.control_plane.metrics.mesh_state.repairs.inc();
-                    tracing::error!(
-                        workload = %self.position.workload,
-                        %revision,
-                        "a sidecar holds another slice than its revision has: sending all of it"
-                    );
+                match self.position.confirmed(holding, &published) {
+                    Found::Whole => {
+                        self.open.applied(&published, revision);
+                        false
+                    }
+                    Found::Other => {
+                        self.open.control_plane.metrics.mesh_state.repairs.inc();
+                        tracing::error!(
+                            workload = %self.position.workload,
+                            %revision,
+                            "a sidecar holds another slice than its revision has: sending all of it"
+                        );
+                        true
+                    }
+                    Found::OtherAgain => {
+                        tracing::error!(
+                            workload = %self.position.workload,
+                            %revision,
+                            "a sidecar holds another slice than its revision has after all of it was sent"
+                        );
+                        self.position.refused(revision);
+                        self.open.refused(OTHER_SLICE.to_owned());
+                        false
+                    }
                 }
-                !is_whole
             }
             Err(error) => {
                 tracing::warn!(
@@ -311,6 +324,15 @@ struct Position {
     repaired: Option<Revision>,
 }
 
+/// Whether what a sidecar says that it holds is what the revision has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    Whole,
+    Other,
+    /// Though all of it was sent.
+    OtherAgain,
+}
+
 impl Position {
     fn new(workload: WorkloadName) -> Self {
         Self {
@@ -335,20 +357,24 @@ impl Position {
         is_present && holding.slice_root.is_some()
     }
 
-    /// The sidecar has applied something. `false` where it is not what the revision has.
-    fn confirmed(&mut self, holding: Holding, published: &Published) -> bool {
+    /// The sidecar has applied something.
+    fn confirmed(&mut self, holding: Holding, published: &Published) -> Found {
         self.refused = None;
         let slice = published.state.slice(&self.workload);
-        let is_other = holding.revision == published.state.revision
-            && holding.slice_root != Some(slice.root)
-            && self.repaired != Some(holding.revision);
-        if is_other {
-            self.repaired = Some(holding.revision);
-            (self.holds, self.confirmed) = (Holding::default(), Holding::default());
-        } else {
-            self.confirmed = holding;
+        let is_other =
+            holding.revision == published.state.revision && holding.slice_root != Some(slice.root);
+        match is_other {
+            false => {
+                self.confirmed = holding;
+                Found::Whole
+            }
+            true if self.repaired == Some(holding.revision) => Found::OtherAgain,
+            true => {
+                self.repaired = Some(holding.revision);
+                (self.holds, self.confirmed) = (Holding::default(), Holding::default());
+                Found::Other
+            }
         }
-        !is_other
     }
 
     fn refused(&mut self, revision: Revision) {
@@ -440,3 +466,6 @@ impl Drop for Open {
 }
 
 const SUBSCRIBE_DEADLINE: Duration = Duration::from_secs(10);
+/// What `status` says of a sidecar that can't be brought to hold what it was sent.
+const OTHER_SLICE: &str =
+    "it holds another slice than its revision has, though all of it was sent again";
