@@ -107,6 +107,20 @@ impl Renewals {
 /// Why a renewal could not be announced.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnounceError {
+    /// More would come back at once than attest in time.
+    #[error(
+        "{instances} instances in {} s are too many: take at least {} s",
+        over.as_secs(),
+        least.as_secs()
+    )]
+    TooFast {
+        /// Whose certificates are meant.
+        instances: usize,
+        /// What was asked for.
+        over: Duration,
+        /// What is allowed.
+        least: Duration,
+    },
     /// It can't be recorded.
     #[error("failed to record the renewal")]
     Record(#[source] LogError),
@@ -124,6 +138,7 @@ impl ControlPlane {
         &self,
         scope: Scope,
         over: Duration,
+        actor: String,
         reason: String,
     ) -> Result<(usize, SystemTime), AnnounceError> {
         let start = self.now();
@@ -133,8 +148,18 @@ impl ControlPlane {
         let meant = instances
             .filter(|(instance, _)| scope.as_ref().is_none_or(|name| *name == instance.workload))
             .count();
+        let least = least_time(meant);
+        if over < least {
+            let instances = meant;
+            return Err(AnnounceError::TooFast {
+                instances,
+                over,
+                least,
+            });
+        }
         let event = Event::RenewalForced(Box::new(ForcedRenewal {
             scope: words.clone(),
+            actor,
             reason: reason.clone(),
             start,
             end,
@@ -157,6 +182,12 @@ impl ControlPlane {
     }
 }
 
+/// In which so many instances may renew.
+fn least_time(instances: usize) -> Duration {
+    let seconds = instances.div_ceil(MOST_A_SECOND).max(1);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
 fn key(scope: &Scope) -> String {
     let scope = { scope.as_ref() }.map_or_else(|| ALL.to_owned(), ToString::to_string);
     format!("{RENEWALS}{scope}")
@@ -177,12 +208,23 @@ impl Stored {
     }
 }
 
+/// Of renewals: what one control plane does beside everything else.
+const MOST_A_SECOND: usize = 100;
 const RENEWALS: &str = "renewals/";
 const ALL: &str = "-";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn renewals_are_no_faster_than_the_control_plane() {
+        let seconds = Duration::from_secs;
+        assert_eq!(least_time(0), seconds(1));
+        assert_eq!(least_time(100), seconds(1));
+        assert_eq!(least_time(101), seconds(2));
+        assert_eq!(least_time(10_000), seconds(100));
+    }
 
     #[tokio::test]
     async fn an_announcement_outlives_a_restart_and_ends_with_the_last_certificate_that_it_means() {

@@ -28,6 +28,7 @@ use vouchsafe_config::set::PolicySet;
 use crate::ca::{AuthorityFacts, CaError, CertificateAuthority};
 use crate::keeper::authority::PrepareError;
 use crate::log::{self, Head, StoredRecord};
+use crate::renewals::AnnounceError;
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
 
@@ -171,8 +172,14 @@ impl Operator for OperatorApi {
             let wanted = "a renewal takes at most a day, and a reason";
             return Err(Status::invalid_argument(wanted));
         }
-        let announced = self.control_plane.renew(scope, over, request.reason).await;
-        let (instances, end) = announced.map_err(|error| Status::unavailable(error.to_string()))?;
+        let actor = self.actor.clone();
+        let announced = self.control_plane.renew(scope, over, actor, request.reason);
+        let (instances, end) = announced.await.map_err(|error| match error {
+            AnnounceError::TooFast { .. } => Status::invalid_argument(error.to_string()),
+            AnnounceError::Record(_) | AnnounceError::Store(_) => {
+                Status::unavailable(Chain(&error).to_string())
+            }
+        })?;
         Ok(Response::new(v1::ForceRenewalResponse {
             instances: instances as u64,
             end_ms: unix_ms(end),

@@ -520,12 +520,15 @@ impl<'a> Fields<'a> {
     fn entries(&mut self, name: &'static str) -> Result<Vec<String>, ConvertError> {
         let mut entries = Vec::new();
         loop {
-            let mut ahead = Fields(self.0);
-            if ahead.framed()? != name.as_bytes() {
+            if !self.is_next(name)? {
                 return Ok(entries);
             }
             entries.push(self.text(name)?);
         }
+    }
+
+    fn is_next(&self, name: &'static str) -> Result<bool, ConvertError> {
+        Ok(Fields(self.0).framed()? == name.as_bytes())
     }
 
     fn array<const N: usize>(&mut self, name: &'static str) -> Result<[u8; N], ConvertError> {
@@ -728,6 +731,15 @@ mod tests {
             })),
             Event::RenewalForced(Box::new(ForcedRenewal {
                 scope: "inference/llm".into(),
+                actor: "uid 0".into(),
+                reason: "key ceremony".into(),
+                start: at(10),
+                end: at(600_010),
+            })),
+            // As it was written when nobody was named.
+            Event::RenewalForced(Box::new(ForcedRenewal {
+                scope: "mesh".into(),
+                actor: String::new(),
                 reason: "key ceremony".into(),
                 start: at(10),
                 end: at(600_010),

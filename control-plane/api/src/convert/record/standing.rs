@@ -42,6 +42,8 @@ pub struct BrakeChange {
 pub struct ForcedRenewal {
     /// `mesh`, or the name of a workload.
     pub scope: String,
+    /// Who, as the operator socket knows him; empty in entries of earlier versions.
+    pub actor: String,
     /// Why.
     pub reason: String,
     /// From then on.
@@ -80,12 +82,16 @@ impl BrakeChange {
 
 impl ForcedRenewal {
     pub(super) fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
-        vec![
-            ("scope", Value::Text(&self.scope)),
+        let mut fields = vec![("scope", Value::Text(&self.scope))];
+        if !self.actor.is_empty() {
+            fields.push(("actor", Value::Text(&self.actor)));
+        }
+        fields.extend([
             ("reason", Value::Text(&self.reason)),
             ("start", Value::Time(self.start)),
             ("end", Value::Time(self.end)),
-        ]
+        ]);
+        fields
     }
 }
 
@@ -122,6 +128,10 @@ impl Fields<'_> {
             time: self.time("time")?,
             event: Event::RenewalForced(Box::new(ForcedRenewal {
                 scope: self.text("scope")?,
+                actor: match self.is_next("actor")? {
+                    true => self.text("actor")?,
+                    false => String::new(),
+                },
                 reason: self.text("reason")?,
                 start: self.time("start")?,
                 end: self.time("end")?,
