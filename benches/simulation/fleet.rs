@@ -15,6 +15,7 @@ use vouchsafe_proxy::attester::{Attester, Attesters};
 use vouchsafe_proxy::clock::MeshClock;
 use vouchsafe_proxy::drain::Drain;
 use vouchsafe_proxy::health::Readiness;
+use vouchsafe_proxy::mesh_state::farewell::farewell;
 use vouchsafe_proxy::mesh_state::held::Wanted;
 use vouchsafe_proxy::mesh_state::stream::MeshStateClient;
 use vouchsafe_proxy::state::State;
@@ -118,6 +119,7 @@ fn sidecar(
         metrics,
         connections: Connections::none(),
         decisions: Arc::new(DataMetrics::new(&Registry::new())?),
+        farewell: farewell().1,
     };
     tasks.spawn(rotation.run());
     tasks.spawn(client.run().instrument(watch::span_of(number)));

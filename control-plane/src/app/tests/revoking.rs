@@ -505,8 +505,8 @@ async fn a_change_is_made_between_no_other_policies_than_it_was_judged_by() {
     let control_plane = factory.control_plane();
     let before = Arc::clone(&control_plane.mesh.borrow().state.policy);
     let text = document("{workload: [api]}", "");
-    let change = || crate::change::FolderChange::new([(FILE.to_owned(), text.clone())], []);
-    let after = control_plane.load_with(&change().unwrap()).await.unwrap();
+    let wanted = || change::FolderChange::new([(FILE.to_owned(), text.clone())], []);
+    let after = control_plane.load_with(&wanted().unwrap()).await.unwrap();
     let judged = Judged::between(&before, &after);
     let act = || OperatorAct {
         act: "revoke".to_owned(),
@@ -521,16 +521,20 @@ async fn a_change_is_made_between_no_other_policies_than_it_was_judged_by() {
     // Somebody else was faster.
     let more = apply("more.yaml", harness::ANOTHER_RULE);
     assert!(factory.change(more).await.unwrap().made);
-    let refused = control_plane.order(Deed::Change(change().unwrap(), judged), act()).await;
+    let refused = control_plane
+        .order(Deed::Change(wanted().unwrap(), judged), act())
+        .await;
     assert!(
-        matches!(refused, Err(crate::change::ChangeError::Changed)),
+        matches!(refused, Err(change::ChangeError::Changed)),
         "{refused:?}"
     );
     assert!(factory.revocations().is_empty());
     let before = Arc::clone(&control_plane.mesh.borrow().state.policy);
-    let after = control_plane.load_with(&change().unwrap()).await.unwrap();
+    let after = control_plane.load_with(&wanted().unwrap()).await.unwrap();
     let judged = Judged::between(&before, &after);
-    let made = control_plane.order(Deed::Change(change().unwrap(), judged), act()).await;
+    let made = control_plane
+        .order(Deed::Change(wanted().unwrap(), judged), act())
+        .await;
     assert!(made.is_ok(), "{made:?}");
     factory.stop().await;
 }

@@ -144,9 +144,10 @@ impl OperatorApi {
                 let kept = policy_sets::list(&self.control_plane.data).map_err(failed)?;
                 // The newest that differs: what is in force is kept as well. Revocations make no difference, because they
                 // stay as they are.
-                let present = without_revocations(&present.files);
-                kept.into_iter()
-                    .rfind(|kept| !without_revocations(&kept.files).eq(present.clone()))
+                kept.into_iter().rfind(|kept| {
+                    let present = without_revocations(&present.files);
+                    !without_revocations(&kept.files).eq(present)
+                })
             }
         };
         let former = former.ok_or_else(|| {
@@ -250,7 +251,7 @@ impl OperatorApi {
 /// Files of a policy but for those that `vouchsafe revoke` wrote.
 fn without_revocations(
     files: &BTreeMap<PathBuf, String>,
-) -> impl Iterator<Item = (&PathBuf, &String)> + Clone {
+) -> impl Iterator<Item = (&PathBuf, &String)> {
     let files = files.iter();
     files.filter(|(name, _)| !name.starts_with(REVOCATIONS_FOLDER))
 }
@@ -524,8 +525,7 @@ mod tests {
             live: sum(|one| one.live),
             sidecars,
             ..v1::ChangeResponse::default()
-        };
-        (reports, response)
+        }
     }
 
     fn sidecar(total: u64, live: u64) -> v1::SidecarChange {
@@ -565,7 +565,7 @@ mod tests {
             };
             sidecar_change(&SidecarReport {
                 workload: "a/b".parse().unwrap(),
-                instance: vouchsafe_attestation::result::InstanceId([1; 16]),
+                instance: InstanceId([1; 16]),
                 report: Ok(report),
             })
         };
