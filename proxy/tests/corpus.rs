@@ -80,5 +80,10 @@ fn messages_of_the_control_stream_are_handled_however_they_are_damaged() {
     replay("control_message", targets::control_message);
 }
 
+#[test]
+fn changes_of_a_slice_lead_where_a_snapshot_of_it_leads() {
+    replay("held_slice", targets::held_slice);
+}
+
 /// Changed inputs of each corpus: seconds for all of them.
 const MUTANTS: u64 = 4_000;
