@@ -27,9 +27,11 @@ fn documents(changes: usize, is_revoked: bool) -> String {
         simulated_node("app/one"),
         simulated_node("app/two"),
         simulated_node("app/three"),
+        simulated_node("app/four"),
         workload("app/server", "any", "one", &[port]),
         workload("app/client", "any", "two", &[]),
         workload("app/other", "any", "three", &[]),
+        workload("app/fresh", "any", "four", &[]),
         access("app/server", "raw", "app/client", ""),
         access("app/server", "raw", "app/other", ""),
     ];
@@ -268,8 +270,7 @@ fn no_fault_of_the_control_plane_loses_or_reorders_a_revision_or_lets_the_revoke
     factory.change();
     factory.mesh.kill();
     factory.mesh.restart();
-    let attester = "{simulated: {machine: three, image: any}}";
-    let fresh = factory.mesh.sidecar("fresh", "app/other", attester);
+    let fresh = factory.mesh.simulated("fresh", "app/fresh", "four", "any");
     factory.sidecars.push(fresh.start(factory.mesh.path()));
     factory.sidecars[FRESH].wait_ready();
     check(&factory, &mut newest, "killed with its clock far behind");

@@ -357,7 +357,7 @@ async fn who_is_not_concerned_is_proven_a_revision_in_place_of_the_next_heartbea
     let (_connection, mut watch) = watching(&factory).await;
     let held = watch.settled().await;
     // A workload that nobody here calls.
-    let workload = "---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: lonely, namespace: dev}\nspec: {profile: any, members: {nodes: [laptop]}, ports: [{name: p, port: 9, protocol: tcp}]}\n";
+    let workload = "---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: lonely, namespace: dev}\nspec: {profile: soft, members: {nodes: [laptop]}, ports: [{name: p, port: 9, protocol: tcp}]}\n";
     factory.write_policy(&format!("{POLICY}{workload}"));
     eventually("nobody to be behind a newer revision", || async {
         let status = factory.status().await;
