@@ -92,7 +92,9 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError::Engine`] when the file is held by another process or is damaged beyond repair.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Arc::new(Database::create(path).map_err(engine)?);
+        let mut builder = Database::builder();
+        let database = builder.set_cache_size(CACHE_BYTES).create(path);
+        let database = Arc::new(database.map_err(engine)?);
         let transaction = database.begin_write().map_err(engine)?;
         {
             transaction.open_table(VALUES).map_err(engine)?;
@@ -370,6 +372,8 @@ type Position = (u64, u32);
 type Written = (&'static str, Option<&'static [u8]>);
 /// Transactions that may wait for the writer: also the largest batch of one sync.
 const QUEUE: usize = 1024;
+/// All that is asked for often is held in memory besides (registrations, renewals); the engine's default is a gigabyte.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 /// Changes that a slow watcher may leave unread before the follower waits; the store itself never waits.
 const WATCH_QUEUE: usize = 256;
 /// Changes that are kept for watchers that resume.
