@@ -174,3 +174,70 @@ const PCRS: &str = "pcrs";
 
 /// The reason of a claim that is not as a profile demands; the check has the claim's name.
 pub(crate) const UNMET: &str = "claim_not_accepted";
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn named(values: &[(&str, &str)]) -> HardwareImage {
+        HardwareImage {
+            name: "llm".to_owned(),
+            values: { values.iter() }
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            until: None,
+        }
+    }
+
+    #[test]
+    fn an_image_is_one_whose_every_value_was_shown_and_that_has_not_ended() {
+        let shown = Shown::from([
+            ("measurement", Value::Text("aa".to_owned())),
+            (
+                "pcrs",
+                Value::Set(vec!["4:bb".to_owned(), "7:cc".to_owned()]),
+            ),
+            ("guest_svn", Value::Number(1)),
+        ]);
+        let now = UNIX_EPOCH + Duration::from_secs(100);
+        let check = |one: HardwareImage, expected: Result<&str, &str>| {
+            let images = [one];
+            let found = image(&images, &shown, now);
+            match (found, expected) {
+                (Ok(found), Ok(name)) => assert_eq!(found, name),
+                (Err(found), Err(word)) => assert!(found.contains(word), "{found}"),
+                (found, expected) => panic!("found {found:?}, expected {expected:?}"),
+            }
+        };
+        let good = || named(&[("measurement", "aa"), ("pcrs", "4:bb"), ("pcrs", "7:cc")]);
+        let until = |until| HardwareImage {
+            until: Some(UNIX_EPOCH + Duration::from_secs(until)),
+            ..good()
+        };
+        check(good(), Ok("llm"));
+        check(until(101), Ok("llm"));
+        check(until(100), Err("has ended"));
+        check(named(&[]), Err("names no value"));
+        check(named(&[("measurement", "ab")]), Err("found aa"));
+        check(
+            named(&[("measurement", "aa"), ("pcrs", "4:cc")]),
+            Err("found 4:bb, 7:cc"),
+        );
+        check(named(&[("guest_svn", "1")]), Err("found nothing"));
+        check(named(&[("host_data", "aa")]), Err("found nothing"));
+        assert!(image(&[], &shown, now).is_err());
+        // Verifiers that show each PCR by itself.
+        let shown = Shown::from([("pcr4", Value::Text("bb".to_owned()))]);
+        for (value, fits) in [
+            ("4:bb", true),
+            ("4:cc", false),
+            ("5:bb", false),
+            ("bb", false),
+        ] {
+            let images = [named(&[("pcrs", value)])];
+            assert_eq!(image(&images, &shown, now).is_ok(), fits, "{value}");
+        }
+    }
+}

@@ -323,3 +323,4 @@ fn reasons_are_words_that_stand_once() {
 }
 
 mod sets;
+mod vtpm;

@@ -9,8 +9,8 @@ use aws_lc_rs::signature::{
     EcdsaSigningAlgorithm,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, SerialNumber,
 };
 
 use super::*;
@@ -96,6 +96,7 @@ pub(crate) struct Answerer {
     pub(crate) hash: &'static [u8],
     pub(crate) twice: bool,
     pub(crate) nonce: Option<&'static [u8]>,
+    pub(crate) nonce_is_twice: bool,
     pub(crate) critical: bool,
     pub(crate) by_issuer: bool,
     pub(crate) by_name: bool,
@@ -104,6 +105,9 @@ pub(crate) struct Answerer {
     pub(crate) responder_until: u64,
     pub(crate) responder_may_answer: bool,
     pub(crate) responder_may_sign: bool,
+    pub(crate) responder_has_key_usage: bool,
+    pub(crate) responder_is_critical: bool,
+    pub(crate) certificates: usize,
     pub(crate) signed_by_other: bool,
     pub(crate) trailing: bool,
 }
@@ -133,6 +137,7 @@ impl Default for Answerer {
             hash: SHA384,
             twice: false,
             nonce: None,
+            nonce_is_twice: false,
             critical: false,
             by_issuer: false,
             by_name: false,
@@ -141,6 +146,9 @@ impl Default for Answerer {
             responder_until: 3000,
             responder_may_answer: true,
             responder_may_sign: true,
+            responder_has_key_usage: true,
+            responder_is_critical: false,
+            certificates: 1,
             signed_by_other: false,
             trailing: false,
         }
@@ -159,6 +167,14 @@ impl Answerer {
         } else {
             KeyUsagePurpose::KeyAgreement
         }];
+        if !self.responder_has_key_usage {
+            params.key_usages.clear();
+        }
+        if self.responder_is_critical {
+            let mut unknown = CustomExtension::from_oid_content(&[1, 2, 3], vec![5, 0]);
+            unknown.set_criticality(true);
+            params.custom_extensions.push(unknown);
+        }
         let other;
         let parent = if self.responder_is_of_other {
             other = Authority::root("issuer");
@@ -185,7 +201,10 @@ impl Answerer {
         basic.extend(element(SEQUENCE, &algorithm));
         basic.extend(element(BIT_STRING, &[&[0], signature.as_slice()].concat()));
         if !self.responder_is_missing {
-            basic.extend(element(CONTEXT_0, &element(SEQUENCE, &responder)));
+            basic.extend(element(
+                CONTEXT_0,
+                &element(SEQUENCE, &responder.repeat(self.certificates)),
+            ));
         }
         let basic = element(OCTET_STRING, &element(SEQUENCE, &basic));
         let typed = [element(OBJECT_IDENTIFIER, BASIC), basic].concat();
@@ -215,7 +234,8 @@ impl Answerer {
         if let Some(nonce) = self.nonce {
             let value = element(OCTET_STRING, &element(OCTET_STRING, nonce));
             let extension = [element(OBJECT_IDENTIFIER, NONCE), value].concat();
-            list.extend(element(SEQUENCE, &extension));
+            let times = 1 + usize::from(self.nonce_is_twice);
+            list.extend(element(SEQUENCE, &extension).repeat(times));
         }
         if self.critical {
             let critical = element(BOOLEAN, &[0xff]);

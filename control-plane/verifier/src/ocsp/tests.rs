@@ -49,6 +49,9 @@ fn response_as_it_should_be_is_good() {
         |a: &mut Answerer| a.hash = SHA256,
         |a: &mut Answerer| a.hash = SHA512,
         |a: &mut Answerer| a.nonce = Some(b"sent"),
+        // Without a word on its use a key may be used for what its extended use says (RFC 5280 §4.2.1.3).
+        |a: &mut Answerer| a.responder_has_key_usage = false,
+        |a: &mut Answerer| a.certificates = 8,
     ] {
         let answer = judge(&pair, change).unwrap();
         assert_eq!(answer.status, CertificateStatus::Good);
@@ -77,6 +80,12 @@ fn every_check_of_a_response_fails_by_itself() {
     check("ocsp_responder", |a| a.responder_is_missing = true);
     check("ocsp_responder", |a| a.responder_may_answer = false);
     check("ocsp_responder", |a| a.responder_may_sign = false);
+    check("ocsp_responder", |a| a.responder_is_critical = true);
+    check("ocsp_malformed", |a| a.certificates = 9);
+    check("ocsp_malformed", |a| {
+        a.nonce = Some(b"sent");
+        a.nonce_is_twice = true;
+    });
     check("ocsp_responder", |a| a.responder_until = 1999);
     check("ocsp_signature", |a| a.signed_by_other = true);
     check("ocsp_signature", |a| {
@@ -200,4 +209,11 @@ fn nvidias_responses_are_good() {
         assert_eq!(lifetime.unwrap(), Duration::from_secs(86_400));
         assert!(!parsed.is_about(&chain[index - 1], &chain[index]).unwrap());
     }
+}
+
+#[test]
+fn response_that_is_larger_than_any_is_not_read() {
+    let bytes = vec![0x30; 64 * 1024 + 1];
+    let found = Response::parse(&bytes).err();
+    assert_eq!(found, Some(OcspError::TooLarge(bytes.len())));
 }

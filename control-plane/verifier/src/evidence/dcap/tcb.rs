@@ -395,3 +395,24 @@ fn check_module(
     );
     level
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_is_hexadecimal_and_as_long_as_what_it_masks() {
+        assert!(masked(&[5, 9], "07f0", "0500"));
+        for (mask, expected) in [
+            ("07f0", "0400"),
+            ("07", "0500"),
+            ("07f0", "05"),
+            ("07f000", "050000"),
+            ("07zz", "0500"),
+            ("07f0", "05zz"),
+            ("", ""),
+        ] {
+            assert!(!masked(&[5, 9], mask, expected), "{mask} {expected}");
+        }
+    }
+}

@@ -144,6 +144,8 @@ fn meet_every_rule(m: &mut Machine) {
 
 fn flips_of_the_quote() -> Vec<Flip> {
     let mut flips = vec![
+        tdx("quote_format", "quote_malformed", |m| m.left[0] = 1),
+        tdx("quote_format", "quote_malformed", |m| m.left[1] = 1),
         tdx("quote_format", "quote_malformed", |m| m.header[0] = 6),
         tdx("quote_format", "quote_malformed", |m| m.header[2] = 3),
         tdx("quote_format", "quote_malformed", |m| m.header[12] = 0),

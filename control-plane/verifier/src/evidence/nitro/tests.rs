@@ -23,6 +23,8 @@ struct Enclave {
     trailing: Vec<u8>,
     tag: Vec<u8>,
     protected: Vec<u8>,
+    head: u8,
+    unprotected: Vec<u8>,
     rules: Rules,
     nonce: &'static [u8],
     now: u64,
@@ -56,6 +58,8 @@ impl Enclave {
             trailing: Vec::new(),
             tag: Vec::new(),
             protected: vec![0xa1, 0x01, 0x38, 0x22],
+            head: 0x84,
+            unprotected: vec![0xa0],
             rules: Rules::default(),
             nonce: b"nonce",
             now: NOW,
@@ -134,9 +138,9 @@ impl Enclave {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &key.serialize_der())
             .unwrap();
         let signature = pair.sign(&SystemRandom::new(), &signed).unwrap();
-        let mut document = [&self.tag[..], &[0x84]].concat();
+        let mut document = [&self.tag[..], &[self.head]].concat();
         cbor::put_bytes(&mut document, &self.protected);
-        document.push(0xa0);
+        document.extend(&self.unprotected);
         cbor::put_bytes(&mut document, payload);
         cbor::put_bytes(&mut document, signature.as_ref());
         document.extend(&self.trailing);
@@ -233,6 +237,10 @@ fn flips_of_the_format() -> Vec<Flip> {
         malformed(|e| e.tag = vec![0xd3]),
         malformed(|e| e.protected = vec![0xa1, 0x01, 0x26]),
         malformed(|e| e.protected = vec![0xa0]),
+        malformed(|e| e.protected = vec![0xa1, 0x02, 0x38, 0x22]),
+        malformed(|e| e.unprotected = vec![0xa1, 0x01, 0x26]),
+        malformed(|e| e.head = 0x83),
+        malformed(|e| e.head = 0x85),
         malformed(|e| e.protected = vec![0xa1, 0x01, 0x38, 0x22, 0x00]),
         malformed(|e| e.set("digest", b"\x66SHA256")),
         malformed(|e| e.fields.push(("digest", b"\x66SHA384".to_vec()))),

@@ -125,6 +125,13 @@ fn flips_of_the_chain() -> Vec<Flip> {
         }),
         milan("crl", "crl_missing", |m| m.rules.require_crl = true),
         crl(
+            "crl_missing",
+            Crl {
+                is_of_stranger: true,
+                ..CRL
+            },
+        ),
+        crl(
             "crl_malformed",
             Crl {
                 is_cut: true,
@@ -425,4 +432,27 @@ fn products_are_known_by_family_and_model() {
     assert_eq!(Product::from_cpuid(0x1a, 0x02), Some(Product::Turin));
     assert_eq!(Product::from_cpuid(0x19, 0x20), None);
     assert_eq!(Product::from_cpuid(0x1a, 0x12), None);
+}
+
+#[test]
+fn every_part_of_a_floor_counts_by_itself() {
+    let held = Tcb {
+        fmc: Some(1),
+        bootloader: 2,
+        tee: 3,
+        snp: 4,
+        microcode: 5,
+    };
+    assert!(held.is_at_least(&held) && held.is_at_least(&Tcb::default()));
+    for raise in [
+        |floor: &mut Tcb| floor.fmc = Some(2),
+        |floor: &mut Tcb| floor.bootloader = 3,
+        |floor: &mut Tcb| floor.tee = 4,
+        |floor: &mut Tcb| floor.snp = 5,
+        |floor: &mut Tcb| floor.microcode = 6,
+    ] {
+        let mut floor = held;
+        raise(&mut floor);
+        assert!(!held.is_at_least(&floor), "{floor}");
+    }
 }

@@ -8,7 +8,7 @@ use super::hash::HashAlgorithm;
 use super::pcr::{PcrSelection, PcrSet, PcrValues};
 use super::public::{Curve, Key, PublicArea, SigningScheme};
 use super::signature::Signature;
-use super::wire::{ParseError, put_sized};
+use super::wire::{ParseError, Reader, put_sized};
 
 /// Standard base64, for fixtures only.
 pub(super) mod base64_lite {
@@ -317,6 +317,23 @@ fn rsa_keys_are_whole_and_of_known_sizes() {
         PublicArea::parse(&short),
         Err(ParseError::Unsupported("RSA modulus"))
     );
+}
+
+#[test]
+fn a_bank_is_selected_once_and_nothing_is_longer_than_any_of_its_kind() {
+    let bank = [0, 0x0b, 3, 1, 0, 0];
+    let read = |banks: &[[u8; 6]]| {
+        let count = u32::try_from(banks.len()).unwrap().to_be_bytes();
+        let raw = [count.as_slice(), &banks.concat()].concat();
+        PcrSelection::read(&mut Reader::new(&raw)).map(|_| ())
+    };
+    assert_eq!(read(&[bank]), Ok(()));
+    let twice = ParseError::Unsupported("selection hash");
+    assert_eq!(read(&[bank, [0, 0x0b, 3, 2, 0, 0]]), Err(twice));
+    let quote = Quote::parse(&[0; Quote::MAX_BYTES + 1]).unwrap_err();
+    assert_eq!(quote, ParseError::TooLarge("quote").into());
+    let area = PublicArea::parse(&[0; PublicArea::MAX_BYTES + 1]).unwrap_err();
+    assert_eq!(area, ParseError::TooLarge("public area"));
 }
 
 #[test]

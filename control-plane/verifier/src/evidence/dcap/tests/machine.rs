@@ -46,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) pck_crl: Crl,
     pub(crate) event_log: Option<Vec<u8>>,
     pub(crate) trailing: Vec<u8>,
+    /// Bytes behind the last part of the certification data, and of the signature data.
+    pub(crate) left: [usize; 2],
     pub(crate) rules: Rules,
     pub(crate) is_runtime_data: bool,
 }
@@ -154,6 +156,7 @@ impl Machine {
             pck_crl: CRL,
             event_log: None,
             trailing: Vec::new(),
+            left: [0, 0],
             rules: Rules::default(),
             is_runtime_data: false,
         }
@@ -322,11 +325,13 @@ impl Machine {
         ]
         .concat();
         put(&mut certified, 5, chain.as_bytes());
+        certified.extend(vec![0; self.left[0]]);
         let mut data = [signature.as_slice(), &public].concat();
         match self.header[0] {
             3 => data.extend(&certified),
             _ => put(&mut data, 6, &certified),
         }
+        data.extend(vec![0; self.left[1]]);
         let size = u32::try_from(data.len()).unwrap().to_le_bytes();
         [signed.as_slice(), &size, &data, &self.trailing].concat()
     }

@@ -77,6 +77,12 @@ fn manifest_is_signed_by_nvidia() {
     let judgement = made.judge(&Maker::gpu(), roots);
     assert_eq!(judgement.reason, "rim_root_not_pinned");
     refuses("rim_chain", &driver(|rim| rim.signer_is_of_other = true));
+    let alone = |text: String| {
+        let (start, last) = text.rsplit_once("<ds:X509Certificate>").unwrap();
+        let (_, end) = last.split_once("</ds:X509Certificate>").unwrap();
+        format!("{start}{end}")
+    };
+    refuses("rim_chain", &edited(alone));
     refuses("rim_certificate_expired", &driver(|rim| rim.until = 1999));
     refuses("rim_signature", &driver(|rim| rim.by_other = true));
     let debug = |rim: &mut RimMaker| rim.signer_name = "L4 Signer Debug Only";

@@ -47,6 +47,8 @@ pub(crate) struct Crl {
     pub(crate) dates: [u64; 2],
     pub(crate) is_cached: bool,
     pub(crate) is_of_other: bool,
+    /// Of an authority of another name.
+    pub(crate) is_of_stranger: bool,
     pub(crate) is_cut: bool,
 }
 
@@ -55,6 +57,7 @@ pub(crate) const CRL: Crl = Crl {
     dates: [1500, 4000],
     is_cached: false,
     is_of_other: false,
+    is_of_stranger: false,
     is_cut: false,
 };
 
@@ -209,7 +212,11 @@ impl Machine {
         let root_der = root.certify(&root.renamed(self.root_name));
         let crl = self.crl.as_ref().map(|crl| {
             let signer = if crl.is_of_other { &other } else { &root };
-            let mut der = revocation_list(crl, &signer.renamed(self.root_name));
+            let name = match crl.is_of_stranger {
+                true => "ARK-Stranger",
+                false => self.root_name,
+            };
+            let mut der = revocation_list(crl, &signer.renamed(name));
             der.truncate(der.len() - usize::from(crl.is_cut));
             der
         });
