@@ -9,13 +9,12 @@
 //! - *refused*: not affirmed. What must happen.
 //! - *same*: affirmed, and the judgement is the unchanged file's to the last check and claim: the byte is read by nobody
 //!   or means the same otherwise written. Such bytes are listed, with what stands there.
-//! - *less*: affirmed, with fewer claims or passed checks than the unchanged file and none of another value: what a log
-//!   says beside its digests, or a field that holds something else and is left out, proves nothing any more.
-//! - *other*: affirmed, and claiming something else. Never may happen; the exit status is then 1.
+//! - *less*: affirmed, with fewer claims or passed checks than the unchanged file and none of another value, and
+//!   [`EXPLAINED`] says why each that is gone may be gone: it was shown beside what is signed, or is counted only.
+//! - *other*: affirmed, and claiming something else, or lacking what nobody explained. Never may happen; the exit status
+//!   is then 1.
 //!
-//! What a TPM's key may do beside signing quotes is its maker's to say, and the certificate of a machine is of its key
-//! alone: the claim `ak_name`, which such bits change, is not compared. Nor is `trailing`, which counts the zeros with
-//! which a platform padded a quote.
+//! A negative case that a change turns into the good one it was made from is that one.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,6 +23,7 @@
     reason = "a program for developers, over files that are there"
 )]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -50,6 +50,67 @@ const FOLDERS: &[(&str, Kind, &[&str])] = &[
     ("tdx", Kind::Tdx, &[]),
 ];
 
+/// What may change or go while a file is still affirmed, and why: claims, checks that are no longer made, and checks
+/// that found something else to pass.
+const EXPLAINED: &[(&str, &str)] = &[
+    (
+        "detail trailing",
+        "zeros with which a platform pads a quote are counted, and may be fewer",
+    ),
+    (
+        "claim ak_name",
+        "what a key may do beside signing quotes is its maker's to say, and part of its name",
+    ),
+    (
+        "detail ak_attributes",
+        "what a key may do beside signing quotes is its maker's to say, and part of its name",
+    ),
+    (
+        "detail ak_certified",
+        "who certified a key is shown, and counts where an authority is pinned",
+    ),
+    (
+        "no claim secure_boot",
+        "what stands beside its digest in a log proves nothing once it was changed",
+    ),
+    (
+        "no check event_log",
+        "a log that is cut to almost nothing is none any more, and a profile that demands one refuses",
+    ),
+    (
+        "no check event_log_replay",
+        "a log that is cut to almost nothing is none any more, and a profile that demands one refuses",
+    ),
+    (
+        "detail files",
+        "a log that is cut to almost nothing is none any more, and a profile that demands one refuses",
+    ),
+    (
+        "no claim pcrs",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+    (
+        "detail pcrs",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+    (
+        "no check pcr_values",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+    (
+        "no check pcr_selection",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+    (
+        "no check pcr_digest",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+    (
+        "detail event_log",
+        "names of JSON fields are signed by nobody: values under another name are not shown, and an image that names any refuses",
+    ),
+];
+
 /// Vectors of TPMs lie as single files; they, and cases that say no time, are judged then.
 const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -66,7 +127,10 @@ struct Sweep {
     counts: [AtomicUsize; 4],
     /// Places where a change makes no difference, and differences that must not be.
     same: Mutex<Vec<(usize, bool)>>,
+    less: Mutex<BTreeMap<String, usize>>,
     other: Mutex<Vec<String>>,
+    /// The files of the same name of other cases, which may be those that this one was made from.
+    good: Vec<Vec<u8>>,
 }
 
 fn main() -> ExitCode {
@@ -137,9 +201,21 @@ fn sweeps(folder: &str, kind: Kind, beside: &[&str]) -> Vec<Sweep> {
                 now,
                 counts: Default::default(),
                 same: Mutex::default(),
+                less: Mutex::default(),
                 other: Mutex::default(),
+                good: Vec::new(),
             });
         }
+    }
+    for at in 0..sweeps.len() {
+        let name = sweeps[at].files[sweeps[at].swept].0.clone();
+        let others = sweeps
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| *number != at);
+        let others = others.map(|(_, other)| &other.files[other.swept]);
+        let others = others.filter(|(other, _)| *other == name);
+        sweeps[at].good = others.map(|(_, bytes)| bytes.clone()).collect();
     }
     sweeps
 }
@@ -190,10 +266,20 @@ impl Sweep {
         } else if judgement == self.original {
             self.same.lock().unwrap().push((place, is_cut));
             1
-        } else if says_less(&judgement, &self.original) {
+        } else if self.good.contains(&files[self.swept].1) {
+            *self
+                .less
+                .lock()
+                .unwrap()
+                .entry("restored".to_owned())
+                .or_default() += 1;
+            2
+        } else if let Some(lost) = explained(&judgement, &self.original) {
+            *self.less.lock().unwrap().entry(lost).or_default() += 1;
             2
         } else {
-            let what = format!("{}: {}", what(), judgement.reason);
+            let found = differences(&judgement, &self.original).join(", ");
+            let what = format!("{}: {}: {found}", what(), judgement.reason);
             self.other.lock().unwrap().push(what);
             3
         };
@@ -230,6 +316,9 @@ impl Sweep {
                 println!("  and {} more ranges of such {what}", ranges.len() - SHOWN);
             }
         }
+        for (lost, count) in self.less.lock().unwrap().iter() {
+            println!("  less {count}: {lost}");
+        }
         for other in self.other.lock().unwrap().iter() {
             println!("  OTHER {other}");
         }
@@ -237,24 +326,42 @@ impl Sweep {
     }
 }
 
-/// Whether all that a judgement claims and passed, the other does too.
-fn says_less(judgement: &Judgement, whole: &Judgement) -> bool {
-    let is_passed = |judgement: &Judgement, name: &str| {
-        let checks = judgement.checks.iter();
+/// What is gone or another, if all of that is explained.
+fn explained(judgement: &Judgement, whole: &Judgement) -> Option<String> {
+    let found = differences(judgement, whole);
+    let is_explained = |one: &String| EXPLAINED.iter().any(|(what, _)| what == one);
+    (whole.status == Status::Affirming && found.iter().all(is_explained)).then(|| found.join(", "))
+}
+
+/// Claims that are gone or another, checks that were passed and are not, and those that found something else.
+fn differences(judgement: &Judgement, whole: &Judgement) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    let claims = judgement.claims.keys().chain(whole.claims.keys());
+    for name in claims {
+        match (judgement.claims.get(name), whole.claims.get(name)) {
+            (Some(is), Some(was)) if is == was => {}
+            (None, _) => drop(found.insert(format!("no claim {name}"))),
+            (Some(_), _) => drop(found.insert(format!("claim {name}"))),
+        }
+    }
+    let seen = |judgement: &Judgement, name: &str| -> Vec<(bool, String)> {
+        let checks = judgement.checks.iter().filter(|check| check.name == name);
         checks
-            .filter(|check| check.name == name)
-            .all(|check| check.outcome == Outcome::Passed)
+            .map(|check| (check.outcome == Outcome::Passed, check.detail.clone()))
+            .collect()
     };
-    let passed = judgement
-        .checks
-        .iter()
-        .filter(|check| check.outcome == Outcome::Passed);
-    let mut claims = judgement
-        .claims
-        .iter()
-        .filter(|(name, _)| **name != "ak_name");
-    claims.all(|(name, value)| whole.claims.get(name) == Some(value))
-        && passed.into_iter().all(|check| is_passed(whole, check.name))
+    for check in judgement.checks.iter().chain(&whole.checks) {
+        let (is, was) = (seen(judgement, check.name), seen(whole, check.name));
+        let passed = |seen: &[(bool, String)]| seen.iter().filter(|(passed, _)| *passed).count();
+        if passed(&is) < passed(&was) {
+            found.insert(format!("no check {}", check.name));
+        } else if passed(&is) > passed(&was) {
+            found.insert(format!("check {}", check.name));
+        } else if is != was {
+            found.insert(format!("detail {}", check.name));
+        }
+    }
+    found.into_iter().collect()
 }
 
 fn ranges(places: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
