@@ -334,7 +334,7 @@ mod tests {
         ] {
             let list: Vec<u8> = (0..16).flat_map(|number| measured(&name, number)).collect();
             let mut before = evidence(1, boot(&[(0, b"f")]), vec![], 0);
-            let data = [7; 300];
+            let data = [7; 200];
             let events: Vec<(u32, &[u8])> = (0..40).map(|pcr| (pcr, data.as_slice())).collect();
             let mut after = evidence(2, boot(&events), list, 0);
             let lines = difference(&before, &after);

@@ -759,6 +759,13 @@ impl Stream {
         let _ = self.requests.send(message).await;
     }
 
+    /// Waits until the connection has taken all that was sent.
+    pub(super) async fn is_sent(&self) {
+        while self.requests.capacity() < self.requests.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) async fn answer(&mut self) -> Option<AttestResponse> {
         let message = self.responses.message().await.ok()??;
         Some(AttestResponse::try_from(message).unwrap())

@@ -145,6 +145,7 @@ async fn bad_evidence_has_its_consequence_though_whoever_showed_it_hangs_up_at_o
     let evidence = connection.evidence(&bad, &stream, &challenge);
     stream.send(evidence).await;
     // As the message is on its way, and before anything is answered.
+    stream.is_sent().await;
     drop(stream);
     eventually("the record of the revocation", || async {
         changes(&factory)
