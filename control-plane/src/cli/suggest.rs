@@ -62,7 +62,7 @@ struct Gathered {
 impl Arguments {
     pub(super) async fn run(&self) -> Outcome {
         if !self.log.is_empty() {
-            return self.from_logs();
+            return self.of_logs();
         }
         match self.ask().await {
             Ok((gathered, policy)) => self.outcome(Ok(gathered), &policy),
@@ -70,7 +70,7 @@ impl Arguments {
         }
     }
 
-    fn from_logs(&self) -> Outcome {
+    fn of_logs(&self) -> Outcome {
         let here = [PathBuf::from(".")];
         let policy = match self.policy.as_slice() {
             [] => &here,
@@ -354,7 +354,7 @@ mod tests {
             data: PathBuf::new(),
             output,
         }
-        .from_logs()
+        .of_logs()
     }
 
     fn audited(path: &str, reason: &str) -> serde_json::Value {

@@ -265,7 +265,7 @@ impl MeshState {
         let was_canary = |ran: &RangeInclusive<u64>| ran.contains(&base.sequence);
         let is_known = base.epoch == self.revision.epoch
             && (self.floor..=self.revision.sequence).contains(&base.sequence)
-            && (base.sequence % 2 == 0 || !self.canaries.iter().any(was_canary));
+            && (base.sequence.is_multiple_of(2) || !self.canaries.iter().any(was_canary));
         // Who holds the slice of unknown workloads may have held one of its own before.
         let (_, slice) = self.slices.get(workload).filter(|_| is_known)?;
         slice.since(base.sequence)
