@@ -26,8 +26,8 @@ pub struct Mesh {
     pub reattest_tpm_log: Duration,
     /// How often an instance with GPUs proves them; default 10 min.
     pub reattest_gpu: Duration,
-    /// How long a sidecar that hears nothing from the control plane goes on with what it has; then it denies everything
-    /// until it hears from it again. By default only the end of its certificate does that.
+    /// How long a sidecar that does not follow the control plane goes on with what it has; then it denies everything
+    /// until it follows it again. By default until the end of the certificate that it held when it was up to date.
     pub stale_after: Option<Duration>,
     /// Whether `simulated` evidence may be accepted at all; fixed when the trust domain is created.
     pub danger_accept_simulated: bool,
@@ -141,7 +141,7 @@ static FIELDS: [Field; 6] = [
         "stale_after",
         Shape::Text(&scalar::DURATION),
         "",
-        "How long a sidecar that hears nothing from the control plane goes on before it denies everything; without it, as long as its certificate lives.",
+        "How long a sidecar that does not follow the control plane goes on before it denies everything; without it, until the end of the certificate that it held when it was up to date.",
     ),
     optional(
         "danger_accept_simulated",

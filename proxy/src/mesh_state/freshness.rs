@@ -1,7 +1,9 @@
-//! How long ago the control plane was heard, and whether that is too long.
+//! How long ago what is held was the newest, and whether that is too long.
 //!
-//! What counts is the time at which a revision was signed, by mesh time: a message can be late, but never early. Mesh time
-//! runs on while the machine sleeps, so one that wakes up after too long is stale at once.
+//! What counts is the time at which the revision that is held was signed as the newest, by mesh time: a message can be
+//! late, but never early. A control plane that is heard and not followed, because what it says can't be applied, is worth no
+//! more than silence: a revocation that it made is not in force here. Mesh time runs on while the machine sleeps, so one
+//! that wakes up after too long is stale at once.
 //!
 //! Source: DESIGN §2.5.
 
@@ -15,14 +17,18 @@ use vouchsafe_api::convert::unix_ms;
 pub(super) struct Freshness {
     /// In Unix milliseconds; 0: never.
     heard: AtomicU64,
-    /// In milliseconds; 0: as long as certificates live.
+    /// End of the certificate that was held then, in Unix milliseconds.
+    certified_until: AtomicU64,
+    /// In milliseconds; 0: until the end of that certificate, however often it is renewed since.
     stale_after: AtomicU64,
 }
 
 impl Freshness {
-    /// A revision that was signed at this time was heard.
-    pub(super) fn heard(&self, signed: SystemTime) {
+    /// What is held was the newest when it was signed at this time, and our certificate ended then.
+    pub(super) fn confirmed(&self, signed: SystemTime, certified_until: SystemTime) {
         self.heard.fetch_max(unix_ms(signed), Ordering::Relaxed);
+        self.certified_until
+            .store(unix_ms(certified_until), Ordering::Relaxed);
     }
 
     /// The bound that is in force from now on.
@@ -33,13 +39,17 @@ impl Freshness {
         self.stale_after.store(bound, Ordering::Relaxed);
     }
 
-    /// Whether what was heard last is too old at `now`. The bound itself is too old.
+    /// Whether what is held is too old at `now`. The bound itself is too old.
     pub(super) fn is_over(&self, now: SystemTime) -> bool {
-        let (heard, bound) = (
+        let now = unix_ms(now);
+        match (
             self.heard.load(Ordering::Relaxed),
             self.stale_after.load(Ordering::Relaxed),
-        );
-        heard > 0 && bound > 0 && unix_ms(now).saturating_sub(heard) >= bound
+        ) {
+            (0, _) => false,
+            (_, 0) => now >= self.certified_until.load(Ordering::Relaxed),
+            (heard, bound) => now.saturating_sub(heard) >= bound,
+        }
     }
 }
 
@@ -57,15 +67,19 @@ mod tests {
     fn what_was_heard_counts_until_its_bound() {
         let freshness = Freshness::default();
         assert!(!freshness.is_over(at(1_000)), "nothing is in force yet");
-        freshness.heard(at(100));
-        assert!(!freshness.is_over(at(100_000)), "nobody asks for a bound");
+        freshness.confirmed(at(100), at(3_600));
+        assert!(!freshness.is_over(at(3_599)), "nobody asks for a bound");
+        assert!(
+            freshness.is_over(at(3_600)),
+            "a renewed certificate is no newer policy"
+        );
         freshness.bound(Some(Duration::from_secs(30)));
         assert!(!freshness.is_over(at(129)));
         assert!(freshness.is_over(at(130)));
         // What comes late is no news.
-        freshness.heard(at(90));
+        freshness.confirmed(at(90), at(3_600));
         assert!(freshness.is_over(at(130)));
-        freshness.heard(at(101));
+        freshness.confirmed(at(101), at(200_000));
         assert!(!freshness.is_over(at(130)));
         freshness.bound(None);
         assert!(!freshness.is_over(at(100_000)));

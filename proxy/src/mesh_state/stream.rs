@@ -78,7 +78,7 @@ impl MeshStateClient {
             if freshness.is_over(self.clock.now()) && self.state.set_stale(true) {
                 self.count("stale");
                 tracing::error!(
-                    "nothing was heard from the control plane for as long as `stale_after`: everything is denied until it is"
+                    "what is held of the mesh state was the newest too long ago (`stale_after` of the Mesh, or else the end of the certificate held then): everything is denied until the control plane is followed again"
                 );
             }
         }
@@ -195,10 +195,13 @@ impl MeshStateClient {
         progress: &mut Progress,
         message: v1::WatchResponse,
     ) -> Result<Option<WatchRequest>, RevisionError> {
-        let next = match WatchResponse::try_from(message)? {
+        let (signed, next) = match WatchResponse::try_from(message)? {
             WatchResponse::Heartbeat(signed) => {
                 self.accept(progress, &signed)?;
                 self.count("heartbeat");
+                if signed.revision == progress.held.revision() {
+                    self.confirm(progress, signed.time);
+                }
                 let answer = self.beat(progress, signed.revision);
                 return Ok(answer.or_else(|| self.report(progress)));
             }
@@ -209,20 +212,23 @@ impl MeshStateClient {
             }
             WatchResponse::Snapshot(snapshot) => {
                 self.accept(progress, &snapshot.revision)?;
-                Held::from_snapshot(snapshot, &self.wanted)?
+                let signed = snapshot.revision.time;
+                (signed, Held::from_snapshot(snapshot, &self.wanted)?)
             }
             WatchResponse::Delta(delta) => {
                 self.accept(progress, &delta.revision)?;
+                let signed = delta.revision.time;
                 match progress.held.changed(delta, &self.wanted) {
                     Err(error) if error.is_misfit() => {
                         return Ok(Some(self.ask_again(progress, &error)));
                     }
-                    changed => changed?,
+                    changed => (signed, changed?),
                 }
             }
         };
         progress.freshness.bound(next.stale_after());
         self.put_in_force(&next);
+        self.confirm(progress, signed);
         let held = next.holding();
         *progress = Progress {
             judge: std::mem::take(&mut progress.judge),
@@ -311,6 +317,18 @@ impl MeshStateClient {
         probe::answer(probe.id, supposed, &self.connections, own, self.clock.now()).await
     }
 
+    /// What is held is the newest revision, as of the time of a signature.
+    fn confirm(&self, progress: &Progress, signed: SystemTime) {
+        if let Some(identity) = self.identities.current() {
+            let until = identity.svid.not_after;
+            progress.freshness.confirmed(signed, until);
+        }
+        let now = self.clock.now();
+        if !progress.freshness.is_over(now) && self.state.set_stale(false) {
+            tracing::info!("the control plane is followed again: policy counts again");
+        }
+    }
+
     fn accept(
         &self,
         progress: &mut Progress,
@@ -322,10 +340,6 @@ impl MeshStateClient {
                 self.control_plane.verify_role(chain, role)
             })?;
         self.clock.observe_ms(unix_ms(signed.time));
-        progress.freshness.heard(signed.time);
-        if !progress.freshness.is_over(self.clock.now()) && self.state.set_stale(false) {
-            tracing::info!("the control plane is heard again: policy counts again");
-        }
         self.metrics
             .mesh_state_heard
             .set(unix_seconds(self.clock.now()));

@@ -64,7 +64,7 @@ impl Registry {
     pub(crate) fn rejudge(&self, policy: &Arc<PolicyEpoch>, now: SystemTime) {
         let old = Arc::clone(&self.policy.borrow());
         // Another number, or other endpoints: what was decided stands, and what only time ends is found by time.
-        if Arc::ptr_eq(&old.policy, &policy.policy) {
+        if Arc::ptr_eq(&old.policy, &policy.policy) && !policy.is_stale {
             *self.policy.borrow_mut() = Arc::clone(policy);
             return;
         }
