@@ -5,7 +5,7 @@
 //! within two seconds in one transaction for all of them.
 //!
 //! Several write: enrolments, revocations, the flush. What each writes is taken from memory and queued at the store in one
-//! step ([`Registry::queue`]), so that nothing older is ever written over something newer.
+//! step (`Registry::queue`), so that nothing older is ever written over something newer.
 
 pub mod places;
 mod steady;

@@ -182,7 +182,7 @@ impl Vigil {
         restored
     }
 
-    /// An instance wanted to prove something, and we could not listen: its silence begins anew, [`MOST_EXCUSES`] times
+    /// An instance wanted to prove something, and we could not listen: its silence begins anew, `MOST_EXCUSES` times
     /// without a good proof in between.
     pub fn excused(&mut self, instance: &InstanceId, duty: Duty, now: Duration) {
         let duties = { self.members.get_mut(instance) }.map(|member| &mut member.duties);
