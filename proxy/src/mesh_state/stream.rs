@@ -70,7 +70,7 @@ impl MeshStateClient {
         }
     }
 
-    /// Denies everything once nothing was heard for too long; what is heard then lifts that.
+    /// Denies everything once what is held was the newest too long ago; the newest revision, held again, lifts that.
     async fn watch_over(&self, freshness: &Freshness) -> std::convert::Infallible {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         loop {
@@ -131,7 +131,7 @@ impl MeshStateClient {
                             %revision,
                             reason,
                             error = chain,
-                            "mesh state refused: the last good revision stays"
+                            "mesh state refused: the last good revision stays until it is stale"
                         );
                     }
                     // What was not even believed may be believed a moment later, and is then asked for again.
