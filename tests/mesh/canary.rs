@@ -1,15 +1,12 @@
 //! A canary with real processes: its share tries the change, everybody else goes on by the policy in force; promotion
 //! moves all, rollback moves the share back, and no sidecar ever sees a lower revision.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use serde_json::Value;
 use vouchsafe_tests::backend::Backend;
 use vouchsafe_tests::documents::{
     access, file, simulated_mesh, simulated_node, simulated_profile, workload,
 };
+use vouchsafe_tests::flow::Flow;
 use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::sidecar::Sidecar;
 use vouchsafe_tests::wait;
@@ -97,7 +94,7 @@ impl Factory {
             (connected.count() == 5).then_some(())
         });
         for client in &self.clients {
-            wait::until("a flow to pass", || flow(client));
+            wait::until("a flow to pass", || Flow::open(client));
         }
     }
 
@@ -126,7 +123,7 @@ impl Factory {
     /// Numbers of the clients that are let in.
     fn admitted(&self) -> Vec<usize> {
         let all = self.clients.iter().enumerate();
-        let admitted = all.filter(|(_, client)| flow(client).is_some());
+        let admitted = all.filter(|(_, client)| Flow::open(client).is_some());
         admitted.map(|(number, _)| number).collect()
     }
 
@@ -162,31 +159,10 @@ fn start_server(mesh: &Mesh, application: &Backend, attempt: u32) -> Sidecar {
         .start(mesh.path())
 }
 
-/// A flow that has passed bytes both ways.
-fn flow(sidecar: &Sidecar) -> Option<TcpStream> {
-    let mut flow = TcpStream::connect(sidecar.outbound(0)).ok()?;
-    flow.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    echoes(&mut flow).then_some(flow)
-}
-
-fn echoes(flow: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    flow.write_all(b"ping").is_ok() && flow.read_exact(&mut back).is_ok() && back == *b"ping"
-}
-
-/// Waits for the end of a flow on which nothing is sent.
-fn ends(flow: &mut TcpStream) -> bool {
-    let mut byte = [0];
-    match flow.read(&mut byte) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
-}
-
 #[test]
 fn a_canary_is_tried_by_its_share_survives_a_restart_and_is_made_everybody_s() {
     let mut factory = Factory::start();
-    let mut flows: Vec<TcpStream> = factory.clients.iter().filter_map(flow).collect();
+    let mut flows: Vec<Flow> = factory.clients.iter().filter_map(Flow::open).collect();
     let refused = factory.command(&[
         "apply",
         &factory.change(false),
@@ -196,7 +172,7 @@ fn a_canary_is_tried_by_its_share_survives_a_restart_and_is_made_everybody_s() {
         "0",
     ]);
     assert_eq!(refused["made"], false, "{refused}");
-    assert!(flows.iter_mut().all(echoes), "asking has cut a flow");
+    assert!(flows.iter_mut().all(Flow::echoes), "asking has cut a flow");
 
     let made = factory.canary();
     assert_eq!(made["made"], true, "{made}");
@@ -206,8 +182,8 @@ fn a_canary_is_tried_by_its_share_survives_a_restart_and_is_made_everybody_s() {
     assert_eq!(admitted.len(), 3, "{admitted:?}");
     for (number, flow) in flows.iter_mut().enumerate() {
         match admitted.contains(&number) {
-            true => assert!(echoes(flow), "somebody outside the canary was cut"),
-            false => assert!(ends(flow), "a live flow of the canary goes on"),
+            true => assert!(flow.echoes(), "somebody outside the canary was cut"),
+            false => assert!(flow.ends(), "a live flow of the canary goes on"),
         }
     }
     let status = factory.mesh.status();
@@ -252,7 +228,7 @@ fn a_canary_is_tried_by_its_share_survives_a_restart_and_is_made_everybody_s() {
     assert_eq!(promoted["made"], true, "{promoted}");
     for (number, flow) in flows.iter_mut().enumerate() {
         if admitted.contains(&number) {
-            assert!(ends(flow), "a live flow that nothing allows goes on");
+            assert!(flow.ends(), "a live flow that nothing allows goes on");
         }
     }
     assert_eq!(factory.admitted(), Vec::<usize>::new());

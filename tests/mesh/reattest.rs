@@ -2,8 +2,7 @@
 //! every sidecar; silence lapses and fresh evidence restores; silence of everybody cuts nobody; a control plane that was
 //! away cuts nobody, and what it allowed ends with its certificates (promises 5 and 7).
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use vouchsafe_tests::documents::{
     access, file, mesh, simulated_mesh, simulated_node, simulated_profile, tpm_node, tpm_profile,
     workload,
 };
+use vouchsafe_tests::flow::Flow;
 use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::sidecar::Sidecar;
 use vouchsafe_tests::swtpm::Swtpm;
@@ -21,27 +21,6 @@ use vouchsafe_tests::{binaries, process, wait};
 
 const UNTOUCHED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 const PORT: &[&str] = &["{name: raw, port: 7000, protocol: tcp}"];
-
-/// A flow that has passed bytes both ways.
-fn flow(sidecar: &Sidecar) -> Option<TcpStream> {
-    let mut flow = TcpStream::connect(sidecar.outbound(0)).ok()?;
-    flow.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    echoes(&mut flow).then_some(flow)
-}
-
-fn echoes(flow: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    flow.write_all(b"ping").is_ok() && flow.read_exact(&mut back).is_ok() && back == *b"ping"
-}
-
-/// Waits for the end of a flow on which nothing is sent.
-fn ends(flow: &mut TcpStream) -> bool {
-    let mut byte = [0];
-    match flow.read(&mut byte) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
-}
 
 fn standings(mesh: &Mesh) -> Vec<Value> {
     let records = mesh.records().into_iter();
@@ -99,8 +78,8 @@ fn a_machine_that_turns_bad_between_renewals_loses_its_live_connections_everywhe
     for sidecar in [&mut server, &mut client, &mut other] {
         sidecar.wait_ready();
     }
-    let mut bad = wait::until("a flow of the client", || flow(&client));
-    let mut good = wait::until("a flow of the other", || flow(&other));
+    let mut bad = wait::until("a flow of the client", || Flow::open(&client));
+    let mut good = wait::until("a flow of the other", || Flow::open(&other));
     let confirmed = || mesh.metric("vouchsafe_confirmed_total", &["tpm_log"]);
     wait::until("parts to be confirmed", || {
         (confirmed() > 3.0).then_some(())
@@ -109,16 +88,13 @@ fn a_machine_that_turns_bad_between_renewals_loses_its_live_connections_everywhe
 
     // Something else is measured into the client's machine.
     client_tpm.extend(11, [7; 16]).expect("the TPM extends");
+    assert!(bad.ends(), "a machine that turned bad keeps its connection");
+    assert!(good.echoes(), "somebody else was cut");
     assert!(
-        ends(&mut bad),
-        "a machine that turned bad keeps its connection"
-    );
-    assert!(echoes(&mut good), "somebody else was cut");
-    assert!(
-        flow(&client).is_none(),
+        Flow::open(&client).is_none(),
         "a machine that turned bad is let in"
     );
-    assert!(flow(&other).is_some());
+    assert!(Flow::open(&other).is_some());
     wait::until("the log to say why", || {
         let log = server.process.output();
         log.contains("\"reason\":\"revoked\"").then_some(())
@@ -143,7 +119,7 @@ struct Pair {
     // Dropped in this order: processes before their folder.
     client: Sidecar,
     server: Sidecar,
-    flow: TcpStream,
+    flow: Flow,
     mesh: Mesh,
     _application: Backend,
 }
@@ -170,7 +146,7 @@ impl Pair {
             .start(mesh.path());
         server.wait_ready();
         client.wait_ready();
-        let flow = wait::until("a flow to pass", || flow(&client));
+        let flow = wait::until("a flow to pass", || Flow::open(&client));
         Self {
             client,
             server,
@@ -200,7 +176,7 @@ fn silence_of_one_cuts_it_and_fresh_evidence_lets_it_in_again() {
         log.contains("\"reason\":\"lapsed\"").then_some(())
     });
     pair.client.process.signal("CONT");
-    assert!(ends(&mut pair.flow), "a flow of a lapsed client goes on");
+    assert!(pair.flow.ends(), "a flow of a lapsed client goes on");
     wait::until("the client to be restored", || {
         let changes = standings(&pair.mesh);
         changes
@@ -208,7 +184,7 @@ fn silence_of_one_cuts_it_and_fresh_evidence_lets_it_in_again() {
             .any(|change| change["standing"] == "live")
             .then_some(())
     });
-    wait::until("a flow to pass again", || flow(&pair.client));
+    wait::until("a flow to pass again", || Flow::open(&pair.client));
 }
 
 #[test]
@@ -231,7 +207,7 @@ fn silence_of_everybody_cuts_nobody() {
     for sidecar in [&pair.client, &pair.server] {
         sidecar.process.signal("CONT");
     }
-    assert!(echoes(&mut pair.flow), "a flow was cut");
+    assert!(pair.flow.echoes(), "a flow was cut");
     assert_eq!(standings(&pair.mesh), Vec::<Value>::new());
 }
 
@@ -239,17 +215,17 @@ fn silence_of_everybody_cuts_nobody() {
 fn a_control_plane_that_was_away_cuts_nobody_when_it_comes_back() {
     let mut pair = Pair::start("reattest: {root: 3s}");
     pair.mesh.stop();
-    assert!(echoes(&mut pair.flow), "what was allowed must go on");
+    assert!(pair.flow.echoes(), "what was allowed must go on");
     // Longer than silence may last while the control plane is ready, which is more than sidecars then wait between tries.
     let away = std::time::Instant::now();
     wait::until("time to pass", || {
-        assert!(echoes(&mut pair.flow), "what was allowed must go on");
+        assert!(pair.flow.echoes(), "what was allowed must go on");
         (away.elapsed() > Duration::from_secs(12)).then_some(())
     });
     pair.mesh.restart();
     let issued = || pair.mesh.metric("vouchsafe_issued_total", &[]);
     wait::until("both to renew again", || (issued() >= 4.0).then_some(()));
-    assert!(echoes(&mut pair.flow), "a flow was cut");
+    assert!(pair.flow.echoes(), "a flow was cut");
     assert_eq!(standings(&pair.mesh), Vec::<Value>::new());
 }
 
@@ -265,7 +241,7 @@ fn a_forced_renewal_replaces_every_certificate_and_cuts_nothing() {
         "{said}"
     );
     wait::until("both to renew", || (issued() >= 4.0).then_some(()));
-    assert!(echoes(&mut pair.flow), "a flow was cut");
+    assert!(pair.flow.echoes(), "a flow was cut");
     let records = pair.mesh.records();
     let forced = records
         .iter()

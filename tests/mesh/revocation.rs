@@ -1,14 +1,11 @@
 //! Promise 5, for revocations: whom one means is cut off on live connections at once, and kept out, while everybody else
 //! goes on; when it ends, so does its effect.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
 use vouchsafe_tests::backend::Backend;
 use vouchsafe_tests::documents::{
     access, simulated_mesh, simulated_node, simulated_profile, workload,
 };
+use vouchsafe_tests::flow::Flow;
 use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::sidecar::Sidecar;
 use vouchsafe_tests::wait;
@@ -77,7 +74,7 @@ impl Factory {
         factory.client.wait_ready();
         factory.other.wait_ready();
         for sidecar in [&factory.client, &factory.other] {
-            wait::until("a flow to pass", || flow(sidecar).map(drop));
+            wait::until("a flow to pass", || Flow::open(sidecar).map(drop));
         }
         factory
     }
@@ -87,57 +84,28 @@ impl Factory {
     }
 }
 
-/// A flow that has passed bytes both ways.
-fn flow(sidecar: &Sidecar) -> Option<TcpStream> {
-    let address: SocketAddr = sidecar.outbound(0);
-    let mut flow = TcpStream::connect(address).ok()?;
-    flow.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    echoes(&mut flow).then_some(flow)
-}
-
-fn echoes(flow: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    flow.write_all(b"ping").is_ok() && flow.read_exact(&mut back).is_ok() && back == *b"ping"
-}
-
-/// Waits for the end of a flow on which nothing is sent: it must come by itself.
-fn ends(flow: &mut TcpStream) -> bool {
-    let mut byte = [0];
-    match flow.read(&mut byte) {
-        Ok(0) => true,
-        Ok(_) => false,
-        Err(error) => !matches!(
-            error.kind(),
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-        ),
-    }
-}
-
 #[track_caller]
 fn check_cut(lane: &'static str, found: &str) {
     let factory = Factory::start(lane);
-    let mut revoked = flow(&factory.client).expect("the client is let in");
-    let mut kept = flow(&factory.other).expect("the other client is let in");
+    let mut revoked = Flow::open(&factory.client).expect("the client is let in");
+    let mut kept = Flow::open(&factory.other).expect("the other client is let in");
     factory.revoke(found, "cut");
+    assert!(revoked.ends(), "a live flow of a revoked client goes on");
+    assert!(kept.echoes(), "somebody else was cut");
     assert!(
-        ends(&mut revoked),
-        "a live flow of a revoked client goes on"
-    );
-    assert!(echoes(&mut kept), "somebody else was cut");
-    assert!(
-        flow(&factory.client).is_none(),
+        Flow::open(&factory.client).is_none(),
         "a revoked client is let in"
     );
-    assert!(flow(&factory.other).is_some());
+    assert!(Flow::open(&factory.other).is_some());
     wait::until("the log to say why", || {
         let log = factory.server.process.output();
         log.contains("\"reason\":\"revoked\"").then_some(())
     });
     factory.mesh.write_policy(&documents(None));
     wait::until("the client to be let in again", || {
-        flow(&factory.client).map(drop)
+        Flow::open(&factory.client).map(drop)
     });
-    assert!(echoes(&mut kept), "somebody else was cut");
+    assert!(kept.echoes(), "somebody else was cut");
 }
 
 #[test]
@@ -161,12 +129,12 @@ fn a_revoked_name_is_cut_off_by_its_pattern() {
 #[test]
 fn a_revocation_that_denies_what_is_new_leaves_what_is_live() {
     let factory = Factory::start("dedicated");
-    let mut live = flow(&factory.client).expect("the client is let in");
+    let mut live = Flow::open(&factory.client).expect("the client is let in");
     factory.revoke("{workload: [client]}", "deny_new");
     wait::until("new flows to be denied", || {
-        flow(&factory.client).is_none().then_some(())
+        Flow::open(&factory.client).is_none().then_some(())
     });
-    assert!(echoes(&mut live), "a live flow was cut");
+    assert!(live.echoes(), "a live flow was cut");
 }
 
 #[test]
@@ -209,8 +177,8 @@ fn kinds_of(mesh: &Mesh, wanted: &str) -> Vec<serde_json::Value> {
 #[test]
 fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() {
     let factory = Factory::start("dedicated");
-    let mut revoked = flow(&factory.client).expect("the client is let in");
-    let mut kept = flow(&factory.other).expect("the other client is let in");
+    let mut revoked = Flow::open(&factory.client).expect("the client is let in");
+    let mut kept = Flow::open(&factory.other).expect("the other client is let in");
 
     let predicates = ["--node", "app/two", "--reason", "stolen"];
     let asked = [&["revoke", "explain", "app/incident-8"][..], &predicates].concat();
@@ -219,7 +187,7 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     // The end that the revoked one calls says that the flow would fall, and of the other flow neither end does.
     assert_eq!(would["would_drop"], 1, "{would}");
     assert_eq!(would["losses"][0]["workload"], "app/client", "{would}");
-    assert!(echoes(&mut revoked), "asking has cut a flow");
+    assert!(revoked.echoes(), "asking has cut a flow");
 
     let refused = [
         &["revoke", "app/incident-8", "--max-drop", "0"][..],
@@ -229,7 +197,7 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     let refused = factory.mesh.cli(&refused);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stdout.contains("REFUSED"), "{refused:?}");
-    assert!(echoes(&mut revoked), "a refused revocation has cut a flow");
+    assert!(revoked.echoes(), "a refused revocation has cut a flow");
 
     let made = [&["revoke", "app/incident-8"][..], &predicates].concat();
     let made = command(&factory.mesh, &made);
@@ -240,13 +208,10 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
         applied.iter().all(|one| one["applied_us"].is_u64()),
         "{made}"
     );
+    assert!(revoked.ends(), "a live flow of a revoked client goes on");
+    assert!(kept.echoes(), "somebody else was cut");
     assert!(
-        ends(&mut revoked),
-        "a live flow of a revoked client goes on"
-    );
-    assert!(echoes(&mut kept), "somebody else was cut");
-    assert!(
-        flow(&factory.client).is_none(),
+        Flow::open(&factory.client).is_none(),
         "a revoked client is let in"
     );
     let listed = command(&factory.mesh, &["revoke", "list"]);
@@ -282,7 +247,7 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     let ended = command(&factory.mesh, &why);
     assert_eq!(ended["made"], true, "{ended}");
     wait::until("the client to be let in again", || {
-        flow(&factory.client).map(drop)
+        Flow::open(&factory.client).map(drop)
     });
     let told = kinds_of(&factory.mesh, "revocation_ended");
     assert_eq!(told.len(), 2, "{told:?}");

@@ -1,16 +1,12 @@
 //! Promise 5, for a sidecar that the control plane does not reach: it goes on until `stale_after`, then ends what is live
 //! and denies what is new, by a reason of its own; word from the control plane restores it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use vouchsafe_tests::backend::Backend;
 use vouchsafe_tests::documents::{
     access, file, simulated_mesh, simulated_node, simulated_profile, workload,
 };
+use vouchsafe_tests::flow::Flow;
 use vouchsafe_tests::mesh::Mesh;
-use vouchsafe_tests::sidecar::Sidecar;
 use vouchsafe_tests::{client, wait};
 
 fn documents() -> String {
@@ -31,27 +27,6 @@ fn documents() -> String {
     ])
 }
 
-/// A flow that has passed bytes both ways.
-fn flow(sidecar: &Sidecar) -> Option<TcpStream> {
-    let mut flow = TcpStream::connect(sidecar.outbound(0)).ok()?;
-    flow.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    echoes(&mut flow).then_some(flow)
-}
-
-fn echoes(flow: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    flow.write_all(b"ping").is_ok() && flow.read_exact(&mut back).is_ok() && back == *b"ping"
-}
-
-/// Waits for the end of a flow on which nothing is sent.
-fn ends(flow: &mut TcpStream) -> bool {
-    let mut byte = [0];
-    match flow.read(&mut byte) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
-}
-
 #[track_caller]
 fn check(lane: &'static str) {
     let mut mesh = Mesh::start(&documents());
@@ -68,22 +43,25 @@ fn check(lane: &'static str) {
         .start(mesh.path());
     server.wait_ready();
     caller.wait_ready();
-    let mut live = wait::until("a flow to pass", || flow(&caller));
+    let mut live = wait::until("a flow to pass", || Flow::open(&caller));
 
     // Killed, so that nobody is told that it leaves.
     mesh.process.signal("KILL");
     mesh.process.wait();
-    assert!(echoes(&mut live), "an outage ends what is live at once");
-    assert!(flow(&caller).is_some(), "an outage denies at once");
+    assert!(live.echoes(), "an outage ends what is live at once");
+    assert!(Flow::open(&caller).is_some(), "an outage denies at once");
 
-    assert!(ends(&mut live), "what is live outlives `stale_after`");
+    assert!(live.ends(), "what is live outlives `stale_after`");
     for sidecar in [&server, &caller] {
         wait::until("both sidecars to be stale", || {
             let ready = client::get(sidecar.metrics, "/readyz").ok()?;
             (ready.status == 503 && ready.body.contains("nothing heard")).then_some(())
         });
     }
-    assert!(flow(&caller).is_none(), "a stale sidecar lets something in");
+    assert!(
+        Flow::open(&caller).is_none(),
+        "a stale sidecar lets something in"
+    );
     wait::until("a log to say why", || {
         let logs = [&server, &caller].map(|sidecar| sidecar.process.output());
         let says = |what: &str| logs.iter().any(|log| log.contains(what));
@@ -100,7 +78,7 @@ fn check(lane: &'static str) {
 
     mesh.restart();
     wait::until("word from the control plane to restore it", || {
-        flow(&caller).map(drop)
+        Flow::open(&caller).map(drop)
     });
     for sidecar in [&server, &caller] {
         assert!(sidecar.is_ready());
