@@ -11,6 +11,7 @@ use vouchsafe_attestation::peer::Peer;
 use vouchsafe_attestation::result::{AttestationResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
+pub use vouchsafe_attestation::standing::Action;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
@@ -45,31 +46,6 @@ pub enum Cause {
     Act,
     /// The control plane's, by what became of an instance.
     Standing(Withdrawn),
-}
-
-/// What becomes of connections and streams that rest on what was revoked. New ones are denied whatever it says.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Action {
-    /// They stay until they end by themselves or their lease does.
-    DenyNew,
-    /// They may finish what they have, and take on nothing new.
-    Drain,
-    /// They end at once.
-    Cut,
-}
-
-impl Action {
-    /// All actions, mildest first.
-    pub const ALL: [Self; 3] = [Self::DenyNew, Self::Drain, Self::Cut];
-
-    /// The word in documents, logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DenyNew => "deny_new",
-            Self::Drain => "drain",
-            Self::Cut => "cut",
-        }
-    }
 }
 
 /// Whom a revocation means: all that is written must hold; of a list one must.
@@ -135,17 +111,25 @@ impl<'a> From<&'a Peer> for Bearer<'a> {
 impl From<Withdrawal> for Revocation {
     fn from(withdrawal: Withdrawal) -> Self {
         let instance = withdrawal.instance;
+        let (action, named) = match withdrawal.state {
+            Withdrawn::Lapsed | Withdrawn::Revoked => (Action::Cut, None),
+            Withdrawn::Named(action) => (action, withdrawal.reason.parse().ok()),
+        };
+        let document = match &named {
+            None => format!("standing of instance {instance}"),
+            Some(name) => format!("Revocation {name}"),
+        };
         Self {
-            name: standing_name(instance),
+            name: named.unwrap_or_else(|| standing_name(instance)),
             matches: Match {
                 instances: vec![instance],
                 ..Match::default()
             },
-            action: Action::Cut,
+            action,
             reason: withdrawal.reason,
             expires: None,
             source: RuleSource {
-                document: format!("standing of instance {instance}"),
+                document,
                 file: "the control plane".to_owned(),
                 line: 1,
             },
@@ -167,13 +151,39 @@ impl Revocation {
     pub fn deny_reason(&self) -> DenyReason {
         match self.cause {
             Cause::Standing(Withdrawn::Lapsed) => DenyReason::Lapsed,
-            Cause::Standing(Withdrawn::Revoked) | Cause::Act => DenyReason::Revoked,
+            Cause::Standing(Withdrawn::Revoked | Withdrawn::Named(_)) | Cause::Act => {
+                DenyReason::Revoked
+            }
         }
     }
 
     /// Whether it means this bearer now. Allocates nothing.
     pub fn means(&self, bearer: &Bearer<'_>, trust_domain: &TrustDomain, now: SystemTime) -> bool {
         self.is_in_force(now) && self.matches.holds(bearer, trust_domain)
+    }
+
+    /// Whether it is in force and names certificates or keys. Those live for minutes, so it means whoever bore one: the
+    /// instance, with what it bears since.
+    pub fn names_certificates(&self, now: SystemTime) -> bool {
+        let names_one = !self.matches.serials.is_empty() || !self.matches.spkis.is_empty();
+        names_one && self.is_in_force(now)
+    }
+
+    /// Authorities that nobody is to be certified by any more, whoever it is.
+    pub fn revokes_authorities(&self, now: SystemTime) -> &[[u8; 32]] {
+        let alone = Match {
+            authorities: self.matches.authorities.clone(),
+            ..Match::default()
+        };
+        match self.is_in_force(now) && self.matches == alone {
+            true => &self.matches.authorities,
+            false => &[],
+        }
+    }
+
+    /// Whether a new certificate is what it wants: of another authority, or under a newer policy.
+    pub fn is_cured_by_renewal(&self) -> bool {
+        !self.matches.authorities.is_empty() || self.matches.policy_revision_below.is_some()
     }
 
     /// Takes in what the documents of its nodes state. Without one of them nobody could tell whom it means, so a part of a

@@ -132,6 +132,7 @@ impl App {
         let core = Core::open(&config, now).await?;
         let (registry, ca, log) = (core.registry, core.ca, core.log);
         let forced = { Renewals::open(registry.store()).await }.map_err(StartError::Store)?;
+        keeper::obey_revocations(&registry, &ca, &core.policy, now);
         let inputs = Inputs {
             policy: Arc::clone(&core.policy),
             endpoints: keeper::places(&registry, &core.policy, now).endpoints,

@@ -15,7 +15,7 @@ use vouchsafe_attestation::svid::sha256;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::mesh::Mesh;
 use vouchsafe_config::node::{Node, NodeHardware};
-use vouchsafe_config::revocation::Bearer;
+use vouchsafe_config::revocation::{Bearer, Revocation};
 use vouchsafe_config::set::PolicySet;
 use vouchsafe_config::workload::{Members, Workload};
 use vouchsafe_verifier::appraise::Appraised;
@@ -70,7 +70,19 @@ pub fn refuse_revoked(
     bearer: &Bearer<'_>,
     now: SystemTime,
 ) -> Result<(), Refused> {
-    let mut revocations = set.revocations();
+    refuse_by(set.revocations(), trust_domain, bearer, now)
+}
+
+/// The same, by these revocations.
+///
+/// # Errors
+/// [`Refused`]: `revoked`.
+pub fn refuse_by<'r>(
+    mut revocations: impl Iterator<Item = &'r Revocation>,
+    trust_domain: &TrustDomain,
+    bearer: &Bearer<'_>,
+    now: SystemTime,
+) -> Result<(), Refused> {
     match revocations.find(|one| one.means(bearer, trust_domain, now)) {
         None => Ok(()),
         Some(revocation) => Err(Refused::new(

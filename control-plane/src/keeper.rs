@@ -249,8 +249,13 @@ impl Keeper {
         self.is_behind = published.is_err();
     }
 
-    async fn publish(&mut self, inputs: Inputs) -> Result<(), PublishError> {
+    async fn publish(&mut self, mut inputs: Inputs) -> Result<(), PublishError> {
         self.settle_revocations(&inputs.policy.set).await?;
+        if self.control_plane.ca.wants_next(self.control_plane.now()) {
+            // A revocation took the one that signs.
+            self.rotate().await.map_err(PublishError::Sign)?;
+            inputs.bundle = self.control_plane.ca.bundle();
+        }
         self.settle_canary(&inputs.policy).await?;
         let before = self.publish.borrow().clone();
         let next = canary::next_states(&before, inputs, self.canary.as_ref());
@@ -447,8 +452,24 @@ pub(crate) fn places(registry: &Registry, policy: &LoadedPolicy, now: SystemTime
     })
 }
 
+/// Has registrations and authorities know what a policy revokes of certificates: whom it names by one, and who signs none
+/// any more.
+pub(crate) fn obey_revocations(
+    registry: &Registry,
+    ca: &CertificateAuthority,
+    policy: &LoadedPolicy,
+    now: SystemTime,
+) {
+    let revocations = policy.set.revocations();
+    registry.name_by(revocations.clone(), &policy.mesh.trust_domain, now);
+    let revoked = revocations.flat_map(|one| one.revokes_authorities(now));
+    ca.revoke(revoked.copied().collect());
+}
+
 /// What the state of the mesh is made of now.
 pub(crate) fn inputs(control_plane: &ControlPlane, policy: Arc<LoadedPolicy>) -> Inputs {
+    let (registry, ca) = (&control_plane.registry, &control_plane.ca);
+    obey_revocations(registry, ca, &policy, control_plane.now());
     let places = places(&control_plane.registry, &policy, control_plane.now());
     let gauge = &control_plane.metrics.mesh_state.left_out;
     let left_out = i64::try_from(places.left_out).unwrap_or(i64::MAX);

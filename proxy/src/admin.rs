@@ -3,7 +3,7 @@
 //! Reading is GET, acting is POST. Nothing secret is shown: keys and tokens are not even reachable from here.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -226,7 +226,8 @@ fn attestation_result(result: &AttestationResult) -> Value {
 
 /// Makes the socket: mode 0600 from its first moment, because its name appears only when the mode is set.
 ///
-/// A socket that a dead process left is replaced; a live one, or a file of another type, is not.
+/// A socket that a dead process left is replaced; a live one, or a file of another type, is not. Its folder is made, mode
+/// 0700, where only that one is missing.
 ///
 /// # Errors
 /// [`io::Error`] when the path can't be used.
@@ -249,6 +250,9 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        std::fs::DirBuilder::new().mode(0o700).create(folder)?;
     }
     let hidden = hidden_name(path);
     // In a container every process has the number of the one that crashed here.
@@ -361,6 +365,17 @@ mod tests {
         server.abort();
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_folder_of_the_socket_is_made_for_its_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("llm");
+        drop(bind(&own.join("admin.sock")).unwrap());
+        assert_eq!(own.metadata().unwrap().mode() & 0o777, 0o700);
+        // Only the last: a mistyped path makes no tree.
+        let far = bind(&folder.path().join("a/b/admin.sock")).unwrap_err();
+        assert_eq!(far.kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]

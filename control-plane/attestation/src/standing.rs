@@ -5,6 +5,7 @@
 //! | live | proofs come in time and are good | silence, or bad evidence |
 //! | lapsed | silent for two intervals | fresh evidence |
 //! | revoked | its evidence turned bad, or no longer fits policy | nothing: the machine enrols afresh, as another instance |
+//! | named | an operator's revocation names a certificate or key that it bore | the end of that revocation |
 //!
 //! Source: DESIGN §7.
 
@@ -20,17 +21,54 @@ pub enum Withdrawn {
     Lapsed,
     /// Its evidence turned bad.
     Revoked,
+    /// An operator's revocation names a certificate or key that it bore: what it says becomes of whom it means. The reason
+    /// is the revocation's name.
+    Named(Action),
+}
+
+/// What becomes of connections and streams that rest on what was revoked. New ones are denied whatever it says.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Action {
+    /// They stay until they end by themselves or their lease does.
+    DenyNew,
+    /// They may finish what they have, and take on nothing new.
+    Drain,
+    /// They end at once.
+    Cut,
+}
+
+impl Action {
+    /// All actions, mildest first.
+    pub const ALL: [Self; 3] = [Self::DenyNew, Self::Drain, Self::Cut];
+
+    /// The word in documents, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DenyNew => "deny_new",
+            Self::Drain => "drain",
+            Self::Cut => "cut",
+        }
+    }
 }
 
 impl Withdrawn {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Lapsed, Self::Revoked];
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Lapsed,
+        Self::Revoked,
+        Self::Named(Action::DenyNew),
+        Self::Named(Action::Drain),
+        Self::Named(Action::Cut),
+    ];
 
     /// The word on the wire, in records, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Lapsed => "lapsed",
             Self::Revoked => "revoked",
+            Self::Named(Action::DenyNew) => "named_deny_new",
+            Self::Named(Action::Drain) => "named_drain",
+            Self::Named(Action::Cut) => "named_cut",
         }
     }
 }
@@ -47,7 +85,9 @@ impl FromStr for Withdrawn {
 
 /// A word that is none of [`Withdrawn`]'s.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the standing of an instance is `lapsed` or `revoked`")]
+#[error(
+    "the standing of an instance is `lapsed`, `revoked`, `named_deny_new`, `named_drain` or `named_cut`"
+)]
 pub struct ParseStandingError;
 
 /// An instance that nobody may talk to now. A live one has none.

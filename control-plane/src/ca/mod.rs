@@ -47,6 +47,8 @@ pub struct CertificateAuthority {
     trust_domain: TrustDomain,
     root: Signer,
     issuing: RwLock<Arc<[Arc<Signer>]>>,
+    /// Keys of authorities that an operator revoked: in bundles until they end, so that peers say why, and never to sign.
+    revoked: RwLock<Arc<[[u8; 32]]>>,
 }
 
 /// A key with its certificate.
@@ -143,6 +145,7 @@ impl CertificateAuthority {
             trust_domain: trust_domain.clone(),
             root,
             issuing: RwLock::new(load_issuing(folder, now)?.into()),
+            revoked: RwLock::default(),
         };
         made.extend(authority.rotate(now)?);
         Ok((authority, made))
@@ -262,10 +265,36 @@ impl CertificateAuthority {
     }
 
     fn issuer(&self, now: SystemTime) -> Result<Arc<Signer>, CaError> {
-        let issuing = self.issuing();
-        let facts: Vec<&AuthorityFacts> = issuing.iter().map(|signer| &signer.facts).collect();
+        let signing = self.signing();
+        let facts: Vec<&AuthorityFacts> = signing.iter().map(|signer| &signer.facts).collect();
         let chosen = rotation::active(&facts, now).ok_or(CaError::NoIssuer)?;
-        issuing.get(chosen).cloned().ok_or(CaError::NoIssuer)
+        signing.get(chosen).cloned().ok_or(CaError::NoIssuer)
+    }
+
+    /// Issuing authorities that may sign.
+    fn signing(&self) -> Vec<Arc<Signer>> {
+        let revoked = self.revoked();
+        let issuing = self.issuing();
+        let may = |signer: &&Arc<Signer>| !revoked.contains(&signer.facts.spki_sha256);
+        issuing.iter().filter(may).cloned().collect()
+    }
+
+    fn revoked(&self) -> Arc<[[u8; 32]]> {
+        Arc::clone(&self.revoked.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has none of these sign any more, and those sign again that are not among them.
+    pub fn revoke(&self, spkis: Vec<[u8; 32]>) {
+        if *self.revoked() != *spkis {
+            *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = spkis.into();
+        }
+    }
+
+    /// Whether [`Self::rotate`] would make an authority.
+    pub fn wants_next(&self, now: SystemTime) -> bool {
+        let signing = self.signing();
+        let facts: Vec<&AuthorityFacts> = signing.iter().map(|signer| &signer.facts).collect();
+        rotation::needs_next(&facts, now) && self.issuing().len() < MAX_ISSUING
     }
 
     /// Makes an issuing authority ahead of its time. It is in every bundle from then on, and signs when its turn comes.
@@ -296,7 +325,11 @@ impl CertificateAuthority {
             .iter()
             .cloned()
             .partition(|signer| signer.facts.not_after <= now);
-        let facts: Vec<&AuthorityFacts> = live.iter().map(|signer| &signer.facts).collect();
+        let revoked = self.revoked();
+        let facts: Vec<&AuthorityFacts> = { live.iter() }
+            .map(|signer| &signer.facts)
+            .filter(|facts| !revoked.contains(&facts.spki_sha256))
+            .collect();
         let mut made = Vec::new();
         if rotation::needs_next(&facts, now) && live.len() < MAX_ISSUING {
             let next = self.new_issuing(now)?;

@@ -209,6 +209,7 @@ spec:
     - listen: 0.0.0.0:15443
       ports: [{{name: main, upstream: \"127.0.0.1:{port}\"}}]
   outbound: []   # EDIT: `{{listen: \"127.0.0.1:9001\", to: namespace/name, port: name}}` for each service it calls
+  admin: /run/vouchsafe-proxy/{name}/admin.sock
   metrics: 127.0.0.1:15021
 "
     )

@@ -5,11 +5,11 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use vouchsafe_api::convert::mesh_state::trust::InstanceState;
 use vouchsafe_api::convert::mesh_state::{
     Holding, Resource as Sent, SignedRevision, SliceProof, WatchResponse,
 };
 use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::Withdrawn;
 
 use super::frame::{FrameKind, Published};
 use super::*;
@@ -75,7 +75,7 @@ fn inputs(policy: &Arc<LoadedPolicy>, endpoints: &[u8], trust: &[u8]) -> Inputs 
             .iter()
             .map(|number| InstanceTrust {
                 instance: InstanceId([*number; 16]),
-                state: InstanceState::Lapsed,
+                state: Withdrawn::Lapsed,
                 reason: "silent".to_owned(),
                 since: now(),
             })

@@ -7,6 +7,7 @@
 //! Several write: enrolments, revocations, the flush. What each writes is taken from memory and queued at the store in one
 //! step (`Registry::queue`), so that nothing older is ever written over something newer.
 
+mod borne;
 pub mod places;
 mod steady;
 mod stored;
@@ -25,6 +26,7 @@ use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_verifier::evidence::tpm::TpmState;
 
+pub use self::borne::Certificate;
 use self::steady::Steady;
 use self::stored::StoredInstance;
 pub(crate) use self::stored::StoredTpm;
@@ -63,6 +65,8 @@ pub struct Instance {
     pub not_after: SystemTime,
     /// End of the last to end of all its certificates: a successor may end before the one that it follows.
     pub trusted_until: SystemTime,
+    /// Its certificates that have not ended, and the newest: an operator may name any of them.
+    pub certificates: Vec<Certificate>,
     /// Where peers reach it.
     pub endpoints: Vec<Endpoint>,
     /// Version of its sidecar.
@@ -121,6 +125,8 @@ impl Instance {
         self.withdrawn = withdrawn.and_then(|before| before.withdrawn.clone());
         let until = before.map_or(self.not_after, |before| before.trusted_until);
         self.trusted_until = self.trusted_until.max(self.not_after).max(until);
+        let before = before.map_or(&[][..], |before| &before.certificates);
+        borne::keep(&mut self.certificates, before, self.evidence_time);
     }
 }
 
@@ -189,6 +195,8 @@ struct Inner {
     newest: Revision,
     /// That of a canary, and whose it is.
     canary: Option<(Revision, Arc<Facts>)>,
+    /// Instances of which an operator's revocation names a certificate.
+    named: BTreeMap<InstanceId, Withdrawal>,
     steady: Steady,
 }
 
@@ -477,7 +485,7 @@ impl Registry {
             let long_ago = steady.checked_sub(KEPT_AFTER_END).unwrap_or(steady);
             unwritten.dirty = std::mem::take(&mut inner.dirty);
             over = { inner.instances.values() }
-                .filter(|one| !one.is_certified(long_ago))
+                .filter(|one| !one.is_certified(long_ago) && !inner.named.contains_key(&one.id))
                 .map(|one| one.id)
                 .collect();
             let changed = unwritten.dirty.iter();

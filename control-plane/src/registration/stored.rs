@@ -12,7 +12,7 @@ use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
 use vouchsafe_verifier::evidence::tpm::ima::Checkpoint;
 use vouchsafe_verifier::evidence::tpm::{JudgedList, TpmState};
 
-use super::{Instance, Owed};
+use super::{Certificate, Instance, Owed};
 use crate::standing::Duty;
 
 /// An instance, as it is stored.
@@ -32,6 +32,8 @@ pub(super) struct StoredInstance {
     not_after_ms: u64,
     #[serde(default)]
     trusted_until_ms: u64,
+    #[serde(default)]
+    certificates: Vec<StoredCertificate>,
     endpoints: Vec<(String, Vec<String>)>,
     software_version: String,
     ear: String,
@@ -49,6 +51,34 @@ pub(super) struct StoredInstance {
     judged_by: String,
     #[serde(default)]
     rests_on: Vec<(String, String)>,
+}
+
+/// A certificate that an instance bears.
+#[derive(Debug, Deserialize, Serialize)]
+struct StoredCertificate {
+    serial: String,
+    spki_sha256: String,
+    not_after_ms: u64,
+}
+
+impl From<&Certificate> for StoredCertificate {
+    fn from(borne: &Certificate) -> Self {
+        Self {
+            serial: hex::encode(&borne.serial),
+            spki_sha256: hex::encode(borne.spki_sha256),
+            not_after_ms: unix_ms(borne.not_after),
+        }
+    }
+}
+
+impl StoredCertificate {
+    fn into_certificate(self) -> Option<Certificate> {
+        Some(Certificate {
+            serial: hex::decode(&self.serial).ok()?,
+            spki_sha256: digest(&self.spki_sha256)?,
+            not_after: time(self.not_after_ms)?,
+        })
+    }
 }
 
 /// What an instance owes, and when it was last good.
@@ -134,6 +164,9 @@ impl From<&Instance> for StoredInstance {
             evidence_time_ms: unix_ms(instance.evidence_time),
             not_after_ms: unix_ms(instance.not_after),
             trusted_until_ms: unix_ms(instance.trusted_until),
+            certificates: { instance.certificates.iter() }
+                .map(StoredCertificate::from)
+                .collect(),
             endpoints: endpoints.collect(),
             software_version: instance.software_version.clone(),
             ear: instance.ear.clone(),
@@ -200,6 +233,9 @@ impl StoredInstance {
             evidence_time: time(self.evidence_time_ms)?,
             not_after: time(self.not_after_ms)?,
             trusted_until: time(self.trusted_until_ms.max(self.not_after_ms))?,
+            certificates: { self.certificates.into_iter() }
+                .map(StoredCertificate::into_certificate)
+                .collect::<Option<_>>()?,
             endpoints: endpoints(wire.collect()).ok()?,
             software_version: self.software_version,
             ear: self.ear,

@@ -45,6 +45,11 @@ pub(super) fn instance(number: u8) -> Instance {
         evidence_time: now(),
         not_after: now() + Duration::from_secs(60),
         trusted_until: now() + Duration::from_secs(60),
+        certificates: vec![Certificate {
+            serial: vec![number, 1],
+            spki_sha256: [number; 32],
+            not_after: now() + Duration::from_secs(60),
+        }],
         endpoints: vec![Endpoint {
             listener: format!("127.0.0.1:{}", 9000 + u16::from(number)),
             ports: vec!["openai".parse().unwrap()],

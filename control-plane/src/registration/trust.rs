@@ -60,7 +60,8 @@ impl Inner {
         let machine = &instance.hardware;
         (self.vigil).proven(id, &instance.workload, machine, &duties, Duration::ZERO);
         match instance.withdrawn.as_ref().map(|one| one.state) {
-            None => {}
+            // Named is nobody by what is stored, but by the policy in force.
+            None | Some(Withdrawn::Named(_)) => {}
             Some(Withdrawn::Lapsed) => {
                 self.vigil.set_aside(&id);
             }
@@ -325,8 +326,15 @@ impl Registry {
         let mut inner = self.lock();
         // A clock that was set forward gives nobody trust back.
         let steady = inner.steady.at(now, self.elapsed());
+        let inner = &*inner;
         let live = { inner.instances.values() }.filter(|one| one.is_certified(steady));
-        live.filter_map(|one| one.withdrawn.clone()).collect()
+        let named = |one: &Instance| inner.named.get(&one.id).cloned();
+        // What evidence says of an instance outweighs what was said of its certificate.
+        let of = |one: &Instance| match &one.withdrawn {
+            Some(withdrawal) if withdrawal.state == Withdrawn::Revoked => Some(withdrawal.clone()),
+            withdrawn => named(one).or_else(|| withdrawn.clone()),
+        };
+        live.filter_map(of).collect()
     }
 }
 

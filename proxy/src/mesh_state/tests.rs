@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::Registry;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use vouchsafe_api::convert::mesh_state::trust::{InstanceState, InstanceTrust};
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{
     Acknowledgement, Delta, Holding, Snapshot, WatchRequest, WatchResponse,
 };
@@ -17,6 +17,7 @@ use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer, verify_role};
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::standing::Withdrawn;
 use vouchsafe_attestation::svid::MeshRole;
 
 use super::Judge;
@@ -439,7 +440,7 @@ fn two_states(following: &Following) -> (Snapshot, Snapshot) {
             "trust/07070707070707070707070707070707",
             InstanceTrust {
                 instance: InstanceId([7; 16]),
-                state: InstanceState::Lapsed,
+                state: Withdrawn::Lapsed,
                 reason: "silent".to_owned(),
                 since: now(),
             }

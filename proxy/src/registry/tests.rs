@@ -8,11 +8,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
-use vouchsafe_api::convert::mesh_state::trust::{InstanceState, InstanceTrust};
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_attestation::claims::{Claims, Class, EvidenceKind};
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
+use vouchsafe_attestation::standing::Withdrawn;
 use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
 use vouchsafe_attestation::trust_bundle::Authority;
 use vouchsafe_attestation::trust_domain::TrustDomain;
@@ -201,7 +202,7 @@ fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
     let set = set.unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
     let trust = wish.lapsed.map(|peer| InstanceTrust {
         instance: known().peers[peer].peer.result().unwrap().instance,
-        state: InstanceState::Lapsed,
+        state: Withdrawn::Lapsed,
         reason: "silent".to_owned(),
         since: start(),
     });

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vouchsafe_api::convert::attest::reattest::Proof;
-use vouchsafe_api::convert::mesh_state::trust::InstanceState;
 use vouchsafe_attestation::binding::Purpose;
+use vouchsafe_attestation::standing::Withdrawn;
 
 use super::Identities;
 use super::agenda::{Agenda, Due};
@@ -74,7 +74,7 @@ impl Rotation {
                     reason = trust.reason,
                     "the control plane withdrew its trust in this instance: proving everything afresh"
                 );
-                return trust.state == InstanceState::Revoked;
+                return trust.state == Withdrawn::Revoked;
             }
             let renewals = self.identities.renewals(&self.client.workload);
             let (at, due) = agenda.next(&renewals);

@@ -1,9 +1,10 @@
 //! Revocations by command: asked about, made, recorded, and ended only by an act or their own hour.
 
 use vouchsafe_api::convert::mesh_state::probe::{Fallen, ProbeReport};
-use vouchsafe_api::convert::record::{OperatorAct, RevocationAct};
+use vouchsafe_api::convert::record::{Issuance, OperatorAct, RevocationAct};
 use vouchsafe_api::v1::operator_server::Operator;
 use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::{Action, Withdrawal, Withdrawn};
 
 use super::harness::Watch;
 use super::*;
@@ -48,6 +49,20 @@ impl Factory {
         response
             .map(tonic::Response::into_inner)
             .map_err(|status| status.message().to_owned())
+    }
+
+    /// The newest certificate in the record.
+    fn issued(&self) -> Issuance {
+        let issued = |record: RecordEntry| match record.event {
+            Event::Issued(issued) => Some(*issued),
+            _ => None,
+        };
+        let issued = self.records().into_iter().filter_map(issued).next_back();
+        issued.expect("a certificate was issued")
+    }
+
+    fn withdrawn(&self) -> Vec<Withdrawal> {
+        self.control_plane().registry.withdrawals(now())
     }
 
     fn acts(&self) -> Vec<OperatorAct> {
@@ -153,6 +168,126 @@ async fn a_revoked_instance_can_t_renew_until_its_revocation_is_ended() {
             .await
             .unwrap_or_else(|error| panic!("{found}: {error}"));
     }
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_is_named_by_a_certificate_stays_out_with_what_followed_it() {
+    let factory = Factory::start(POLICY).await;
+    let mut sidecar = Sidecar::new("dev/api", "laptop");
+    let (issued, key) = factory.attest_with_key(&sidecar, None).await.unwrap();
+    let first = factory.issued();
+    let svid = (issued.certificate_chain.clone(), key);
+    sidecar.purpose = Purpose::Renew;
+    let (renewed, key) = factory
+        .attest_with_key(&sidecar, Some(&svid))
+        .await
+        .unwrap();
+    let svid = (renewed.certificate_chain.clone(), key);
+    let names = [
+        format!("{{serial: [\"{}\"]}}", hex::encode(&first.serial)),
+        format!("{{spki_sha256: [\"{}\"]}}", hex::encode(first.spki_sha256)),
+    ];
+    let mut factory = factory;
+    for found in names {
+        factory.change(revoke(&found)).await.unwrap();
+        let withdrawn = factory.withdrawn();
+        assert_eq!(withdrawn.len(), 1, "{found}");
+        assert_eq!(withdrawn[0].instance, issued.instance);
+        assert_eq!(withdrawn[0].state, Withdrawn::Named(Action::Cut));
+        assert_eq!(withdrawn[0].reason, "dev/incident-7");
+        factory = factory.restart().await.unwrap();
+        assert_eq!(factory.withdrawn().len(), 1, "a restart brings it back");
+        let again = factory.attest_with_key(&sidecar, Some(&svid)).await;
+        assert_eq!(reason(again), "revoked", "{found}");
+        let anew = factory.attest(&Sidecar::new("dev/api", "laptop")).await;
+        assert_eq!(reason(anew), "revoked", "{found}");
+        factory.change(end()).await.unwrap();
+        assert_eq!(factory.withdrawn(), []);
+        factory
+            .attest_with_key(&sidecar, Some(&svid))
+            .await
+            .unwrap_or_else(|error| panic!("{found}: {error}"));
+    }
+    let found = format!("{{serial: [\"{}\"]}}", hex::encode(&first.serial));
+    factory.change(revoke(&found)).await.unwrap();
+    let somebody_else = Sidecar::new("dev/web", "other");
+    factory.attest(&somebody_else).await.unwrap();
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_milder_revocation_of_a_certificate_is_as_mild_for_what_followed_it() {
+    let factory = Factory::start(POLICY).await;
+    factory
+        .attest(&Sidecar::new("dev/api", "laptop"))
+        .await
+        .unwrap();
+    let serial = hex::encode(factory.issued().serial);
+    let mut request = revoke("{}");
+    let cut = document(&format!("{{serial: [\"{serial}\"]}}"), "");
+    request.files[0].text = cut.replace("action: cut", "action: drain");
+    factory.change(request).await.unwrap();
+    assert_eq!(
+        factory.withdrawn()[0].state,
+        Withdrawn::Named(Action::Drain)
+    );
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_authority_signs_nothing_more_and_another_takes_its_place() {
+    let factory = Factory::start(POLICY).await;
+    let mut sidecar = Sidecar::new("dev/api", "laptop");
+    let (issued, key) = factory.attest_with_key(&sidecar, None).await.unwrap();
+    let svid = (issued.certificate_chain.clone(), key);
+    let revoked = factory.issued().authority_spki_sha256;
+    let bundle = factory.control_plane().ca.bundle().len();
+    let before = Arc::clone(&factory.control_plane().mesh.borrow().state);
+    let found = format!("{{authority_sha256: [\"{}\"]}}", hex::encode(revoked));
+    factory.change(revoke(&found)).await.unwrap();
+    let after = Arc::clone(&factory.control_plane().mesh.borrow().state);
+    assert_eq!(factory.control_plane().ca.bundle().len(), bundle + 1);
+    assert!(
+        after.has_other_bundle(&before),
+        "no sidecar hears of the other"
+    );
+    sidecar.purpose = Purpose::Renew;
+    factory
+        .attest_with_key(&sidecar, Some(&svid))
+        .await
+        .unwrap();
+    assert_ne!(factory.issued().authority_spki_sha256, revoked);
+    factory
+        .attest(&Sidecar::new("dev/web", "other"))
+        .await
+        .unwrap();
+    let next = factory.issued().authority_spki_sha256;
+    assert_ne!(next, revoked);
+    let factory = factory.restart().await.unwrap();
+    factory
+        .attest(&Sidecar::new("dev/web", "other"))
+        .await
+        .unwrap();
+    assert_eq!(factory.issued().authority_spki_sha256, next);
+    factory.stop().await;
+}
+
+#[tokio::test]
+async fn a_result_under_an_older_policy_is_cured_by_a_new_one() {
+    let factory = Factory::start(POLICY).await;
+    let mut sidecar = Sidecar::new("dev/api", "laptop");
+    let (issued, key) = factory.attest_with_key(&sidecar, None).await.unwrap();
+    let svid = (issued.certificate_chain.clone(), key);
+    let revision = factory.control_plane().mesh.borrow().state.revision;
+    let next = format!("{}.{}", revision.epoch, revision.sequence + 1);
+    let found = format!("{{policy_revision_below: \"{next}\"}}");
+    factory.change(revoke(&found)).await.unwrap();
+    sidecar.purpose = Purpose::Renew;
+    factory
+        .attest_with_key(&sidecar, Some(&svid))
+        .await
+        .unwrap();
     factory.stop().await;
 }
 

@@ -2,9 +2,10 @@
 
 use vouchsafe_api::convert::attest::Issued;
 use vouchsafe_api::convert::mesh_state::ResourceName;
-use vouchsafe_api::convert::mesh_state::trust::{InstanceState, InstanceTrust};
+use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::record::standing::{BrakeChange, StandingChange};
 use vouchsafe_attestation::result::InstanceId;
+use vouchsafe_attestation::standing::Withdrawn;
 
 use super::harness::Watch;
 use super::*;
@@ -47,7 +48,7 @@ fn distrusted(watch: &Watch) -> Vec<InstanceTrust> {
 /// Waits until exactly these are not to be believed.
 async fn wait_for_trust(
     watch: &mut Watch,
-    expected: &[(InstanceId, InstanceState)],
+    expected: &[(InstanceId, Withdrawn)],
 ) -> Vec<InstanceTrust> {
     let waiting = async {
         loop {
@@ -105,7 +106,7 @@ async fn evidence_that_turns_bad_is_published_at_once_and_no_restart_forgets_it(
     });
     let refused = factory.attest_with_key(&bad, Some(&svid)).await;
     assert_eq!(reason(refused.map(|_| ())), "image");
-    let revoked = [(good.instance, InstanceState::Revoked)];
+    let revoked = [(good.instance, Withdrawn::Revoked)];
     let held = wait_for_trust(&mut watch, &revoked).await;
     assert_eq!(held[0].reason, "image");
     let recorded = changes(&factory);
@@ -182,7 +183,7 @@ async fn the_connections_of_an_instance_that_is_revoked_are_closed() {
         metrics.contains("vouchsafe_control_plane_connections 1\n")
     })
     .await;
-    wait_for_trust(&mut kept, &[(held.instance, InstanceState::Revoked)]).await;
+    wait_for_trust(&mut kept, &[(held.instance, Withdrawn::Revoked)]).await;
     factory.stop().await;
 }
 
@@ -261,7 +262,7 @@ async fn silence_lapses_and_fresh_evidence_restores() {
     let connection = factory.connect(Some(&svid)).await;
     let mut watch = connection.watch().await;
     wait_for_trust(&mut watch, &[]).await;
-    wait_for_trust(&mut watch, &[(silent.instance, InstanceState::Lapsed)]).await;
+    wait_for_trust(&mut watch, &[(silent.instance, Withdrawn::Lapsed)]).await;
     let renewed = factory.attest_with_key(&renewal(api()), Some(&svid)).await;
     let (renewed, _) = renewed.unwrap();
     assert_eq!(renewed.instance, silent.instance);
@@ -324,7 +325,7 @@ async fn a_profile_change_judges_live_results_again_and_revokes_those_that_fail(
     assert_eq!(wait_for_trust(&mut watch, &[]).await, []);
     // The machine leaves the workload; the other stays.
     factory.write_policy(&more.replace("{nodes: [laptop, other]}", "{nodes: [other]}"));
-    let revoked = [(held.instance, InstanceState::Revoked)];
+    let revoked = [(held.instance, Withdrawn::Revoked)];
     wait_for_trust(&mut watch, &revoked).await;
     let recorded = changes(&factory);
     let [change] = recorded.as_slice() else {

@@ -23,7 +23,7 @@ use crate::reappraisal::{editions, terms};
 use crate::reference::Fitting;
 use crate::refusal::{Refused, unavailable};
 use crate::registration::places::too_many;
-use crate::registration::{Instance, Owed};
+use crate::registration::{Certificate, Instance, Owed};
 use crate::telemetry::Chain;
 
 impl Conversation {
@@ -92,16 +92,33 @@ impl Conversation {
             },
             fitting.appraised,
         )?;
+        let issuer = control_plane.ca.issuer_spki(now).map_err(failed)?;
         let bearer = Bearer {
             id: &plan.template.id,
-            serial: None,
+            serial: Some(&plan.template.serial),
             spki_sha256: Some(&case.hello.spki_sha256),
-            authority_spki_sha256: None,
+            authority_spki_sha256: Some(&issuer),
             result: Some(&plan.result),
         };
         // By the newest policy, not by that of the challenge: a revocation acts at once.
         let policy = Arc::clone(&control_plane.mesh.borrow().state.policy);
-        refuse_revoked(&policy.set, &policy.mesh.trust_domain, &bearer, now)?;
+        let domain = &policy.mesh.trust_domain;
+        refuse_revoked(&policy.set, domain, &bearer, now)?;
+        // Whoever is named by a certificate is named with what follows it; and a machine that begins anew is whoever bore
+        // the name there.
+        let registry = &control_plane.registry;
+        let borne = match &challenged.known {
+            Some(known) => known.certificates.clone(),
+            None => registry.borne(&case.hello.workload, &machine),
+        };
+        for certificate in &borne {
+            let bearer = Bearer {
+                serial: Some(&certificate.serial),
+                spki_sha256: Some(&certificate.spki_sha256),
+                ..bearer
+            };
+            refuse_revoked(&policy.set, domain, &bearer, now)?;
+        }
         let signed = control_plane
             .ca
             .sign_svid(&plan.template, now)
@@ -123,6 +140,11 @@ impl Conversation {
             evidence_time: plan.result.evidence_time,
             not_after: plan.template.not_after,
             trusted_until: plan.template.not_after,
+            certificates: vec![Certificate {
+                serial: plan.template.serial.to_vec(),
+                spki_sha256: case.hello.spki_sha256,
+                not_after: plan.template.not_after,
+            }],
             endpoints: case.hello.endpoints.clone(),
             software_version: case.hello.software_version.clone(),
             ear: String::from_utf8_lossy(&plan.ear).into_owned(),

@@ -14,7 +14,7 @@ use vouchsafe_verifier::evidence::tpm;
 use super::received::wire_selection;
 use super::{Conversation, enroll_again, not_revoked};
 use crate::case::tpm_offer;
-use crate::issuance::refuse_revoked;
+use crate::issuance::refuse_by;
 use crate::mesh::MeshState;
 use crate::reference::{self, ima_rules, pcr_selection};
 use crate::refusal::Refused;
@@ -80,7 +80,12 @@ impl Conversation {
         }
         let policy = Arc::clone(&self.control_plane.mesh.borrow().state.policy);
         let (domain, now) = (&policy.mesh.trust_domain, self.control_plane.now());
-        refuse_revoked(&policy.set, domain, &Bearer::from(peer), now)?;
+        // Of what a new certificate cures, only the new one is asked.
+        let lasting = policy
+            .set
+            .revocations()
+            .filter(|one| !one.is_cured_by_renewal());
+        refuse_by(lasting, domain, &Bearer::from(peer), now)?;
         if peer.id().workload().as_ref() != Some(&hello.workload) {
             return Err(enroll_again(format!("the connection is of {}", peer.id())));
         }

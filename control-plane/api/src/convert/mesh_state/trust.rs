@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use prost::Message;
 use vouchsafe_attestation::result::InstanceId;
-use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
+use vouchsafe_attestation::standing::{Action, Withdrawal, Withdrawn};
 
 use super::super::{ConvertError, time, unix_ms, word};
 use crate::v1;
@@ -15,40 +15,18 @@ pub struct InstanceTrust {
     /// Which.
     pub instance: InstanceId,
     /// What it lost.
-    pub state: InstanceState,
+    pub state: Withdrawn,
     /// A bounded word, for logs and for the peer's access log; at most [`MAX_REASON_BYTES`].
     pub reason: String,
     /// Since when, by the control plane's clock.
     pub since: SystemTime,
 }
 
-/// What an instance lost.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum InstanceState {
-    /// It was silent for too long; fresh evidence restores it.
-    Lapsed,
-    /// By an act, or because its evidence turned bad.
-    Revoked,
-}
-
-impl InstanceState {
-    /// The word in logs, metrics and `status`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lapsed => "lapsed",
-            Self::Revoked => "revoked",
-        }
-    }
-}
-
 impl From<InstanceTrust> for Withdrawal {
     fn from(trust: InstanceTrust) -> Self {
         Self {
             instance: trust.instance,
-            state: match trust.state {
-                InstanceState::Lapsed => Withdrawn::Lapsed,
-                InstanceState::Revoked => Withdrawn::Revoked,
-            },
+            state: trust.state,
             reason: trust.reason,
             since: trust.since,
         }
@@ -59,10 +37,7 @@ impl From<Withdrawal> for InstanceTrust {
     fn from(withdrawal: Withdrawal) -> Self {
         Self {
             instance: withdrawal.instance,
-            state: match withdrawal.state {
-                Withdrawn::Lapsed => InstanceState::Lapsed,
-                Withdrawn::Revoked => InstanceState::Revoked,
-            },
+            state: withdrawal.state,
             reason: withdrawal.reason,
             since: withdrawal.since,
         }
@@ -73,8 +48,11 @@ impl InstanceTrust {
     /// The content of its resource.
     pub fn encode(&self) -> Vec<u8> {
         let state = match self.state {
-            InstanceState::Lapsed => v1::InstanceState::Lapsed,
-            InstanceState::Revoked => v1::InstanceState::Revoked,
+            Withdrawn::Lapsed => v1::InstanceState::Lapsed,
+            Withdrawn::Revoked => v1::InstanceState::Revoked,
+            Withdrawn::Named(Action::DenyNew) => v1::InstanceState::NamedDenyNew,
+            Withdrawn::Named(Action::Drain) => v1::InstanceState::NamedDrain,
+            Withdrawn::Named(Action::Cut) => v1::InstanceState::NamedCut,
         };
         let wire = v1::InstanceTrust {
             state: state.into(),
@@ -93,8 +71,11 @@ impl InstanceTrust {
         let wire = v1::InstanceTrust::decode(content)
             .map_err(|_| malformed("content", "the trust of an instance"))?;
         let state = match wire.state() {
-            v1::InstanceState::Lapsed => InstanceState::Lapsed,
-            v1::InstanceState::Revoked => InstanceState::Revoked,
+            v1::InstanceState::Lapsed => Withdrawn::Lapsed,
+            v1::InstanceState::Revoked => Withdrawn::Revoked,
+            v1::InstanceState::NamedDenyNew => Withdrawn::Named(Action::DenyNew),
+            v1::InstanceState::NamedDrain => Withdrawn::Named(Action::Drain),
+            v1::InstanceState::NamedCut => Withdrawn::Named(Action::Cut),
             v1::InstanceState::Unspecified => {
                 return Err(malformed("state", "a state that this build knows"));
             }
@@ -108,8 +89,8 @@ impl InstanceTrust {
     }
 }
 
-/// Far more than any word of ours.
-pub const MAX_REASON_BYTES: usize = 64;
+/// As much as the name of a revocation may have: a namespace, a stroke, a name.
+pub const MAX_REASON_BYTES: usize = 127;
 
 #[cfg(test)]
 mod tests {
@@ -120,7 +101,7 @@ mod tests {
     fn lapsed() -> InstanceTrust {
         InstanceTrust {
             instance: InstanceId([7; 16]),
-            state: InstanceState::Lapsed,
+            state: Withdrawn::Lapsed,
             reason: "silent".to_owned(),
             since: UNIX_EPOCH + Duration::from_millis(1_800_000_000_000),
         }
@@ -128,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_trust_of_an_instance_survives_the_wire() {
-        for state in [InstanceState::Lapsed, InstanceState::Revoked] {
+        for state in Withdrawn::ALL {
             let trust = InstanceTrust { state, ..lapsed() };
             let read = InstanceTrust::decode(trust.instance, &trust.encode());
             assert_eq!(read, Ok(trust));
@@ -137,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_state_that_is_unknown_or_absent_is_refused() {
-        for state in [0, 3] {
+        for state in [0, 6] {
             let wire = v1::InstanceTrust {
                 state,
                 reason: "silent".to_owned(),

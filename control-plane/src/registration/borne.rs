@@ -1,0 +1,100 @@
+//! Certificates that instances bear, and revocations that name one.
+//!
+//! A certificate lives for an hour and is followed by the next within minutes, so whoever names one, by its serial number
+//! or its key, means the instance that bears it: with what it bears since, and with what its machine asks for afresh.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::spiffe_id::SpiffeId;
+use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
+use vouchsafe_attestation::trust_domain::TrustDomain;
+use vouchsafe_config::revocation::{Bearer, Revocation};
+
+use super::Registry;
+
+/// A certificate that an instance bears, or bore last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificate {
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// SHA-256 of its public key.
+    pub spki_sha256: [u8; 32],
+    /// Its end.
+    pub not_after: SystemTime,
+}
+
+impl Registry {
+    /// Looks which instances these revocations name by a certificate, for [`Registry::withdrawals`]. An instance that is
+    /// named is not forgotten, or its machine could come back before the revocation ends.
+    pub fn name_by<'r>(
+        &self,
+        revocations: impl Iterator<Item = &'r Revocation>,
+        domain: &TrustDomain,
+        now: SystemTime,
+    ) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut named = BTreeMap::new();
+        let naming: Vec<&Revocation> = { revocations }
+            .filter(|one| one.names_certificates(now))
+            .collect();
+        for instance in inner.instances.values().filter(|_| !naming.is_empty()) {
+            let id = SpiffeId::for_workload(domain, &instance.workload);
+            let names = |one: &&&Revocation| {
+                let mut certificates = instance.certificates.iter();
+                certificates.any(|borne| one.means(&borne.bearer(&id), domain, now))
+            };
+            // The sternest.
+            let Some(one) = naming.iter().filter(names).max_by_key(|one| one.action) else {
+                continue;
+            };
+            let before = inner.named.get(&instance.id);
+            let mut withdrawal = Withdrawal {
+                instance: instance.id,
+                state: Withdrawn::Named(one.action),
+                reason: one.name.to_string(),
+                since: now,
+            };
+            if let Some(before) = before.filter(|before| {
+                (before.state, &before.reason) == (withdrawal.state, &withdrawal.reason)
+            }) {
+                withdrawal.since = before.since;
+            }
+            named.insert(instance.id, withdrawal);
+        }
+        inner.named = named;
+    }
+
+    /// The certificates of those that bear, or bore, a workload's name on a machine.
+    pub fn borne(&self, workload: &WorkloadName, hardware: &str) -> Vec<Certificate> {
+        let inner = self.lock();
+        let those = { inner.instances.values() }
+            .filter(|one| one.workload == *workload && one.hardware == hardware);
+        those.flat_map(|one| one.certificates.clone()).collect()
+    }
+}
+
+impl Certificate {
+    /// Whoever bears it, as far as it tells.
+    fn bearer<'a>(&'a self, id: &'a SpiffeId) -> Bearer<'a> {
+        Bearer {
+            id,
+            serial: Some(&self.serial),
+            spki_sha256: Some(&self.spki_sha256),
+            authority_spki_sha256: None,
+            result: None,
+        }
+    }
+}
+
+/// Adds those that were borne before and have not ended.
+pub(super) fn keep(held: &mut Vec<Certificate>, before: &[Certificate], now: SystemTime) {
+    let older = before.iter().rev().filter(|one| one.not_after > now);
+    let older: Vec<Certificate> = older.take(MAX_CERTIFICATES).cloned().collect();
+    held.splice(..0, older.into_iter().rev());
+}
+
+/// A new one each half minute for an hour. Whoever renews more often than that has his oldest forgotten.
+const MAX_CERTIFICATES: usize = 128;
