@@ -83,6 +83,7 @@ enum Question {
     List(oneshot::Sender<Vec<ConnectionSnapshot>>),
     CountPeers(oneshot::Sender<Vec<usize>>),
     WouldFall(Arc<PolicyEpoch>, oneshot::Sender<Vec<Fallen>>),
+    Follow(oneshot::Sender<Vec<()>>),
 }
 
 /// Binds all listeners and starts the workers. They run until the drain has reached its end.
@@ -169,6 +170,12 @@ impl Connections {
     /// How many live connections with peers there are; those of a worker that is too busy to answer are missing.
     pub async fn count_peers(&self) -> usize {
         self.ask(Question::CountPeers).await.0.into_iter().sum()
+    }
+
+    /// Waits until what is live was judged by the policy and the trust bundle in force; for no longer than a second, after
+    /// which a worker that is too busy does so when it comes to it.
+    pub async fn followed(&self) {
+        self.ask(Question::Follow).await;
     }
 
     /// What would end were a policy in force, without ending it.
@@ -376,6 +383,10 @@ impl Worker {
             }
             Question::CountPeers(answer) => {
                 let _ = answer.send(vec![self.registry.count_peers()]);
+            }
+            Question::Follow(answer) => {
+                self.follow();
+                let _ = answer.send(Vec::new());
             }
             Question::WouldFall(policy, answer) => {
                 self.follow();

@@ -229,6 +229,8 @@ impl MeshStateClient {
         progress.freshness.bound(next.stale_after());
         self.put_in_force(&next);
         self.confirm(progress, signed);
+        // Applied means that nobody lives on what it ended: an operator's command returns when this is acknowledged.
+        self.connections.followed().await;
         let held = next.holding();
         *progress = Progress {
             judge: std::mem::take(&mut progress.judge),
