@@ -446,6 +446,16 @@ const NEGATIVE: &[Row] = &[
         "a storm of renewals",
         &[
             (
+                "tests/mesh/storm.rs",
+                "a_hundred_that_renew_at_once_all_get_their_certificates",
+                "Purpose::Renew",
+            ),
+            (
+                "tests/mesh/storm.rs",
+                "a_forced_renewal_of_many_keeps_its_pace",
+                "too_fast",
+            ),
+            (
                 "control-plane/src/admission.rs",
                 "thousands_that_renew_at_once_all_get_through_in_time_and_few_at_once",
                 "",

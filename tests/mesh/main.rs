@@ -2,6 +2,7 @@
 
 mod audit;
 mod canary;
+mod drain;
 mod evidence;
 mod example;
 mod faults;
@@ -9,6 +10,7 @@ mod files;
 mod goodbye;
 mod identity;
 mod identity_lost;
+mod interop;
 mod lease;
 mod leaving;
 mod live;
@@ -20,3 +22,4 @@ mod record;
 mod revocation;
 mod secrets;
 mod stale;
+mod storm;

@@ -1,6 +1,9 @@
 //! Promise 5, for revocations: whom one means is cut off on live connections at once, and kept out, while everybody else
 //! goes on; when it ends, so does its effect.
 
+use std::time::{Duration, SystemTime};
+
+use vouchsafe_attestation::claims::Time;
 use vouchsafe_tests::backend::Backend;
 use vouchsafe_tests::documents::{
     access, simulated_mesh, simulated_node, simulated_profile, workload,
@@ -208,12 +211,13 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
         applied.iter().all(|one| one["applied_us"].is_u64()),
         "{made}"
     );
-    assert!(revoked.ends(), "a live flow of a revoked client goes on");
-    assert!(kept.echoes(), "somebody else was cut");
+    // The command has returned: nothing more is served, not even what is live and has not seen its end yet.
+    assert!(!revoked.echoes(), "a live flow of a revoked client goes on");
     assert!(
         Flow::open(&factory.client).is_none(),
         "a revoked client is let in"
     );
+    assert!(kept.echoes(), "somebody else was cut");
     let listed = command(&factory.mesh, &["revoke", "list"]);
     assert_eq!(listed[0]["name"], "app/incident-8");
 
@@ -256,4 +260,73 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
         (&"app/incident-8".into(), &"only moved".into())
     );
     assert_eq!(kinds_of(&factory.mesh, "revoked").len(), 2);
+}
+
+#[test]
+fn nothing_is_served_to_the_revoked_after_the_command_has_returned() {
+    let factory = Factory::start("shared");
+    for round in 0..10 {
+        let mut flows: Vec<Flow> = (0..5)
+            .map(|_| wait::until("the client to be let in", || Flow::open(&factory.client)))
+            .collect();
+        let name = format!("app/round-{round}");
+        let revoke = ["revoke", &name, "--workload", "app/client"];
+        let why = ["--reason", "again", "--max-drop", "100%"];
+        let made = command(&factory.mesh, &[&revoke[..], &why].concat());
+        let applied = made["sidecars"].as_array().expect("a list");
+        assert!(
+            applied.iter().all(|one| one["applied_us"].is_u64()),
+            "{made}"
+        );
+        for flow in &mut flows {
+            assert!(!flow.echoes(), "round {round}: served after the command");
+        }
+        assert!(Flow::open(&factory.client).is_none(), "round {round}");
+        let end = ["revoke", "end", &name, "--reason", "again"];
+        assert_eq!(command(&factory.mesh, &end)["made"], true);
+    }
+}
+
+#[test]
+fn a_revocation_that_ends_within_a_day_is_warned_of() {
+    let factory = Factory::start("dedicated");
+    let ending = || factory.mesh.metric("vouchsafe_revocations_ending", &[]);
+    let status = || factory.mesh.cli(&["status"]).expect_success();
+    let revoke = |name: &str, seconds: u64| {
+        let expires = SystemTime::now() + Duration::from_secs(seconds);
+        let expires = Time::new(expires).expect("it is of this age").to_string();
+        let revoke = [
+            "revoke",
+            name,
+            "--workload",
+            "app/client",
+            "--reason",
+            "lent",
+        ];
+        let until = ["--expires", &expires, "--max-drop", "100%"];
+        assert_eq!(
+            command(&factory.mesh, &[&revoke[..], &until].concat())["made"],
+            true
+        );
+    };
+    revoke("app/far", 3 * 86_400);
+    assert!(!status().contains("WARNING"), "{}", status());
+    assert_eq!(ending(), 0.0);
+    revoke("app/near", 3_600);
+    wait::until("the metric to count it", || (ending() == 1.0).then_some(()));
+    let said = status();
+    let warnings: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("WARNING"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{said}");
+    assert!(
+        warnings[0].contains("revocation app/near ends at ")
+            && warnings[0].ends_with("whoever it means is trusted again then"),
+        "{said}"
+    );
+    let end = ["revoke", "end", "app/near", "--reason", "given back"];
+    assert_eq!(command(&factory.mesh, &end)["made"], true);
+    wait::until("the metric to fall", || (ending() == 0.0).then_some(()));
+    assert!(!status().contains("WARNING"), "{}", status());
 }

@@ -17,6 +17,7 @@ pub mod documents;
 pub mod factory;
 pub mod files;
 pub mod flow;
+pub mod http2;
 pub mod mesh;
 pub mod metrics;
 pub mod mutation;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -39,6 +39,7 @@ pub struct Issued {
     pub key: PrivateKeyDer<'static>,
     chain_pem: String,
     key_pem: String,
+    spki: Vec<u8>,
 }
 
 impl Leaf {
@@ -98,7 +99,13 @@ impl Authority {
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             chain_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
+            spki: key.subject_public_key_info(),
         }
+    }
+
+    /// The root's public key as its certificate has it.
+    pub fn spki(&self) -> Vec<u8> {
+        self.issuer.key().subject_public_key_info()
     }
 
     /// The root in PEM.
@@ -115,6 +122,11 @@ impl Authority {
 }
 
 impl Issued {
+    /// The leaf's public key as its certificate has it.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
     /// Writes `folder/name.pem` (the chain) and `folder/name.key`, and returns both paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         use std::os::unix::fs::PermissionsExt as _;

@@ -1,13 +1,16 @@
 //! A TLS client of another make than the sidecar's: any certificate or none, any protocol names, no opinion of the server.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::pki::Issued;
@@ -69,6 +72,38 @@ pub fn exchange(
         let _ = stream.read_to_end(&mut answer);
     }
     answer
+}
+
+/// A server that sends back what it reads, asks nobody for a certificate and knows no protocol names.
+///
+/// Its threads end with the process.
+pub fn echo(identity: &Issued) -> SocketAddr {
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .expect("key and certificate belong together");
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                let connection = ServerConnection::new(config).expect("the configuration is whole");
+                let mut stream = StreamOwned::new(connection, socket);
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    let sent = stream.write_all(&buffer[..count]);
+                    if sent.and_then(|()| stream.flush()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address.expect("a bound listener has an address")
 }
 
 /// Believes every server: these tests ask whom the server believes.
