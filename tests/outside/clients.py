@@ -5,10 +5,12 @@
     clients.py grpc-client HOST:PORT
     clients.py websocket-server PORT
     clients.py websocket-client ws://HOST:PORT/path
+    clients.py websocket-session ws://HOST:PORT/path
     clients.py openai-client http://HOST:PORT/v1
     clients.py httpx-client http://HOST:PORT
 
-A client ends with status 0 only when everything that it checks holds; a server runs until it is killed.
+A client ends with status 0 only when everything that it checks holds; a server runs until it is killed, and a session
+passes on what it reads, line by line, until there is no more.
 """
 
 import asyncio
@@ -185,6 +187,17 @@ def websocket_client(url):
     asyncio.run(run())
 
 
+def websocket_session(url):
+    from websockets.sync.client import connect
+
+    with connect(url, subprotocols=["echo.v1"], proxy=None) as connection:
+        if (first := connection.recv(timeout=20)) != "welcome":
+            sys.exit(f"the server says {first!r} first")
+        for line in sys.stdin:
+            connection.send(line.rstrip("\n"))
+            print(connection.recv(timeout=20), flush=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The OpenAI client, against the model server of deploy/local/components
 
@@ -257,6 +270,7 @@ def main():
         "grpc-client": grpc_client,
         "websocket-server": lambda port: websocket_server(int(port)),
         "websocket-client": websocket_client,
+        "websocket-session": websocket_session,
         "openai-client": openai_client,
         "httpx-client": httpx_client,
     }

@@ -7,7 +7,7 @@ use vouchsafe_tests::backend::{self, Backend};
 use vouchsafe_tests::process::Process;
 use vouchsafe_tests::{binaries, port};
 
-use crate::pair::{LANES, Pair, run_client, start_server, wait_listening};
+use crate::pair::{LANES, Pair, Renewed, Session, run_client, start_server, wait_listening};
 
 #[test]
 fn curl_speaks_both_versions_of_http() {
@@ -139,6 +139,22 @@ fn websockets_pass() {
             address,
         );
         run_client("websocket-client", &format!("ws://{}/socket", pair.door()));
+    }
+}
+
+#[test]
+fn a_websocket_lives_through_five_renewals() {
+    for lane in LANES {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_server, address) = start_server("websocket-server", folder.path());
+        let allow = "allow:\n  - {methods: [GET], paths: [/socket]}";
+        let pair = Renewed::start(lane, "http", allow, address);
+        let url = format!("ws://{}/socket", pair.door());
+        let mut session = Session::python("websocket-session", &url);
+        pair.through_five_renewals(|number| {
+            let message = format!("message {number}");
+            assert_eq!(session.ask(&message), message, "{lane}");
+        });
     }
 }
 

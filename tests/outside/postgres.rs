@@ -1,5 +1,5 @@
 //! A real PostgreSQL behind a `tcp` door, and psql before it: the server speaks first in the cancel protocol, the copy
-//! protocol streams both ways, and many short sessions follow each other.
+//! protocol streams both ways, many short sessions follow each other, and a long one outlives its certificates.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use vouchsafe_tests::process::{self, Process};
 use vouchsafe_tests::{port, wait};
 
-use crate::pair::{LANES, Pair};
+use crate::pair::{LANES, Pair, Renewed, Session};
 
 #[test]
 fn psql_queries_copies_and_cancels() {
@@ -47,6 +47,29 @@ fn psql_queries_copies_and_cancels() {
             (psql(server.address, wait_for_end) == "1\n").then_some(())
         });
         pair.assert_lane(lane);
+    }
+}
+
+#[test]
+fn a_session_of_psql_lives_through_five_renewals() {
+    let server = Postgres::start();
+    for lane in LANES {
+        let pair = Renewed::start(lane, "tcp", "", server.address);
+        let port = pair.door().port().to_string();
+        let mut command = Command::new("psql");
+        command.args(["-h", "127.0.0.1", "-U", "postgres", "-qAtX", "-p", &port]);
+        let mut session = Session::of(command);
+        // What only this session has: the process that serves it, and a table of its own.
+        let backend = session.ask("select pg_backend_pid();");
+        let made = session.ask("create temporary table kept (i int); select 'made';");
+        assert_eq!(made, "made", "{lane}");
+        pair.through_five_renewals(|number| {
+            let asked = format!(
+                "insert into kept values ({number}); select pg_backend_pid(), count(*) from kept;"
+            );
+            let expected = format!("{backend}|{}", number + 1);
+            assert_eq!(session.ask(&asked), expected, "{lane}");
+        });
     }
 }
 
