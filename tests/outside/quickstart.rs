@@ -7,8 +7,11 @@ fn the_quickstart_holds_every_expectation_and_leaves_nothing_behind() {
     let before = leftovers();
     let said =
         process::run(binaries::tree().join("deploy/quickstart"), ["--exit"]).expect_success();
+    assert!(!said.contains("FAIL"), "{said}");
+    assert_eq!(rows(&said), SHOWN, "{said}");
     assert!(
-        !said.contains("FAIL") && said.matches("\nok ").count() >= 6,
+        said.contains("[vouchsafe revoke inference/stolen-gpu-1 --node inference/gpu-1]")
+            && said.contains(" ms after the command was typed; "),
         "{said}"
     );
     assert!(said.contains("class software"), "{said}");
@@ -31,6 +34,64 @@ fn the_quickstart_holds_every_expectation_and_leaves_nothing_behind() {
     );
     assert!(!outcome.stdout.contains("FAIL"), "{}", outcome.stdout);
 }
+
+/// Rows whose expectation held: the first words of what happened, and of what had to come of it.
+fn rows(said: &str) -> Vec<(&str, &str)> {
+    let rows = { said.lines() }.filter_map(|line| line.strip_prefix("ok    "));
+    rows.map(|row| {
+        let mut cells = row
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty());
+        let mut next = || cells.next().unwrap_or_default();
+        (next(), next())
+    })
+    .collect()
+}
+
+/// The show. Whoever takes a scene out of it, or makes another, says so here.
+const SHOWN: &[(&str, &str)] = &[
+    (
+        "the gateway asks the model, with documents",
+        "allowed; tokens arrive one by one",
+    ),
+    (
+        "the gateway asks the model server for",
+        "denied: no rule has that path",
+    ),
+    (
+        "a notebook, attested as well, asks the model",
+        "denied: no rule names the notebook",
+    ),
+    (
+        "the machine lab-1, listed for research/model-",
+        "refused an identity: not a member",
+    ),
+    (
+        "the machine gpu-2, listed for inference/llm,",
+        "refused an identity: its PCRs",
+    ),
+    (
+        "the certificate that inference/llm shows its",
+        "names it, and says what was proven",
+    ),
+    (
+        "an operator revokes the machine gpu-1 while a",
+        "the live stream ends at once",
+    ),
+    (
+        "the gateway asks the revoked machine for its",
+        "denied: revoked",
+    ),
+    (
+        "the operator ends the revocation, and says why",
+        "service returns; the record names",
+    ),
+    (
+        "the record of all issuances and refusals",
+        "intact, by its own hashes",
+    ),
+];
 
 /// Temporary folders of factories, and software TPMs in them.
 fn leftovers() -> Vec<String> {
