@@ -4,6 +4,7 @@
 mod collected;
 mod guests;
 mod operating;
+mod predicates;
 mod sets;
 mod standing;
 

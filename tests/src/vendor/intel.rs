@@ -57,7 +57,13 @@ impl Intel {
     /// The answer at [`TCB_INFO`]: the levels of the processors, of which only modules of version `current` are up to
     /// date.
     pub fn levels(&self, until: SystemTime, current: u8) -> Reply {
-        let text = tcb_info(&dates(until), current);
+        let text = tcb_info(&dates(until), current, None);
+        self.signed("tcbInfo", &text, "TCB-Info-Issuer-Chain")
+    }
+
+    /// The same where modules of version 5 need hardened software, as [`ADVISORY`] explains.
+    pub fn levels_with_advisory(&self, until: SystemTime) -> Reply {
+        let text = tcb_info(&dates(until), 6, Some(5));
         self.signed("tcbInfo", &text, "TCB-Info-Issuer-Chain")
     }
 
@@ -189,7 +195,7 @@ fn dates(until: SystemTime) -> String {
     format!(r#""issueDate":"{from}","nextUpdate":"{}""#, time(until))
 }
 
-fn tcb_info(dates: &str, current: u8) -> String {
+fn tcb_info(dates: &str, current: u8, advised: Option<u8>) -> String {
     let list = |head: &[u8]| {
         let svn = |at| head.get(at).copied().unwrap_or(0);
         let all: Vec<_> = (0..16)
@@ -197,21 +203,26 @@ fn tcb_info(dates: &str, current: u8) -> String {
             .collect();
         all.join(",")
     };
-    let level = |processor: &[u8], module: &[u8], status: &str| {
+    let level = |processor: &[u8], module: &[u8], status: &str, advisories: &str| {
         format!(
-            r#"{{"tcb":{{"sgxtcbcomponents":[{}],"pcesvn":11,"tdxtcbcomponents":[{}]}},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":"{status}","advisoryIDs":[]}}"#,
+            r#"{{"tcb":{{"sgxtcbcomponents":[{}],"pcesvn":11,"tdxtcbcomponents":[{}]}},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":"{status}","advisoryIDs":[{advisories}]}}"#,
             list(processor),
             list(module)
         )
     };
+    let mut levels = vec![level(&[7, 7], &[current, 0, 7], "UpToDate", "")];
+    let advisory = format!("\"{ADVISORY}\"");
+    levels.extend(
+        advised.map(|module| level(&[7, 7], &[module, 0, 7], "SWHardeningNeeded", &advisory)),
+    );
+    levels.push(level(&[6, 6], &[3, 0, 6], "OutOfDate", ""));
     let module = format!(
         r#""mrsigner":"{}","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF""#,
         "0".repeat(96)
     );
     format!(
-        r#"{{"id":"TDX","version":3,{dates},"fmspc":"{FMSPC}","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,"tdxModule":{{{module}}},"tdxModuleIdentities":[],"tcbLevels":[{},{}]}}"#,
-        level(&[7, 7], &[current, 0, 7], "UpToDate"),
-        level(&[6, 6], &[3, 0, 6], "OutOfDate"),
+        r#"{{"id":"TDX","version":3,{dates},"fmspc":"{FMSPC}","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,"tdxModule":{{{module}}},"tdxModuleIdentities":[],"tcbLevels":[{}]}}"#,
+        levels.join(",")
     )
 }
 
@@ -282,6 +293,8 @@ pub fn azure_quote(processor: &Processor, domain: &TrustDomain, request: &[u8]) 
 
 /// Where the levels of the processors are asked for.
 pub const TCB_INFO: &str = "/tdx/certification/v4/tcb?fmspc=00806F050000";
+/// What explains the level of a processor whose software must be hardened.
+pub const ADVISORY: &str = "INTEL-SA-00828";
 /// What the levels are of: family, model, platform and SKU of every processor.
 pub const FMSPC: &str = "00806F050000";
 /// What tells a machine's number from that of its processor.
