@@ -1,5 +1,11 @@
-//! Promises 5 and 7 under faults: whatever happens to the control plane during changes, every sidecar applies revisions
-//! in their order, ends up with the newest, and lets nobody back in who is revoked.
+//! Promises 5 and 7 under faults: whatever happens to the control plane or to clocks during changes, every sidecar applies
+//! revisions in their order, ends up with the newest, and lets nobody back in who is revoked.
+//!
+//! A revision is the whole state and not a step to it, so a sidecar that was away gets the newest and never those in
+//! between: skipping is how it catches up. What must hold is that whatever it applied is what the record says was put in
+//! force under that number, that the last one is reached, and that an act that is still in force when it comes back is in
+//! force there as well, whichever revision it came with. That the content is the published one is proven by the hash that
+//! each sidecar acknowledges: `status` calls one behind whose hash is another.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,8 +24,8 @@ use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::sidecar::Sidecar;
 use vouchsafe_tests::wait;
 
-/// A server that two may call; as many further rules as there were changes; and who is revoked.
-fn documents(changes: usize, is_revoked: bool) -> String {
+/// A server that two may call; as many further rules as there were changes; and who of them is revoked.
+fn documents(changes: usize, revoked: &[&str]) -> String {
     let port = "{name: raw, port: 7000, protocol: tcp}";
     let mut documents = vec![
         simulated_mesh(),
@@ -38,11 +44,10 @@ fn documents(changes: usize, is_revoked: bool) -> String {
             "apiVersion: vouchsafe.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: change-{change}, namespace: app}}\nspec:\n  to: {{workload: server, port: raw}}\n  from: [{{workload: app/other}}]\n"
         ));
     }
-    if is_revoked {
-        documents.push(
-            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {name: gone, namespace: app}\nspec: {match: {workload: [app/client]}, action: cut, reason: gone}\n"
-                .to_owned(),
-        );
+    for workload in revoked {
+        documents.push(format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: {workload}-gone, namespace: app}}\nspec: {{match: {{workload: [app/{workload}]}}, action: cut, reason: gone}}\n"
+        ));
     }
     documents.join("---\n")
 }
@@ -105,6 +110,8 @@ struct Factory {
     mesh: Mesh,
     cable: Cable,
     clock: MovedClock,
+    /// Of the machine of the server.
+    server_clock: MovedClock,
     _application: Backend,
     changes: usize,
 }
@@ -116,7 +123,8 @@ const OTHER: usize = 2;
 impl Factory {
     fn start() -> Self {
         let clock = MovedClock::build();
-        let mesh = Mesh::start_with(&documents(0, false), Some(clock.library()));
+        let server_clock = MovedClock::build();
+        let mesh = Mesh::start_with(&documents(0, &[]), Some(clock.library()));
         let cable = Cable::to(mesh.listen());
         let application = Backend::echo(b"", b"");
         let spec = |name: &str, machine: &str| {
@@ -124,7 +132,9 @@ impl Factory {
             mesh.sidecar_at(cable.address(), name, &format!("app/{name}"), &attester)
         };
         let sidecars = [
-            spec("server", "one").inbound("raw", application.address()),
+            spec("server", "one")
+                .inbound("raw", application.address())
+                .preload(server_clock.library()),
             spec("client", "two").outbound("app/server", "raw"),
             spec("other", "three").outbound("app/server", "raw"),
         ];
@@ -133,6 +143,7 @@ impl Factory {
             mesh,
             cable,
             clock,
+            server_clock,
             _application: application,
             changes: 0,
         };
@@ -148,8 +159,27 @@ impl Factory {
 
     /// Writes one more rule, with the revocation.
     fn change(&mut self) {
+        self.change_and_revoke(&["client"]);
+    }
+
+    fn change_and_revoke(&mut self, revoked: &[&str]) {
         self.changes += 1;
-        self.mesh.write_policy(&documents(self.changes, true));
+        self.mesh.write_policy(&documents(self.changes, revoked));
+    }
+
+    /// Waits until the control plane has put in force what was written last.
+    fn in_force(&self, before: usize) {
+        wait::until("the change to be in force", || {
+            (self.published().len() > before).then_some(())
+        });
+    }
+
+    /// Every revision with another policy that the record says was put in force.
+    fn published(&self) -> Vec<u64> {
+        let records = self.mesh.records().into_iter();
+        let changes = records.filter(|record| record["kind"] == "policy_changed");
+        let sequences = changes.filter_map(|record| record["policy_sequence"].as_u64());
+        sequences.collect()
     }
 
     /// Waits until every sidecar has applied what was written last.
@@ -197,6 +227,8 @@ fn no_fault_of_the_control_plane_loses_or_reorders_a_revision_or_lets_the_revoke
     let mut factory = Factory::start();
     factory.change();
     let mut newest = factory.settled();
+    // Revisions before are of sidecars that came, and of their endpoints.
+    let first = newest;
     let knocking = Knocking::at(factory.sidecars[CLIENT].outbound(0));
     let other = factory.sidecars[OTHER].outbound(0);
     let check = |factory: &Factory, newest: &mut u64, what: &str| {
@@ -228,6 +260,26 @@ fn no_fault_of_the_control_plane_loses_or_reorders_a_revision_or_lets_the_revoke
         factory.cable.plug(cut);
         check(&factory, &mut newest, &format!("unplugged, cut: {cut}"));
     }
+
+    // Somebody is revoked while nobody hears of it, in a revision that other changes follow before anybody does.
+    factory.cable.unplug();
+    for revoked in [&["client"][..], &["client", "other"], &["client", "other"]] {
+        let before = factory.published().len();
+        factory.change_and_revoke(revoked);
+        factory.in_force(before);
+    }
+    assert!(passes(other), "who is not reached goes on");
+    factory.cable.plug(true);
+    newest = factory.settled();
+    assert!(
+        !passes(other),
+        "a revocation of a revision in between is missed"
+    );
+    factory.change();
+    wait::until("the other to be let in again", || {
+        passes(other).then_some(())
+    });
+    check(&factory, &mut newest, "revoked and not, unplugged");
 
     // Killed and started again behind a cable that is unplugged, with changes before and after.
     factory.cable.unplug();
@@ -271,8 +323,25 @@ fn no_fault_of_the_control_plane_loses_or_reorders_a_revision_or_lets_the_revoke
     factory.mesh.restart();
     check(&factory, &mut newest, "killed with its clock set right");
 
+    // The clock of a sidecar's machine leaps: mesh time is the control plane's, so neither does a live certificate end
+    // nor does one that was revoked come back.
+    for seconds in [7_200, -7_200, 0] {
+        factory.server_clock.shift(seconds);
+        factory.change();
+        check(
+            &factory,
+            &mut newest,
+            &format!("a sidecar's clock moved by {seconds} s"),
+        );
+    }
+
+    let published = factory.published();
     for sidecar in [SERVER, CLIENT, OTHER] {
         let applied = factory.applied(sidecar);
+        let invented: Vec<_> = { applied.iter() }
+            .filter(|one| **one > first && !published.contains(one))
+            .collect();
+        assert!(invented.is_empty(), "{invented:?} of {published:?}");
         assert!(
             applied.is_sorted_by(|one, next| one < next),
             "in their order, each once: {applied:?}"
@@ -311,9 +380,7 @@ fn no_fault_of_the_control_plane_loses_or_reorders_a_revision_or_lets_the_revoke
     });
 
     // It ends only by an act.
-    factory
-        .mesh
-        .write_policy(&documents(factory.changes, false));
+    factory.mesh.write_policy(&documents(factory.changes, &[]));
     let door = factory.sidecars[CLIENT].outbound(0);
     wait::until("the client to be let in again", || {
         passes(door).then_some(())

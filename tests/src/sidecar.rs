@@ -20,6 +20,7 @@ pub struct Spec {
     outbound: Vec<(String, String, Option<SocketAddr>)>,
     lane: &'static str,
     more: String,
+    preload: Option<PathBuf>,
 }
 
 impl Spec {
@@ -34,6 +35,7 @@ impl Spec {
             outbound: Vec::new(),
             lane: "auto",
             more: String::new(),
+            preload: None,
         }
     }
 
@@ -71,6 +73,13 @@ impl Spec {
     pub fn more(mut self, lines: &str) -> Self {
         self.more.push_str(lines);
         self.more.push('\n');
+        self
+    }
+
+    /// A library that is loaded before all others.
+    #[must_use]
+    pub fn preload(mut self, library: PathBuf) -> Self {
+        self.preload = Some(library);
         self
     }
 
@@ -123,11 +132,12 @@ impl Spec {
         let config = folder.join("proxy.yaml");
         std::fs::write(&config, yaml).expect("the folder can be written");
         let arguments = [Path::new("--config"), &config];
-        let process = Process::spawn(
+        let process = Process::spawn_with(
             &format!("sidecar-{}", self.name),
             &folder,
             binaries::proxy(),
             arguments,
+            self.preload.as_deref(),
         );
         Sidecar {
             process,
