@@ -153,6 +153,7 @@ impl Expectation {
                 serial: None,
                 spki_sha256: None,
                 authority_spki_sha256: None,
+                intermediate_spki_sha256: &[],
                 result: result.as_ref(),
             },
             binding: if self.peer.is_bound {

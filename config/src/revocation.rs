@@ -69,7 +69,7 @@ pub struct Match {
     pub measurements: Vec<String>,
     /// Vendors' advisories that explain a device's level.
     pub advisories: Vec<String>,
-    /// SHA-256 of the public keys of issuing authorities.
+    /// SHA-256 of the public keys of authorities: whoever they certified, directly or by others.
     pub authorities: Vec<[u8; 32]>,
     /// Classes of attestation results.
     pub classes: Vec<Class>,
@@ -90,8 +90,10 @@ pub struct Bearer<'a> {
     pub serial: Option<&'a [u8]>,
     /// SHA-256 of its public key.
     pub spki_sha256: Option<&'a [u8; 32]>,
-    /// SHA-256 of the public key of the authority that issued its certificate.
+    /// SHA-256 of the public key of the authority that its chain ended in.
     pub authority_spki_sha256: Option<&'a [u8; 32]>,
+    /// The same of the authorities between its certificate and that one.
+    pub intermediate_spki_sha256: &'a [[u8; 32]],
     /// What it proved.
     pub result: Option<&'a AttestationResult>,
 }
@@ -103,6 +105,7 @@ impl<'a> From<&'a Peer> for Bearer<'a> {
             serial: Some(peer.serial().as_bytes()),
             spki_sha256: Some(peer.spki_sha256()),
             authority_spki_sha256: Some(peer.authority_spki_sha256()),
+            intermediate_spki_sha256: peer.intermediate_spki_sha256(),
             result: peer.result(),
         }
     }
@@ -292,13 +295,16 @@ impl Match {
                 && bearer
                     .result
                     .is_some_and(|result| self.instances.contains(&result.instance));
+        // Whoever was certified below a revoked authority is, however far below.
+        let authority = listed(&self.authorities, bearer.authority_spki_sha256)
+            || (bearer.intermediate_spki_sha256.iter()).any(|one| self.authorities.contains(one));
         serial
             && instance
             && listed(&self.spkis, bearer.spki_sha256)
             && id
             && workload
             && hardware
-            && listed(&self.authorities, bearer.authority_spki_sha256)
+            && authority
             && class
             && revision
             && devices
@@ -320,6 +326,7 @@ impl Match {
             serial: None,
             spki_sha256: None,
             authority_spki_sha256: None,
+            intermediate_spki_sha256: &[],
             result: None,
         };
         if !by_name.holds(&bearer, trust_domain) {

@@ -378,6 +378,7 @@ mod tests {
                 serial: None,
                 spki_sha256: None,
                 authority_spki_sha256: None,
+                intermediate_spki_sha256: &[],
                 result: Some(&result),
             },
             binding: Binding::Certificate,

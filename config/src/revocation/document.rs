@@ -96,7 +96,7 @@ static MATCH: MapShape = MapShape {
             "authority_sha256",
             Shape::List(&Shape::Text(&scalar::SHA256)),
             "",
-            "SHA-256 of the public keys of issuing authorities, as `vouchsafe status` shows them.",
+            "SHA-256 of the public keys of authorities: the mesh's own, as `vouchsafe status` shows them, and any on the chain of a foreign certificate, as the access log shows them (`authority_sha256`, `intermediates_sha256`).",
         ),
         optional(
             "class",

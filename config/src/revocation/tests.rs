@@ -51,6 +51,7 @@ fn means(found: &str, expected: bool) {
         serial: Some(&[0, 0xab, 1]),
         spki_sha256: Some(&[2; 32]),
         authority_spki_sha256: Some(&[3; 32]),
+        intermediate_spki_sha256: &[[5; 32], [6; 32]],
         result: Some(&result),
     };
     let found = revocation.means(&bearer, &testing::trust_domain(), testing::now());
@@ -65,6 +66,17 @@ fn each_predicate_means_what_it_says_and_nothing_else() {
         ("serial", "[\"0000ab01\"]".to_owned(), "[ab0100]".to_owned()),
         ("spki_sha256", format!("[{two}]"), format!("[{three}]")),
         ("authority_sha256", format!("[{three}]"), format!("[{two}]")),
+        // An intermediate of its chain, whichever.
+        (
+            "authority_sha256",
+            format!("[{}]", "05".repeat(32)),
+            format!("[{}]", "04".repeat(32)),
+        ),
+        (
+            "authority_sha256",
+            format!("[{two}, {}]", "06".repeat(32)),
+            format!("[{two}, {}]", "07".repeat(32)),
+        ),
         ("workload", "[b/y, a/x]".to_owned(), "[a/y]".to_owned()),
         ("workload", "[x]".to_owned(), "[xx]".to_owned()),
         (
@@ -133,6 +145,7 @@ fn means_device(kind: EvidenceKind, claim: &str, value: ClaimValue, found: &str,
         serial: None,
         spki_sha256: None,
         authority_spki_sha256: None,
+        intermediate_spki_sha256: &[],
         result: Some(&result),
     };
     let revocation = read(&document(found, "")).unwrap_or_else(|error| panic!("{error}"));
@@ -258,6 +271,7 @@ fn a_node_is_meant_by_any_identity_that_its_document_states() {
         serial: None,
         spki_sha256: None,
         authority_spki_sha256: None,
+        intermediate_spki_sha256: &[],
         result: Some(&result),
     };
     let (ours, other) = ("ee".repeat(32), "ef".repeat(32));
@@ -328,6 +342,7 @@ fn a_list_of_drivers_is_revoked_on_gpus_and_means_no_switch() {
             serial: None,
             spki_sha256: None,
             authority_spki_sha256: None,
+            intermediate_spki_sha256: &[],
             result: Some(&result),
         };
         let means = revocation.means(&bearer, &testing::trust_domain(), testing::now());
@@ -364,6 +379,7 @@ fn what_a_bearer_does_not_show_is_not_met() {
         serial: None,
         spki_sha256: None,
         authority_spki_sha256: None,
+        intermediate_spki_sha256: &[],
         result: None,
     };
     let keys = "{serial: [ab]}|{class: [software]}|{policy_revision_below: \"9.9\"}|{device: {tpm: {image: i}}}|{hardware_id: [m]}|{measurement: [i]}|{advisory: [a]}";
@@ -388,6 +404,7 @@ fn a_revocation_ends_at_its_own_hour() {
         serial: None,
         spki_sha256: None,
         authority_spki_sha256: None,
+        intermediate_spki_sha256: &[],
         result: Some(&result),
     };
     let expires = revocation.expires.unwrap();

@@ -53,16 +53,19 @@ pub struct VerifiedSvid {
     serial: Serial,
     spki_sha256: [u8; 32],
     authority_spki_sha256: [u8; 32],
+    /// Empty for nearly all: then it takes no memory of its own.
+    intermediate_spki_sha256: Box<[[u8; 32]]>,
     not_after: SystemTime,
 }
 
 impl VerifiedSvid {
-    fn new(leaf: &Leaf, authority: &Authority) -> Self {
+    fn new(leaf: &Leaf, path: &Path<'_>) -> Self {
         Self {
             id: leaf.id.clone(),
             serial: leaf.serial.clone(),
             spki_sha256: leaf.spki_sha256,
-            authority_spki_sha256: *authority.spki_sha256(),
+            authority_spki_sha256: *path.authority.spki_sha256(),
+            intermediate_spki_sha256: path.intermediate_spki_sha256.clone(),
             not_after: leaf.not_after,
         }
     }
@@ -94,6 +97,12 @@ impl Peer {
     /// SHA-256 of the DER of the public key of the authority that its chain ended in.
     pub fn authority_spki_sha256(&self) -> &[u8; 32] {
         &self.svid().authority_spki_sha256
+    }
+
+    /// SHA-256 of the DER of the public keys of the authorities between its certificate and the one that its chain ended
+    /// in, from its issuer upwards. Empty where that one issued it.
+    pub fn intermediate_spki_sha256(&self) -> &[[u8; 32]] {
+        &self.svid().intermediate_spki_sha256
     }
 
     /// End of its certificate, and so of its lease (promise 4).
@@ -130,9 +139,9 @@ pub fn verify_peer(
     if authorities.is_empty() {
         return Err(VerifyPeerError::TrustDomain(leaf.id.trust_domain().clone()));
     }
-    let authority = verify_path(leaf_der, intermediates, &authorities, role, now)?;
-    let svid = VerifiedSvid::new(&leaf, authority);
-    match (authority.is_attested(), leaf.result) {
+    let path = verify_path(leaf_der, intermediates, &authorities, role, now)?;
+    let svid = VerifiedSvid::new(&leaf, &path);
+    match (path.authority.is_attested(), leaf.result) {
         (true, Some(result)) => Ok(Peer::Attested(AttestedPeer { svid, result })),
         (false, None) => Ok(Peer::Unattested(UnattestedPeer { svid })),
         (true, None) => Err(VerifyPeerError::NoResult),
@@ -198,14 +207,22 @@ pub fn verify_role(
     })
 }
 
-/// Finds a path from a leaf to one of the authorities, and says which it ends in (RFC 5280 §6).
+/// Who vouches for a leaf.
+struct Path<'a> {
+    /// The one that the path ends in.
+    authority: &'a Authority,
+    /// Those between, from the issuer upwards.
+    intermediate_spki_sha256: Box<[[u8; 32]]>,
+}
+
+/// Finds a path from a leaf to one of the authorities, and says which it ends in and by whom it goes (RFC 5280 §6).
 fn verify_path<'a>(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     authorities: &[&'a Authority],
     role: PeerRole,
     now: SystemTime,
-) -> Result<&'a Authority, VerifyPeerError> {
+) -> Result<Path<'a>, VerifyPeerError> {
     let anchors: Vec<TrustAnchor<'_>> = authorities
         .iter()
         .map(|authority| authority.anchor.clone())
@@ -227,14 +244,16 @@ fn verify_path<'a>(
         )
         .map_err(VerifyPeerError::from_path)?;
     let used = path.anchor();
-    authorities
-        .iter()
-        .find(|held| {
-            held.anchor.subject_public_key_info == used.subject_public_key_info
-                && held.anchor.subject == used.subject
-        })
-        .copied()
-        .ok_or(VerifyPeerError::Untrusted)
+    let authority = authorities.iter().find(|held| {
+        held.anchor.subject_public_key_info == used.subject_public_key_info
+            && held.anchor.subject == used.subject
+    });
+    let between = path.intermediate_certificates();
+    let between = between.map(|one| sha256(&one.subject_public_key_info()));
+    Ok(Path {
+        authority: authority.ok_or(VerifyPeerError::Untrusted)?,
+        intermediate_spki_sha256: between.collect(),
+    })
 }
 
 fn split<'c, 'd>(

@@ -98,6 +98,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
             serial: None,
             spki_sha256: None,
             authority_spki_sha256: None,
+            intermediate_spki_sha256: &[],
             result: result.as_ref(),
         },
         // As our sidecars do wherever a rule asks for it.

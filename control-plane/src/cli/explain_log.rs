@@ -66,6 +66,7 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
             serial: Some(&line.serial),
             spki_sha256: line.spki_sha256.as_ref(),
             authority_spki_sha256: line.authority_spki_sha256.as_ref(),
+            intermediate_spki_sha256: &line.intermediate_spki_sha256,
             result: line.result.as_ref(),
         },
         // A log says it only of whom nothing else kept out.

@@ -26,6 +26,7 @@ pub struct Line {
     pub(super) serial: Vec<u8>,
     pub(super) spki_sha256: Option<[u8; 32]>,
     pub(super) authority_spki_sha256: Option<[u8; 32]>,
+    pub(super) intermediate_spki_sha256: Vec<[u8; 32]>,
     pub(super) result: Option<AttestationResult>,
     /// Whether the peer had a result, which the log keeps of what no rule allows only.
     pub(super) is_attested: bool,
@@ -88,13 +89,18 @@ pub fn read_line(text: &str) -> Result<Line, String> {
         "outbound" => Direction::Outbound,
         other => return Err(format!("`direction` is `{other}`")),
     };
-    let digest = |name: &str| -> Result<Option<[u8; 32]>, String> {
-        let Some(text) = field(name) else {
-            return Ok(None);
-        };
+    let read_digest = |name: &str, text: &str| -> Result<[u8; 32], String> {
         let mut digest = [0; 32];
         hex::decode_to_slice(text, &mut digest).map_err(|_| format!("`{name}` is no digest"))?;
-        Ok(Some(digest))
+        Ok(digest)
+    };
+    let digest = |name: &str| field(name).map(|text| read_digest(name, text)).transpose();
+    let digests = |name: &str| -> Result<Vec<[u8; 32]>, String> {
+        let listed = line.get(name).and_then(Value::as_array);
+        let listed = listed.into_iter().flatten();
+        listed
+            .map(|one| read_digest(name, one.as_str().unwrap_or_default()))
+            .collect()
     };
     let result = match field("result") {
         None => None,
@@ -125,6 +131,7 @@ pub fn read_line(text: &str) -> Result<Line, String> {
         serial: hex::decode(need("serial")?).map_err(|_| "`serial` is no hex")?,
         spki_sha256: digest("spki_sha256")?,
         authority_spki_sha256: digest("authority_sha256")?,
+        intermediate_spki_sha256: digests("intermediates_sha256")?,
         result,
         is_attested: need("class")? != "unattested",
         local: need("local")?

@@ -311,6 +311,7 @@ fn still_denied(set: &PolicySet, seen: &BTreeMap<Seen, Facts>) -> Vec<(String, u
                 serial: Some(&facts.serial),
                 spki_sha256: None,
                 authority_spki_sha256: None,
+                intermediate_spki_sha256: &[],
                 result: facts.result.as_ref(),
             },
             // As our sidecars do wherever a rule asks for it.

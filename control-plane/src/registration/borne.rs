@@ -84,6 +84,7 @@ impl Certificate {
             serial: Some(&self.serial),
             spki_sha256: Some(&self.spki_sha256),
             authority_spki_sha256: None,
+            intermediate_spki_sha256: &[],
             result: None,
         }
     }

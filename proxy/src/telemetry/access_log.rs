@@ -374,6 +374,17 @@ fn shown(out: &mut Vec<u8>, verified: &Verified) {
     let peer = &verified.peer;
     hex_field(out, "spki_sha256", peer.spki_sha256());
     hex_field(out, "authority_sha256", peer.authority_spki_sha256());
+    for (place, one) in peer.intermediate_spki_sha256().iter().enumerate() {
+        out.extend_from_slice(match place {
+            0 => b",\"intermediates_sha256\":[\"".as_slice(),
+            _ => b",\"",
+        });
+        hex(out, one);
+        out.push(b'"');
+    }
+    if !peer.intermediate_spki_sha256().is_empty() {
+        out.push(b']');
+    }
     // It was decoded from a certificate, so it has an encoding within its bounds.
     if let Some(der) = peer.result().and_then(|result| result.encode().ok()) {
         out.extend_from_slice(b",\"result\":\"");

@@ -205,6 +205,35 @@ fn a_leaf_below_an_intermediate_is_accepted_with_it_and_not_without() {
 }
 
 #[test]
+fn a_peer_names_every_authority_of_its_path_and_no_other() {
+    let world = World::new();
+    let below = |name: &str, issuer: &CertifiedIssuer<'static, KeyPair>| {
+        let key = KeyPair::generate().unwrap();
+        CertifiedIssuer::signed_by(ca_params(name), key, issuer).unwrap()
+    };
+    let upper = below("upper", &world.spire);
+    let (lower, beside) = (below("lower", &upper), below("beside", &upper));
+    let spki = |one: &CertifiedIssuer<'static, KeyPair>| {
+        let authority = authority("spire.example", one, false);
+        *authority.spki_sha256()
+    };
+    let leaf = with(|params| {
+        params.subject_alt_names = vec![uri("spiffe://spire.example/gateway")];
+        params.custom_extensions.clear();
+    });
+    let leaf = issue(&leaf, &lower);
+    let chain = [leaf, der(&beside), der(&upper), der(&lower)];
+    let peer = world.verify(&chain).unwrap();
+    assert_eq!(peer.authority_spki_sha256(), &spki(&world.spire));
+    assert_eq!(
+        peer.intermediate_spki_sha256(),
+        [spki(&lower), spki(&upper)]
+    );
+    let direct = world.verify(&[issue(&good(), &world.factory)]).unwrap();
+    assert_eq!(direct.intermediate_spki_sha256(), [[0; 32]; 0]);
+}
+
+#[test]
 fn validity_is_judged_at_the_given_time() {
     let world = World::new();
     let chain = [issue(&good(), &world.factory)];

@@ -98,6 +98,7 @@ impl Conversation {
             serial: Some(&plan.template.serial),
             spki_sha256: Some(&case.hello.spki_sha256),
             authority_spki_sha256: Some(&issuer),
+            intermediate_spki_sha256: &[],
             result: Some(&plan.result),
         };
         // By the newest policy, not by that of the challenge: a revocation acts at once.
