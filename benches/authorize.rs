@@ -41,6 +41,7 @@ fn main() -> anyhow::Result<()> {
                 peer: &peer,
                 binding: Binding::Certificate,
                 port: &port,
+                number: None,
                 request: Some(&request),
                 user: None,
                 on_behalf_of: None,

@@ -89,6 +89,7 @@ fn decide(others: usize, path: &str, allowed: bool, times: u64) -> anyhow::Resul
         peer: &peer,
         binding: Binding::Certificate,
         port: &port,
+        number: None,
         request: Some(&request),
         user: None,
         on_behalf_of: None,

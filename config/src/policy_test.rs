@@ -162,6 +162,7 @@ impl Expectation {
                 Binding::Certificate
             },
             port: &self.port,
+            number: None,
             request: request.as_ref(),
             now,
         });

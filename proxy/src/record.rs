@@ -48,10 +48,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A record of a flow that begins now.
-    pub(crate) fn flow(worker: &Rc<Worker>, live: &Rc<Live>, port: &Name) -> Self {
+    /// A record of a flow that begins now, for a port and its number.
+    pub(crate) fn flow(worker: &Rc<Worker>, live: &Rc<Live>, port: &Name, number: u16) -> Self {
         let facts = Facts {
             port: Some(port.clone()),
+            number,
             ..Facts::default()
         };
         Self::begin(worker, live, facts)
@@ -91,10 +92,11 @@ impl Record {
         }
     }
 
-    /// Notes the port that a request is for.
-    pub(crate) fn port(&mut self, port: &Name) {
+    /// Notes the port that a request is for, and its number.
+    pub(crate) fn port(&mut self, port: &Name, number: u16) {
         self.take_back();
         self.facts.port = Some(port.clone());
+        self.facts.number = number;
     }
 
     /// Notes what a request asks for. The query stays out of the log: it is where secrets travel.
@@ -114,7 +116,7 @@ impl Record {
         }
         self.facts.is_grpc = request.is_some_and(|request| request.grpc);
         let decision = match &self.facts.port {
-            Some(port) => self.worker.judge(on, port, request),
+            Some(port) => (self.worker).judge(on, port, self.facts.number, request),
             // Of what is for no port nothing is judged.
             None => Decision::Deny(DenyReason::UnknownDoor),
         };
@@ -245,6 +247,7 @@ impl Drop for Record {
             peer: peer.as_deref(),
             local: &self.worker.local,
             port: facts.port.as_ref().map_or("", Name::as_str),
+            port_number: facts.number,
             request: facts.asked.as_ref().map(|asked| RequestEntry {
                 grpc: facts.is_grpc,
                 method: asked.method(),

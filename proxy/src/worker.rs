@@ -81,7 +81,7 @@ pub struct Connections(Arc<[mpsc::Sender<Question>]>);
 #[derive(Debug)]
 enum Question {
     List(oneshot::Sender<Vec<ConnectionSnapshot>>),
-    CountPeers(oneshot::Sender<Vec<usize>>),
+    CountLive(oneshot::Sender<Vec<u64>>),
     WouldFall(Arc<PolicyEpoch>, oneshot::Sender<Vec<Fallen>>),
     Follow(oneshot::Sender<Vec<()>>),
 }
@@ -162,14 +162,22 @@ impl Connections {
         Self(Arc::new([]))
     }
 
+    /// Of one worker that is asked and never answers.
+    #[cfg(test)]
+    pub(crate) fn busy() -> (Self, impl Send) {
+        let (asker, questions) = mpsc::channel(4);
+        (Self(Arc::new([asker])), questions)
+    }
+
     /// All live connections; those of a worker that is too busy to answer within a second are missing.
     pub async fn list(&self) -> Vec<ConnectionSnapshot> {
         self.ask(Question::List).await.0
     }
 
-    /// How many live connections with peers there are; those of a worker that is too busy to answer are missing.
-    pub async fn count_peers(&self) -> usize {
-        self.ask(Question::CountPeers).await.0.into_iter().sum()
+    /// How many connections with peers, and requests and flows on them, there are; those of a worker that is too busy to
+    /// answer are missing.
+    pub async fn count_live(&self) -> u64 {
+        self.ask(Question::CountLive).await.0.into_iter().sum()
     }
 
     /// Waits until what is live was judged by the policy and the trust bundle in force; for no longer than a second, after
@@ -348,7 +356,13 @@ impl Worker {
     }
 
     /// Asks policy about the peer of a connection.
-    pub(crate) fn judge(&self, on: &Live, port: &Name, request: Option<&Request<'_>>) -> Decision {
+    pub(crate) fn judge(
+        &self,
+        on: &Live,
+        port: &Name,
+        number: u16,
+        request: Option<&Request<'_>>,
+    ) -> Decision {
         let epoch = self.parts.state.policy.load();
         // What is admitted now is registered under the same policy as all that is live.
         self.follow_policy(&epoch);
@@ -367,6 +381,7 @@ impl Worker {
                 peer: &verified.peer,
                 binding: on.binding(),
                 port,
+                number: Some(number),
                 request,
                 user: None,
                 on_behalf_of: None,
@@ -381,8 +396,8 @@ impl Worker {
             Question::List(answer) => {
                 let _ = answer.send(self.registry.snapshot());
             }
-            Question::CountPeers(answer) => {
-                let _ = answer.send(vec![self.registry.count_peers()]);
+            Question::CountLive(answer) => {
+                let _ = answer.send(vec![self.registry.count_live()]);
             }
             Question::Follow(answer) => {
                 self.follow();
@@ -453,15 +468,19 @@ impl Worker {
         (before < self.parts.config.limits.connections).then_some(slot)
     }
 
-    /// Registers a connection with a peer.
+    /// Registers a connection with a peer; `doors`: the ports that the peer may ask for by it, where it calls us.
     pub(crate) fn register_peer(
         &self,
-        direction: Direction,
+        doors: Option<&Rc<[Name]>>,
         lane: LaneKind,
         peer: &Arc<Verified>,
         exporter: [u8; 32],
         epoch: &TlsEpoch,
     ) -> Registered {
+        let direction = match doors {
+            Some(_) => Direction::Inbound,
+            None => Direction::Outbound,
+        };
         // Promise 4: a connection never outlives the earlier end of both ends.
         let lease_end = peer.peer.not_after().min(epoch.identity.svid.not_after);
         let now = self.now();
@@ -470,6 +489,7 @@ impl Worker {
             lane,
             peer: Some(Arc::clone(peer)),
             port: None,
+            doors: doors.map(Rc::clone),
             lease_end: Some(lease_end),
             now,
         });

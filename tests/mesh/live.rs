@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vouchsafe_tests::backend::Backend;
 use vouchsafe_tests::documents::{
-    access, simulated_mesh, simulated_node, simulated_profile, workload,
+    access, file, simulated_mesh, simulated_node, simulated_profile, workload,
 };
 use vouchsafe_tests::mesh::Mesh;
 use vouchsafe_tests::sidecar::Sidecar;
@@ -172,6 +172,72 @@ fn a_stream_ends_with_its_rule_and_the_streams_of_other_rules_go_on() {
             ends(&mut session),
             "{lane}: a session goes on without its rule"
         );
+    }
+}
+
+/// A server with a range of ports up to `last`, and its client.
+fn ranged(last: u16) -> String {
+    let range = format!("{{name: raw, ports: {BELOW_ALL}-{last}, protocol: tcp}}");
+    file([
+        simulated_mesh(),
+        simulated_profile("app/any", "any"),
+        simulated_node("app/one"),
+        simulated_node("app/two"),
+        workload("app/server", "any", "one", &[range.as_str()]),
+        workload("app/client", "any", "two", &[]),
+        access("app/server", "raw", "app/client", ""),
+    ])
+}
+
+/// Below and above what listeners of tests get.
+const BELOW_ALL: u16 = 15_000;
+const ABOVE_ALL: u16 = 31_000;
+
+#[test]
+fn a_flow_ends_when_its_port_leaves_the_range_and_the_flows_of_other_ports_go_on() {
+    for lane in LANES {
+        let mesh = Mesh::start(&ranged(ABOVE_ALL));
+        let echo = Backend::echo(b"", b"");
+        let mut server = mesh
+            .simulated("server", "app/server", "one", "any")
+            .inbound("raw", echo.address())
+            .lane(lane)
+            .start(mesh.path());
+        let mut client = mesh
+            .simulated("client", "app/client", "two", "any")
+            .outbound("app/server", "raw")
+            .outbound("app/server", "raw")
+            .lane(lane)
+            .start(mesh.path());
+        server.wait_ready();
+        client.wait_ready();
+        // In a range the listener's own number is the one that is called.
+        let mut addresses = [client.outbound(0), client.outbound(1)];
+        addresses.sort_by_key(|address| address.port());
+        let [kept, lost] = addresses;
+        let open = |address| {
+            wait::until("a flow to be let in", || {
+                let mut flow = TcpStream::connect(address).ok()?;
+                flow.set_read_timeout(Some(PATIENCE)).ok()?;
+                echoes(&mut flow).then_some(flow)
+            })
+        };
+        let (mut stays, mut goes) = (open(kept), open(lost));
+        mesh.write_policy(&ranged(lost.port() - 1));
+        assert!(ends(&mut goes), "{lane}: a flow outlives its port");
+        let why = [
+            "\"decision\":\"allow\"".to_owned(),
+            "\"reason\":\"unknown_door\"".to_owned(),
+            format!("\"port_number\":{}", lost.port()),
+        ];
+        wait::until("a log to say why", || {
+            let logs = [&client, &server].map(|sidecar| sidecar.process.output());
+            let mut lines = logs.iter().flat_map(|log| log.lines());
+            let says = |line: &str| why.iter().all(|field| line.contains(field));
+            lines.any(says).then_some(())
+        });
+        assert!(echoes(&mut stays), "{lane}: a port of the range was cut");
+        drop((client, server));
     }
 }
 

@@ -187,8 +187,9 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     let asked = [&["revoke", "explain", "app/incident-8"][..], &predicates].concat();
     let would = command(&factory.mesh, &asked);
     assert_eq!(would["made"], false);
-    // The end that the revoked one calls says that the flow would fall, and of the other flow neither end does.
-    assert_eq!(would["would_drop"], 1, "{would}");
+    // The end that the revoked one calls says that the flow would fall with its connection, and of the other flow neither
+    // end does.
+    assert_eq!(would["would_drop"], 2, "{would}");
     assert_eq!(would["losses"][0]["workload"], "app/client", "{would}");
     assert!(revoked.echoes(), "asking has cut a flow");
 

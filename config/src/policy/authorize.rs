@@ -48,6 +48,8 @@ pub struct Question<'a> {
     pub binding: Binding,
     /// Name of the door's port.
     pub port: &'a Name,
+    /// Its number: tells the ports of a range apart. `None` asks about the name alone.
+    pub number: Option<u16>,
     /// The request; `None` asks about the connection alone.
     pub request: Option<&'a Request<'a>>,
     /// Mesh time.
@@ -62,6 +64,7 @@ impl<'a> std::convert::From<&Context<'a>> for Question<'a> {
             peer: Bearer::from(context.peer),
             binding: context.binding,
             port: context.port,
+            number: context.number,
             request: context.request,
             now: context.now,
         }
@@ -193,10 +196,10 @@ fn find_door<'p>(policy: &'p Policy, question: &Question<'p>) -> Option<(&'p Doo
     let id = question.peer.id;
     let path = (Some(id.trust_domain()) == policy.trust_domain.as_ref()).then(|| id.path());
     let local = policy.doors(question.local)?;
-    match question.direction {
+    let (door, client) = match question.direction {
         Direction::Inbound => {
             let client = Client { path, id: Some(id) };
-            Some((local.door(question.port)?, client))
+            (local.door(question.port)?, client)
         }
         Direction::Outbound => {
             let client = Client {
@@ -204,9 +207,13 @@ fn find_door<'p>(policy: &'p Policy, question: &Question<'p>) -> Option<(&'p Doo
                 id: None,
             };
             let peer = policy.doors_by_path(path?)?;
-            Some((peer.door(question.port)?, client))
+            (peer.door(question.port)?, client)
         }
-    }
+    };
+    let has_number = question
+        .number
+        .is_none_or(|number| door.port.has_number(number));
+    has_number.then_some((door, client))
 }
 
 fn judge_rule(

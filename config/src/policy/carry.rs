@@ -26,7 +26,8 @@ impl Policy {
         let (path, before) = old.door_of(rule)?;
         let held = old.rules.get(rule.0 as usize)?;
         let after = self.doors_by_path(path)?.door(&before.port.name)?;
-        if after.port.protocol != before.port.protocol {
+        // Of a range that lost numbers each stream is judged by its own.
+        if after.port.protocol != before.port.protocol || !after.port.covers(&before.port) {
             return None;
         }
         let (first, end) = after.rules;

@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub binding: Binding,
     /// Name of the door's port.
     pub port: &'a Name,
+    /// Its number: tells the ports of a range apart. `None` asks about the name alone.
+    pub number: Option<u16>,
     /// The request; `None` asks about the connection alone.
     pub request: Option<&'a Request<'a>>,
     /// The end user. Not built yet.
@@ -140,7 +142,7 @@ pub enum Decision {
 /// In the order in which a rule is judged: the reason of a denial is the furthest that any rule of the door came.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum DenyReason {
-    /// The workload or port is not in the policy.
+    /// The workload, its port or that number of it is not in the policy.
     UnknownDoor,
     /// No rule of the door names this peer.
     NoRule,
@@ -243,6 +245,19 @@ pub struct Port {
     pub lane: Lane,
     /// Paths that the health listener answers.
     pub probes: Vec<String>,
+}
+
+impl Port {
+    /// Whether a number is one of its numbers.
+    pub fn has_number(&self, number: u16) -> bool {
+        let (first, last) = self.numbers;
+        (first..=last).contains(&number)
+    }
+
+    /// Whether all numbers of another port are among its numbers.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.has_number(other.numbers.0) && self.has_number(other.numbers.1)
+    }
 }
 
 /// Where a rule was written: for logs, `explain` and people.

@@ -137,7 +137,7 @@ pub(crate) fn documents(rules: &[String]) -> PolicySet {
     let mut text = Vec::new();
     for (namespace, name, labels) in WORKLOADS {
         text.push(format!(
-            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec:\n  profile: p\n  members: {{nodes: [n]}}\n  ports:\n    - {{name: http, port: 1, protocol: http}}\n    - {{name: tcp, port: 2, protocol: tcp}}\n    - {{name: audit, port: 3, protocol: http, enforcement: audit}}\n"
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec:\n  profile: p\n  members: {{nodes: [n]}}\n  ports:\n    - {{name: http, port: 1, protocol: http}}\n    - {{name: tcp, ports: 20-22, protocol: tcp}}\n    - {{name: audit, port: 3, protocol: http, enforcement: audit}}\n"
         ));
     }
     for (at, rule) in rules.iter().enumerate() {
@@ -168,6 +168,12 @@ fn naive(set: &PolicySet, context: &Context<'_>) -> Result<Vec<String>, (bool, &
     let Some(port) = server.and_then(|server| server.port(context.port)) else {
         return Err((false, "unknown_door"));
     };
+    if context
+        .number
+        .is_some_and(|number| number < port.numbers.0 || port.numbers.1 < number)
+    {
+        return Err((false, "unknown_door"));
+    }
     let mut allowed = Vec::new();
     let mut worst = "no_rule";
     let order = [
@@ -362,6 +368,7 @@ proptest! {
             Binding::Exporter(testing::now() - 31 * second),
             Binding::Exporter(testing::now() + second),
         ];
+        let numbers = [None, Some(1), None, Some(20), Some(22), Some(23), Some(3), None];
         let mut turn = 0_usize;
         for peer in peers() {
             for local in &locals {
@@ -372,6 +379,7 @@ proptest! {
                             turn += 1;
                             let context = Context {
                                 direction, local, peer, port,
+                                number: numbers[(turn / bindings.len()) % numbers.len()],
                                 request: request.as_ref(),
                                 binding: bindings[turn % bindings.len()],
                                 user: None, on_behalf_of: None, now: testing::now(),

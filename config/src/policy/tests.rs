@@ -71,6 +71,7 @@ pub(super) fn ask(
             peer,
             binding: Binding::Exporter(testing::now()),
             port: &port,
+            number: None,
             request: request.as_ref(),
             user: None,
             on_behalf_of: None,
@@ -272,6 +273,7 @@ fn context<'a>(asked: &'a Asked, peer: &'a Peer) -> Context<'a> {
         peer,
         binding: Binding::Exporter(testing::now()),
         port: &asked.port,
+        number: None,
         request: None,
         user: None,
         on_behalf_of: None,
@@ -551,4 +553,49 @@ fn who_is_denied_for_something_else_is_not_asked_for_a_proof() {
     };
     let decision = authorize(&policy, &context);
     assert_eq!(decision, Decision::Deny(DenyReason::Request));
+}
+
+/// The policy with other numbers for the range of ports `kv`.
+fn with_range(numbers: &str) -> Policy {
+    compile(&POLICY.replace("5000-5031", numbers))
+}
+
+#[test]
+fn a_number_outside_the_range_is_no_door() {
+    let policy = with_range("5000-5031");
+    let asked = Asked {
+        local: "inference/llm".parse().unwrap(),
+        port: "kv".parse().unwrap(),
+    };
+    let peer = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let decide = |number| {
+        let context = Context {
+            number,
+            ..context(&asked, &peer)
+        };
+        authorize(&policy, &context)
+    };
+    for good in [None, Some(5000), Some(5031)] {
+        assert!(matches!(decide(good), Decision::Allow(_)), "{good:?}");
+    }
+    for bad in [Some(4999), Some(5032), Some(0)] {
+        let denied = Decision::Deny(DenyReason::UnknownDoor);
+        assert_eq!(decide(bad), denied, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_rule_stands_as_long_as_its_door_loses_no_number() {
+    let before = with_range("5000-5031");
+    let peer = testing::workload_peer("edge/gateway", Some(&testing::attested()));
+    let Decision::Allow(rule) = ask(&before, &peer, "kv", None) else {
+        panic!("nobody is admitted");
+    };
+    let stands = |numbers| with_range(numbers).carried(&before, rule).is_some();
+    for good in ["5000-5031", "5000-5032", "4999-5031", "4000-6000"] {
+        assert!(stands(good), "{good}");
+    }
+    for bad in ["5001-5031", "5000-5030", "5032-5063"] {
+        assert!(!stands(bad), "{bad}");
+    }
 }

@@ -383,6 +383,7 @@ mod tests {
             },
             binding: Binding::Certificate,
             port: &one.door.port,
+            number: None,
             request: request.as_ref(),
             now: testing::now(),
         });

@@ -66,6 +66,7 @@ fn decide(
         peer,
         binding: Binding::Certificate,
         port,
+        number: None,
         request,
         user: None,
         on_behalf_of: None,

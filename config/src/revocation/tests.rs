@@ -486,6 +486,7 @@ fn decide(policy: &crate::policy::Policy, port: &str, direction: Direction) -> D
         peer: &peer,
         binding: Binding::Exporter(testing::now()),
         port: &port,
+        number: None,
         request: None,
         user: None,
         on_behalf_of: None,

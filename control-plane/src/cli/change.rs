@@ -39,8 +39,9 @@ impl FromStr for MaxDrop {
 /// What bounds a change.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Limits {
-    /// Most live connections and streams that may end: `50`, or `25%` of those that live (20 are then always allowed).
-    /// `100%` forces; the record keeps what was allowed.
+    /// Most live connections and streams that may end: `50`, or `25%` of those that live (20 are then always allowed). A
+    /// connection with a peer, a request and a flow each count for one, at both ends. `100%` forces; the record keeps what
+    /// was allowed.
     #[arg(long, default_value = "25%")]
     pub(super) max_drop: MaxDrop,
     /// Makes the change though connected sidecars do not say what would end there.
@@ -183,7 +184,7 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
     }
     let _ = writeln!(
         out,
-        "{would} {} connections and streams, of {} live connections",
+        "{would} {} connections and streams, of {} that live",
         response.would_drop, response.live
     );
     for loss in &response.losses {
@@ -212,8 +213,8 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
     let listed: u64 = response
         .sidecars
         .iter()
-        .map(|one| one.fallen.len() as u64)
-        .sum();
+        .flat_map(|one| one.fallen.iter().map(|fallen| fallen.weight))
+        .fold(0, u64::saturating_add);
     if listed < response.would_drop {
         let _ = writeln!(out, "and {} more", response.would_drop - listed);
     }
@@ -300,6 +301,7 @@ fn fallen(response: &ChangeResponse) -> Vec<Vec<String>> {
                 one.port.clone(),
                 match one.is_stream {
                     true => "stream".to_owned(),
+                    false if one.weight > 1 => format!("connection with {}", one.weight - 1),
                     false => "connection".to_owned(),
                 },
                 one.reason.clone(),
@@ -437,6 +439,7 @@ mod tests {
                         direction: "outbound".to_owned(),
                         peer: "spiffe://f/x".to_owned(),
                         reason: "revoked".to_owned(),
+                        weight: 1,
                         ..Fallen::default()
                     }],
                     total: 3,
@@ -462,7 +465,7 @@ mod tests {
         assert_eq!(outcome.status, 0);
         for words in [
             "nothing was changed",
-            "would end 3 connections and streams, of 9 live connections",
+            "would end 3 connections and streams, of 9 that live",
             "inference/llm loses all of its 2 instances: nobody is left behind inference/llm:openai",
             "called by edge/gateway",
             "which are called by edge/browser",

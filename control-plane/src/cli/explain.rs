@@ -104,6 +104,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
         // As our sidecars do wherever a rule asks for it.
         binding: Binding::Exporter(now),
         port: &port,
+        number: None,
         request: request.as_ref(),
         now,
     });

@@ -76,6 +76,7 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
             Binding::Exporter(line.time)
         },
         port: &line.port,
+        number: line.port_number,
         request: request.as_ref(),
         now: line.time,
     });

@@ -32,6 +32,7 @@ pub struct Line {
     pub(super) is_attested: bool,
     pub(super) local: WorkloadName,
     pub(super) port: Name,
+    pub(super) port_number: Option<u16>,
     /// Method, path, whether it is gRPC.
     pub(super) request: Option<(String, String, bool)>,
     pub(super) decision: String,
@@ -102,6 +103,7 @@ pub fn read_line(text: &str) -> Result<Line, String> {
             .map(|one| read_digest(name, one.as_str().unwrap_or_default()))
             .collect()
     };
+    let port_number = line.get("port_number").and_then(Value::as_u64);
     let result = match field("result") {
         None => None,
         Some(text) => {
@@ -140,6 +142,10 @@ pub fn read_line(text: &str) -> Result<Line, String> {
         port: need("port")?
             .parse()
             .map_err(|error| parsed("port", format!("{error}")))?,
+        port_number: port_number
+            .map(u16::try_from)
+            .transpose()
+            .map_err(|_| "`port_number` is no port number")?,
         request,
         decision: need("decision")?.to_owned(),
         reason: field("reason").unwrap_or_default().to_owned(),

@@ -194,7 +194,7 @@ fn canary_for_people(canary: &CanaryStatus) -> String {
         refused => format!(", {refused} CAN'T APPLY IT"),
     };
     format!(
-        "CANARY        revision {} since {}, by {}: {}\n              {}\n              {} have applied it{bad}; since then they denied {} and ended {} (said before: {} of {} live connections)\n",
+        "CANARY        revision {} since {}, by {}: {}\n              {}\n              {} have applied it{bad}; since then they denied {} and ended {} (said before: {} of {} that live)\n",
         revision(canary.revision.as_ref()),
         show_time(canary.started_ms),
         canary.actor,

@@ -317,6 +317,7 @@ fn still_denied(set: &PolicySet, seen: &BTreeMap<Seen, Facts>) -> Vec<(String, u
             // As our sidecars do wherever a rule asks for it.
             binding: Binding::Exporter(facts.time),
             port: &one.door.port,
+            number: None,
             request: request.as_ref(),
             now: facts.time,
         });

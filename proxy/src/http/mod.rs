@@ -34,6 +34,8 @@ pub(crate) trait Doorway: 'static {
     fn door(&self, head: &RequestHead) -> Result<Rc<Self::Door>, Refusal>;
     /// Name of a port.
     fn name<'a>(&'a self, door: &'a Self::Door) -> &'a Name;
+    /// Its number.
+    fn number(&self, door: &Self::Door) -> u16;
     /// Asks policy, and finds who serves the request.
     async fn route(
         &self,

@@ -95,6 +95,11 @@ impl Http1Pool {
         }
     }
 
+    /// Whether no connection is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
+    }
+
     /// Closes what may not be used any more, telling why it was cut, and what nobody has used for a while.
     pub(crate) fn sweep(&self, was_cut: impl Fn(Reason)) {
         let mut idle = self.idle.borrow_mut();
@@ -190,6 +195,12 @@ impl Http2Pool {
         let lane = Rc::new(PlainLane { send, closed });
         self.lanes.borrow_mut().push(Rc::clone(&lane));
         Ok(upstream(lane))
+    }
+
+    /// Whether no stream is open, nor a connection being opened.
+    pub(crate) fn is_idle(&self) -> bool {
+        let lanes = self.lanes.borrow();
+        self.opening.try_lock().is_ok() && lanes.iter().all(|lane| Rc::strong_count(lane) == 1)
     }
 
     fn usable(&self) -> Option<Http2Upstream> {

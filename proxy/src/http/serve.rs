@@ -333,7 +333,8 @@ impl<'a, D: Doorway> Call<'a, D> {
         let target = self.normalized.as_deref();
         let (path, _) = split_query(target.unwrap_or_else(|| self.head.target()));
         let door = self.doorway.door(self.head)?;
-        self.record.port(self.doorway.name(&door));
+        let number = self.doorway.number(&door);
+        self.record.port(self.doorway.name(&door), number);
         let wanted = Wanted {
             request: policy::Request {
                 method: self.head.method(),

@@ -32,9 +32,9 @@ impl Application {
         }
     }
 
-    /// Whether this is the application at an address and port number.
-    pub(crate) fn is_at(&self, upstream: &Upstream, number: u16) -> bool {
-        self.number == number && self.upstream == *upstream
+    /// Whether nothing is served by its connections.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_idle()
     }
 
     /// Opens a connection.

@@ -71,6 +71,10 @@ impl Doorway for RequestsIn {
         &door.port.name
     }
 
+    fn number(&self, door: &Door) -> u16 {
+        door.number
+    }
+
     async fn route(
         &self,
         door: &Rc<Door>,

@@ -10,6 +10,7 @@ mod shared;
 mod tcp;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use ::http::{HeaderName, HeaderValue};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::{Direction, Protocol};
 use vouchsafe_config::proxy::{InboundListener, InboundPort, Upstream};
@@ -44,15 +46,20 @@ use crate::worker::Worker;
 pub(crate) struct Inbound {
     pub(crate) worker: Rc<Worker>,
     pub(crate) declared: InboundListener,
-    applications: RefCell<Vec<Rc<Application>>>,
+    /// Names of the ports behind it.
+    names: Rc<[Name]>,
+    applications: RefCell<BTreeMap<PortKey, Rc<Application>>>,
     doors: RefCell<Doors>,
 }
+
+/// A port by its place among those of the listener, and its number.
+type PortKey = (usize, u16);
 
 /// Doors that were asked for, as long as the policy that declares them is in force.
 #[derive(Debug, Default)]
 struct Doors {
     policy: Option<Arc<PolicyEpoch>>,
-    known: Vec<Rc<Door>>,
+    known: BTreeMap<PortKey, Rc<Door>>,
 }
 
 /// One connection with a verified peer.
@@ -86,7 +93,9 @@ pub(crate) struct Door {
 
 impl Inbound {
     pub(crate) fn new(worker: Rc<Worker>, declared: InboundListener) -> Rc<Self> {
+        let names = declared.ports.iter().map(|port| port.name.clone());
         Rc::new(Self {
+            names: names.collect(),
             applications: RefCell::default(),
             doors: RefCell::default(),
             worker,
@@ -165,9 +174,9 @@ impl Inbound {
             Some(ALPN_FLOW) => LaneKind::Dedicated,
             _ => LaneKind::Interop,
         };
-        let registered =
-            self.worker
-                .register_peer(Direction::Inbound, lane, &peer, exporter, epoch);
+        let registered = self
+            .worker
+            .register_peer(Some(&self.names), lane, &peer, exporter, epoch);
         let live = &registered.registration.live;
         let connection = Rc::new(PeerConnection {
             inbound: Rc::clone(self),
@@ -206,27 +215,23 @@ impl Inbound {
             doors.known.clear();
             doors.policy = Some(Arc::clone(&policy));
         }
-        let known = doors.known.iter();
-        let mut known =
-            known.filter(|door| door.number == number && door.port.name.as_str() == name);
-        if let Some(door) = known.next() {
+        let mut ports = self.declared.ports.iter().enumerate();
+        let (place, port) = ports.find(|(_, port)| port.name.as_str() == name)?;
+        if let Some(door) = doors.known.get(&(place, number)) {
             return Some(Rc::clone(door));
         }
-        let mut ports = self.declared.ports.iter();
-        let port = ports.find(|port| port.name.as_str() == name)?;
         let workload = &self.worker.parts.config.workload;
         let declared = policy.policy.port(workload, &port.name)?;
-        let (first, last) = declared.numbers;
-        if !(first..=last).contains(&number) {
+        if !declared.has_number(number) {
             return None;
         }
         let door = Rc::new(Door {
             port: port.clone(),
             protocol: declared.protocol,
-            application: self.application(&port.upstream, number),
+            application: self.application((place, number), &port.upstream),
             number,
         });
-        doors.known.push(Rc::clone(&door));
+        doors.known.insert((place, number), Rc::clone(&door));
         Some(door)
     }
 
@@ -243,28 +248,44 @@ impl Inbound {
     }
 
     /// The application's connections outlive policies, so that a change does not drop warm ones.
-    fn application(&self, upstream: &Upstream, number: u16) -> Rc<Application> {
-        let mut applications = self.applications.borrow_mut();
-        if let Some(known) = applications
-            .iter()
-            .find(|known| known.is_at(upstream, number))
-        {
-            return Rc::clone(known);
-        }
+    fn application(&self, port: PortKey, upstream: &Upstream) -> Rc<Application> {
         let deadline = self.worker.parts.config.limits.connect;
-        let application = Rc::new(Application::new(upstream.clone(), number, deadline));
-        applications.push(Rc::clone(&application));
-        application
+        let mut applications = self.applications.borrow_mut();
+        let application = applications
+            .entry(port)
+            .or_insert_with(|| Rc::new(Application::new(upstream.clone(), port.1, deadline)));
+        Rc::clone(application)
     }
 
     async fn sweep(&self) {
         let mut interval = tokio::time::interval(SWEEP);
         loop {
             interval.tick().await;
-            let applications = self.applications.borrow();
-            // Connections to the application rest on nobody's trust.
-            applications.iter().for_each(|one| one.http1.sweep(|_| ()));
+            self.sweep_once();
         }
+    }
+
+    /// Closes idle connections to the application, and forgets ports of a range that nobody uses.
+    fn sweep_once(&self) {
+        let mut applications = self.applications.borrow_mut();
+        // Connections to the application rest on nobody's trust.
+        applications
+            .values()
+            .for_each(|one| one.http1.sweep(|_| ()));
+        forget_unused(&mut self.doors.borrow_mut().known, &mut applications);
+    }
+}
+
+/// Forgets ports that nobody passes, where there are many.
+fn forget_unused(
+    doors: &mut BTreeMap<PortKey, Rc<Door>>,
+    applications: &mut BTreeMap<PortKey, Rc<Application>>,
+) {
+    if doors.len() > KEPT_DOORS {
+        doors.retain(|_, door| Rc::strong_count(door) > 1);
+    }
+    if applications.len() > KEPT_DOORS {
+        applications.retain(|_, one| Rc::strong_count(one) > 1 || !one.is_idle());
     }
 }
 
@@ -287,7 +308,10 @@ impl PeerConnection {
 
     async fn serve(self: &Rc<Self>, mut io: Io, alpn: Option<&[u8]>) {
         match alpn {
-            Some(ALPN_SHARED) => Box::pin(self.shared(io)).await,
+            Some(ALPN_SHARED) => {
+                self.settle();
+                Box::pin(self.shared(io)).await;
+            }
             Some(ALPN_FLOW) => match Box::pin(self.preamble(&mut io)).await {
                 Some(preamble) => self.flow(io, &preamble).await,
                 None => self.refuse(reason::PREAMBLE),
@@ -319,7 +343,7 @@ impl PeerConnection {
     /// Serves requests for one port.
     async fn requests(self: &Rc<Self>, io: Io, door: Rc<Door>, over_http2: bool) {
         if self.lane != LaneKind::Shared {
-            *self.live.port.borrow_mut() = Some(door.port.name.clone());
+            self.is_for(&door);
         }
         let requests = Rc::new(RequestsIn {
             connection: Rc::clone(self),
@@ -330,6 +354,18 @@ impl PeerConnection {
         } else {
             Box::pin(serve_http1(io, &requests)).await;
         }
+    }
+
+    /// Notes that the whole connection is for one port.
+    fn is_for(&self, door: &Door) {
+        *self.live.port.borrow_mut() = Some(door.port.name.clone());
+        self.live.number.set(door.number);
+        self.settle();
+    }
+
+    fn settle(&self) {
+        let worker = &self.inbound.worker;
+        worker.registry.settle(&self.live, worker.now());
     }
 
     async fn preamble(&self, io: &mut Io) -> Option<Preamble> {
@@ -374,5 +410,10 @@ impl PeerConnection {
 
 /// Turns of the worker for those who serve a connection that was cut: one sees it, another passes it on.
 const LAST_TURNS: usize = 4;
+/// Ports of ranges that are remembered while nobody uses them. Whoever may call a range could ask for each of its numbers.
+const KEPT_DOORS: usize = 64;
 /// How often idle connections to the application are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ impl PeerConnection {
         door: &Door,
     ) -> Result<AdmittedFlow, FlowRefusal> {
         let worker = &self.inbound.worker;
-        let mut record = Record::flow(worker, &self.live, &door.port.name);
+        let mut record = Record::flow(worker, &self.live, &door.port.name, door.number);
         record
             .judge(&self.live, None)
             .map_err(FlowRefusal::Denied)?;
@@ -49,6 +49,7 @@ impl PeerConnection {
 
     /// Serves an opaque flow that needs no answer of ours.
     pub(crate) async fn relay(self: &Rc<Self>, io: Io, door: &Door) {
+        self.is_for(door);
         match Box::pin(self.admit_flow(door)).await {
             Ok(flow) => flow.run(io).await,
             // The opener learns it by a reset: there is no place for words in its protocol.

@@ -36,7 +36,7 @@ pub(super) async fn answer(
         Ok(fallen) => fallen,
         Err(busy) => return ProbeReport::failed(id, &busy.to_string()),
     };
-    let live = connections.count_peers().await as u64;
+    let live = connections.count_live().await;
     ProbeReport::new(id, fallen.into_iter().map(as_told)).of(live, is_revoked)
 }
 
@@ -76,5 +76,6 @@ fn as_told(fallen: Fallen) -> probe::Fallen {
         reason: fallen.reason.to_owned(),
         is_stream,
         opened: SystemTime::UNIX_EPOCH + Duration::from_secs(opened),
+        weight: fallen.weight,
     }
 }

@@ -62,6 +62,10 @@ impl Doorway for RequestsOut {
         &door.name
     }
 
+    fn number(&self, door: &Port) -> u16 {
+        self.connection.outbound.number(door)
+    }
+
     async fn route(
         &self,
         door: &Rc<Port>,
@@ -154,7 +158,7 @@ impl RequestsOut {
         let outbound = &self.connection.outbound;
         let own = self.own.borrow().clone();
         let may_go_on =
-            |lane: &Rc<PeerLane>| outbound.is_usable(lane) && outbound.is_bound(&lane.live, port);
+            |lane: &Rc<PeerLane>| outbound.is_usable(lane) && outbound.may_carry(&lane.live, port);
         if let Some(lane) = own.filter(may_go_on) {
             judge(&lane.live, wanted, record)?;
             return Ok(self.on_lane(&lane, port));
@@ -221,11 +225,12 @@ impl RequestsOut {
     fn pooled(&self, pool: &Http1Pool, port: &Port) -> Option<Http1Upstream> {
         let outbound = &self.connection.outbound;
         let pooled = pool.take(self.worker().tls()?.identity.number)?;
-        // Proofs are made when a connection is opened: one that was opened before rules asked for them is left.
-        let is_bound = pooled
+        // Proofs are made when a connection is opened, and for one number of a port: one that was opened before rules
+        // asked for them, or for another number, is left.
+        let may_carry = pooled
             .live()
-            .is_none_or(|live| outbound.is_bound(live, port));
-        is_bound.then_some(pooled)
+            .is_none_or(|live| outbound.may_carry(live, port));
+        may_carry.then_some(pooled)
     }
 
     fn pooled_route(

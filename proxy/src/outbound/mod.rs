@@ -138,6 +138,7 @@ impl Outbound {
             lane: LaneKind::Local,
             peer: None,
             port: Some(self.declared.port.clone()),
+            doors: None,
             lease_end: None,
             now: self.worker.now(),
         });
@@ -201,8 +202,12 @@ impl Outbound {
         }
     }
 
-    /// Whether a connection that carries on may carry this too: what rules of the port demand of it is proven.
-    pub(crate) fn is_bound(&self, live: &Live, port: &Port) -> bool {
+    /// Whether a connection that carries on may carry this too: it was opened for this number of the port, if for one, and
+    /// what rules of the port demand of it is proven.
+    pub(crate) fn may_carry(&self, live: &Live, port: &Port) -> bool {
+        if ![0, self.number(port)].contains(&live.number.get()) {
+            return false;
+        }
         let strict = self.strict(port);
         strict == Strict::default()
             // Nobody proves anything over a connection without a bond, and policy says what that is worth.
@@ -221,14 +226,13 @@ impl Outbound {
 
     /// The number of the port that is called: in a range the listener's own, where that lies in it.
     pub(crate) fn number(&self, port: &Port) -> u16 {
-        let (first, last) = port.numbers;
         match &self.declared.listen {
             vouchsafe_config::proxy::ListenAddr::Tcp(address)
-                if (first..=last).contains(&address.port()) =>
+                if port.has_number(address.port()) =>
             {
                 address.port()
             }
-            _ => first,
+            _ => port.numbers.0,
         }
     }
 

@@ -99,6 +99,9 @@ impl Direct {
     /// # Errors
     /// The connection broke.
     pub(crate) async fn write_preamble(&mut self, preamble: &Preamble) -> Result<(), Reason> {
+        (self.registered.registration.live)
+            .number
+            .set(preamble.number);
         let written = self.io.write_all(&preamble.encode()).await;
         written.map_err(|_| reason::UPSTREAM_CLOSED)
     }
@@ -277,7 +280,7 @@ impl Target {
             Some(ALPN_FLOW) => LaneKind::Dedicated,
             _ => LaneKind::Interop,
         };
-        let registered = worker.register_peer(Direction::Outbound, lane, &peer, exporter, epoch);
+        let registered = worker.register_peer(None, lane, &peer, exporter, epoch);
         if let Some(bonded) = &registered.bonded {
             let mut all = self.bonded.borrow_mut();
             all.retain(|one| one.strong_count() > 0);

@@ -13,7 +13,8 @@ impl AppConnection {
     /// Copies between the application and the workload that it calls.
     pub(crate) async fn relay(self: &Rc<Self>, mut io: Io, port: &Port) {
         let outbound = &self.outbound;
-        let mut record = Record::flow(&outbound.worker, &self.live, &port.name);
+        let number = outbound.number(port);
+        let mut record = Record::flow(&outbound.worker, &self.live, &port.name, number);
         let open = outbound.open_flow(port, FlowProtocol::Tcp, None, &mut record);
         let opened = Box::pin(open).await;
         let mut upstream = match opened {

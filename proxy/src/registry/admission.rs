@@ -9,14 +9,14 @@ use std::rc::Rc;
 
 use vouchsafe_config::policy::{Policy, RuleId, RuleSource};
 
-/// A rule that has admitted something, or, once for all, the leniency of doors in `audit`.
+/// A rule that has admitted something, or, once for all, the leniency of doors in `audit`, or nothing at all.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// Its place in the policy in force; `None` for `audit`, and for a rule that is gone.
+    /// Its place in the policy in force; `None` for what is no rule, and for a rule that is gone.
     pub(super) rule: Cell<Option<RuleId>>,
     /// Where the rule was written.
     pub(super) source: RefCell<Option<RuleSource>>,
-    /// Connections that carry, or have carried, streams that it admitted.
+    /// Connections that carry, or have carried, streams that it admitted, and those that could.
     pub(super) connections: RefCell<HashSet<u64>>,
 }
 
@@ -39,6 +39,8 @@ impl Admission {
 pub(super) struct Admissions {
     by_rule: RefCell<Vec<Option<Rc<Admission>>>>,
     pub(super) audit: Rc<Admission>,
+    /// What connections rest on whose peers may ask for nothing.
+    pub(super) nothing: Rc<Admission>,
 }
 
 impl Admissions {

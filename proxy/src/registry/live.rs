@@ -23,6 +23,10 @@ pub(crate) struct Live {
     pub(crate) direction: Direction,
     pub(crate) lane: LaneKind,
     pub(crate) port: RefCell<Option<Name>>,
+    /// The number of the port, where there is one for the whole connection; else 0.
+    pub(crate) number: Cell<u16>,
+    /// Ports that its peer may ask for by it, where the peer calls us.
+    pub(super) doors: Option<Rc<[Name]>>,
     /// Requests and flows that came by it or go by it.
     pub(crate) streams: Cell<u32>,
     pub(crate) received: Rc<Cell<u64>>,
@@ -60,6 +64,8 @@ impl Live {
             direction: new.direction,
             lane: new.lane,
             port: RefCell::new(new.port),
+            number: Cell::new(0),
+            doors: new.doors,
             streams: Cell::new(0),
             received: Rc::default(),
             sent: Rc::default(),
@@ -175,6 +181,11 @@ impl Live {
             stream.cut(&why);
         }
         self.changed.notify_waiters();
+    }
+
+    /// The connection and what is open on it, each for one.
+    pub(super) fn weight(&self) -> u64 {
+        1 + self.open.borrow().len() as u64
     }
 
     /// Ends one stream.

@@ -86,6 +86,8 @@ pub(crate) struct NewConnection {
     pub(crate) lane: LaneKind,
     pub(crate) peer: Option<Arc<Verified>>,
     pub(crate) port: Option<Name>,
+    /// Ports that the peer may ask for by it, where it calls us.
+    pub(crate) doors: Option<Rc<[Name]>>,
     pub(crate) lease_end: Option<SystemTime>,
     pub(crate) now: SystemTime,
 }
@@ -164,10 +166,11 @@ impl Registry {
         }
     }
 
-    /// How many connections with peers there are.
-    pub(crate) fn count_peers(&self) -> usize {
-        let peers = self.peers.borrow();
-        peers.values().map(|peer| peer.connections.len()).sum()
+    /// How many connections with peers, and requests and flows on them, there are: each counts for one.
+    pub(crate) fn count_live(&self) -> u64 {
+        let live = self.live.borrow();
+        let with_peers = live.values().filter(|live| live.peer().is_some());
+        with_peers.map(|live| live.weight()).sum()
     }
 
     fn remove(&self, live: &Live) {

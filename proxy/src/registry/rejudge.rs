@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_config::policy::{
@@ -46,6 +47,8 @@ struct Move {
 struct Outcome {
     falls: Vec<Fall>,
     moves: Vec<Move>,
+    /// Connections to which another rule admits their peer from now on.
+    stays: Vec<(Rc<Live>, Decision)>,
     carried: Vec<Carried>,
 }
 
@@ -79,6 +82,9 @@ impl Registry {
         {
             self.move_stream(&live, key, decision);
         }
+        for (live, decision) in outcome.stays {
+            self.stay(&live, decision);
+        }
         outcome.carried.iter().for_each(|one| self.forget(one));
         outcome.falls.iter().for_each(Fall::apply);
         if policy.is_stale {
@@ -97,12 +103,24 @@ impl Registry {
         let cut: HashSet<u64> = (outcome.falls.iter().filter(whole))
             .map(|fall| fall.live.id)
             .collect();
-        // What ends with its connection does not end alone.
-        let falls = outcome.falls.iter();
-        let falls = falls.filter(|fall| fall.stream.is_none() || !cut.contains(&fall.live.id));
-        falls
-            .filter_map(|fall| fall.describe(self.worker))
-            .collect()
+        let mut whole = HashSet::new();
+        let told = outcome.falls.iter().filter(|fall| match fall.stream {
+            // What ends with its connection does not end alone.
+            Some(_) => !cut.contains(&fall.live.id),
+            // Of two causes the first is told: a revocation.
+            None => whole.insert(fall.live.id),
+        });
+        let told = told.filter_map(|fall| fall.describe(self.worker));
+        let mut told: Vec<Fallen> = told.collect();
+        // A connection counts with all that is open on it.
+        let ends = told.iter().filter(|fallen| fallen.stream.is_none());
+        let ends: HashSet<u64> = ends.map(|fallen| fallen.connection.id).collect();
+        for fallen in &mut told {
+            if fallen.stream.is_some() && ends.contains(&fallen.connection.id) {
+                fallen.weight = 0;
+            }
+        }
+        told
     }
 
     /// Judges again whether the authorities of live peers may vouch for them, and cuts those that may not.
@@ -133,8 +151,15 @@ impl Registry {
         for (key, stream) in live.open.borrow().iter() {
             self.judge_stream(live, key, stream, &policy.policy, now, &mut outcome);
         }
+        let before = live.relies_on.borrow().first().map(Rc::clone);
+        if let Some(before) = before {
+            self.judge_idle(live, &before, &policy.policy, now, &mut outcome);
+        }
         for Move { key, decision, .. } in outcome.moves {
             self.move_stream(live, key, decision);
+        }
+        for (live, decision) in outcome.stays {
+            self.stay(&live, decision);
         }
         outcome.falls.iter().for_each(Fall::apply);
         let relies_on = live.relies_on.borrow();
@@ -149,27 +174,94 @@ impl Registry {
         let carried = |rule: RuleId| new.carried(old, rule).filter(|_| knows_us);
         let mut outcome = Outcome {
             falls: self.judge_revocations(old, new, now),
-            moves: Vec::new(),
             carried: self.admissions.carried(carried),
+            ..Outcome::default()
         };
         let gone: Vec<Rc<Admission>> = (outcome.carried.iter())
             .filter(|one| one.to.is_none())
             .map(|one| Rc::clone(&one.admission))
-            // What only `audit` admits depends on all that is said of its door.
-            .chain([Rc::clone(&self.admissions.audit)])
+            // What only `audit` admits depends on all that is said of its door, and a new rule may admit whom none did.
+            .chain([&self.admissions.audit, &self.admissions.nothing].map(Rc::clone))
             .collect();
         let all = self.live.borrow();
-        for admission in gone {
+        let lost: HashSet<*const Admission> = gone.iter().map(Rc::as_ptr).collect();
+        let mut judged = HashSet::new();
+        for admission in &gone {
             let connections = admission.connections.borrow();
             for live in connections.iter().filter_map(|id| all.get(id)) {
                 for (key, stream) in live.open.borrow().iter() {
-                    if Rc::ptr_eq(&stream.admission, &admission) {
+                    if Rc::ptr_eq(&stream.admission, admission) {
                         self.judge_stream(live, key, stream, new, now, &mut outcome);
                     }
+                }
+                let stands = |held: &Rc<Admission>| !lost.contains(&Rc::as_ptr(held));
+                if !live.relies_on.borrow().iter().any(stands) && judged.insert(live.id) {
+                    self.judge_idle(live, admission, new, now, &mut outcome);
                 }
             }
         }
         outcome
+    }
+
+    /// Whether the peer of a connection that rested on what is gone may still ask for anything by it. If not, the
+    /// connection only holds a place.
+    fn judge_idle(
+        &self,
+        live: &Rc<Live>,
+        before: &Rc<Admission>,
+        new: &Policy,
+        now: SystemTime,
+        outcome: &mut Outcome,
+    ) {
+        if live.is_draining() {
+            return;
+        }
+        match self.decide_idle(live, new, now) {
+            None => {}
+            // Evidence that is too old is replaced over the same connection; a revocation says itself what becomes of one.
+            Some(Decision::Deny(denied)) if !may_heal(denied) => outcome.falls.push(Fall {
+                live: Rc::clone(live),
+                stream: None,
+                action: Action::Drain,
+                why: self.why((live, before), denied, new, now),
+            }),
+            Some(decision) => outcome.stays.push((Rc::clone(live), decision)),
+        }
+    }
+
+    /// What policy says of a peer that calls us, at the door of its connection that it comes furthest at; `None` for any
+    /// other connection. What the peer can still prove over the connection counts as proven.
+    fn decide_idle(&self, live: &Live, policy: &Policy, now: SystemTime) -> Option<Decision> {
+        let (doors, peer, port) = (live.doors.as_ref()?, live.peer(), live.port.borrow());
+        let verified = peer.as_ref()?;
+        let decide = |port: &Name, number: u16| {
+            authorize_live(
+                policy,
+                &Context {
+                    direction: live.direction,
+                    local: &self.local,
+                    peer: &verified.peer,
+                    binding: Binding::Exporter(now),
+                    port,
+                    number: Some(number).filter(|number| *number != 0),
+                    request: None,
+                    user: None,
+                    on_behalf_of: None,
+                    now,
+                },
+            )
+        };
+        if let Some(port) = &*port {
+            return Some(decide(port, live.number.get()));
+        }
+        let mut furthest = DenyReason::UnknownDoor;
+        for port in doors.iter() {
+            match decide(port, 0) {
+                Decision::Deny(reason) => furthest = furthest.max(reason),
+                admitted => return Some(admitted),
+            }
+        }
+        Some(Decision::Deny(furthest))
     }
 
     /// Whom new revocations mean. Each certificate is looked at once, however many connections its holder has.
@@ -207,7 +299,7 @@ impl Registry {
                 live: Rc::clone(live),
                 stream: Some(key),
                 action: Action::Cut,
-                why: self.why((live, stream), denied, policy, now),
+                why: self.why((live, &stream.admission), denied, policy, now),
             }),
             decision => outcome.moves.push(Move {
                 live: Rc::clone(live),
@@ -232,6 +324,7 @@ impl Registry {
                     peer: &verified.peer,
                     binding: live.binding(),
                     port,
+                    number: Some(stream.facts.number),
                     request,
                     user: None,
                     on_behalf_of: None,
@@ -241,18 +334,18 @@ impl Registry {
         })
     }
 
-    /// The word for what a live stream falls by: what became of the rule that admitted it, or, where that says no more
-    /// than that it is another rule now, what a new stream would be denied for.
+    /// The word for what falls on a live connection: what became of the rule that admitted it, or, where that says no
+    /// more than that it is another rule now, what a new stream would be denied for.
     fn why(
         &self,
-        fallen: (&Live, &Stream),
+        fallen: (&Live, &Admission),
         denied: DenyReason,
         new: &Policy,
         now: SystemTime,
     ) -> Why {
-        let (live, stream) = fallen;
+        let (live, admission) = fallen;
         let held = self.policy.borrow();
-        let Some(rule) = stream.admission.rule.get() else {
+        let Some(rule) = admission.rule.get() else {
             return Reason::from(denied).into();
         };
         let is_over = |end: Option<SystemTime>| end.is_some_and(|end| end <= now);
@@ -262,13 +355,29 @@ impl Registry {
             | DenyReason::Stale
             | DenyReason::UnknownDoor => denied.into(),
             _ if is_over(held.policy.expires(rule)) => reason::RULE_EXPIRED,
-            _ if is_over(self.ends(live, &stream.admission, Binding::Certificate)) => {
+            _ if is_over(self.ends(live, admission, Binding::Certificate)) => {
                 DenyReason::EvidenceTooOld.into()
             }
             _ if !new.has_document_of(&held.policy, rule) => reason::RULE_REMOVED,
             _ => denied.into(),
         };
         reason.into()
+    }
+
+    /// Notes what admits the peer of a new connection to any of its doors, if anything does, so that the connection is
+    /// found when that changes, also where it never carries anything.
+    pub(crate) fn settle(&self, on: &Rc<Live>, now: SystemTime) {
+        let policy = Arc::clone(&self.policy.borrow());
+        if let Some(decision) = self.decide_idle(on, &policy.policy, now) {
+            self.stay(on, decision);
+        }
+    }
+
+    fn stay(&self, live: &Live, decision: Decision) {
+        match self.admission(decision) {
+            Some((admission, _)) => self.rely(live, &admission),
+            None => self.rely(live, &self.admissions.nothing),
+        }
     }
 
     fn move_stream(&self, live: &Live, key: usize, decision: Decision) {
@@ -343,6 +452,15 @@ impl Fall {
             action: self.action.as_str(),
             reason: self.why.reason.as_str(),
             document: self.why.document.as_deref().map(str::to_owned),
+            weight: self.stream.map_or_else(|| self.live.weight(), |_| 1),
         })
     }
+}
+
+/// Whether what is denied for this may be admitted again as things stand.
+fn may_heal(denied: DenyReason) -> bool {
+    matches!(
+        denied,
+        DenyReason::EvidenceTooOld | DenyReason::Lapsed | DenyReason::Revoked
+    )
 }

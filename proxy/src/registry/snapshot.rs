@@ -77,6 +77,9 @@ pub struct Fallen {
     pub reason: &'static str,
     /// The document that decides it, where one does.
     pub document: Option<String>,
+    /// How many connections, requests and flows that is; what ends with its connection is counted there.
+    #[serde(skip)]
+    pub weight: u64,
 }
 
 impl Registry {

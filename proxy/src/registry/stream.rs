@@ -21,6 +21,8 @@ use crate::registry::live::Live;
 pub(crate) struct Facts {
     /// `None` until it is known.
     pub(crate) port: Option<Name>,
+    /// Number of that port: tells the ports of a range apart.
+    pub(crate) number: u16,
     /// `None` for a flow.
     pub(crate) asked: Option<Asked>,
     /// Whether a request is gRPC.

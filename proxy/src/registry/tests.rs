@@ -122,6 +122,8 @@ struct Wish {
     lapsed: Option<usize>,
     /// Moves all rules down in their file, which changes nothing.
     padding: bool,
+    /// Numbers of the `raw` ports.
+    range: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -136,6 +138,9 @@ struct RuleWish {
 }
 
 const PATHS: [&str; 3] = ["/a", "/b", "/c"];
+const RANGES: [&str; 4] = ["7000-7009", "7000-7004", "7003-7009", "7003-7004"];
+const NUMBERS: [u16; 3] = [7000, 7003, 7008];
+const WEB: u16 = 8000;
 const ACTIONS: [&str; 3] = ["deny_new", "drain", "cut"];
 
 fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
@@ -160,7 +165,8 @@ fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
     };
     let ports = |audit: &str| {
         format!(
-            "  profile: any\n  members: {{nodes: [node]}}\n  ports: [{{name: raw, port: 7000, protocol: tcp{audit}}}, {{name: web, port: 7001, protocol: http}}]"
+            "  profile: any\n  members: {{nodes: [node]}}\n  ports: [{{name: raw, ports: {}, protocol: tcp{audit}}}, {{name: web, port: {WEB}, protocol: http}}]",
+            RANGES[wish.range]
         )
     };
     document("Workload", "server", &ports(audit));
@@ -224,6 +230,7 @@ struct Factory {
 struct Open {
     connection: usize,
     port: &'static str,
+    number: u16,
     path: Option<&'static str>,
     ticket: Ticket,
 }
@@ -248,11 +255,15 @@ impl Factory {
             lane: LaneKind::Shared,
             peer: Some(Arc::clone(&known().peers[peer])),
             port: None,
+            doors: (direction == Direction::Inbound)
+                .then(|| ["raw", "web"].map(|name| name.parse().unwrap()).into()),
             lease_end: None,
             now: start(),
         };
         let open = self.drain.signal().enter(direction);
-        self.connections.push(self.registry.register(new, open));
+        let registered = self.registry.register(new, open);
+        self.registry.settle(&registered.live, start());
+        self.connections.push(registered);
         self.connections.len() - 1
     }
 
@@ -260,6 +271,7 @@ impl Factory {
         &self,
         connection: usize,
         port: &str,
+        number: Option<u16>,
         path: Option<&str>,
         now: SystemTime,
         decide: fn(&vouchsafe_config::policy::Policy, &Context<'_>) -> Decision,
@@ -278,6 +290,7 @@ impl Factory {
                 peer: &live.peer().as_ref().unwrap().peer,
                 binding: live.binding(),
                 port: &port.parse().unwrap(),
+                number,
                 request: request.as_ref(),
                 user: None,
                 on_behalf_of: None,
@@ -288,10 +301,21 @@ impl Factory {
 
     /// Opens a stream where policy admits it.
     fn open(&mut self, connection: usize, port: &'static str, path: Option<&'static str>) -> bool {
-        let decision = self.decide(connection, port, path, start(), authorize);
+        let number = if port == "web" { WEB } else { NUMBERS[0] };
+        self.open_at(connection, (port, number), path)
+    }
+
+    fn open_at(
+        &mut self,
+        connection: usize,
+        (port, number): (&'static str, u16),
+        path: Option<&'static str>,
+    ) -> bool {
+        let decision = self.decide(connection, port, Some(number), path, start(), authorize);
         let live = &self.connections[connection].live;
         let mut facts = Facts {
             port: Some(port.parse().unwrap()),
+            number,
             asked: path.map(|path| Asked::Http2 {
                 method: Method::GET,
                 target: Some(format!("{path}?query").parse().unwrap()),
@@ -303,6 +327,7 @@ impl Factory {
         self.streams.extend(ticket.map(|ticket| Open {
             connection,
             port,
+            number,
             path,
             ticket,
         }));
@@ -321,11 +346,30 @@ impl Factory {
             let peer = live.peer();
             let bearer = Bearer::from(&peer.as_ref().unwrap().peer);
             let revoked = self.epoch.policy.revoked(&bearer, now);
-            let decision = self.decide(open.connection, open.port, open.path, now, authorize_live);
+            let number = Some(open.number);
+            let decision = self.decide(
+                open.connection,
+                open.port,
+                number,
+                open.path,
+                now,
+                authorize_live,
+            );
             revoked.is_some_and(|revocation| revocation.action == Action::Cut)
                 || matches!(decision, Decision::Deny(_))
         });
         each.collect()
+    }
+
+    /// Whether the policy in force admits the peer of a connection to any of its doors, were its evidence of today.
+    fn is_welcome(&self, connection: usize, now: SystemTime) -> bool {
+        ["raw", "web"].iter().any(|port| {
+            let decision = self.decide(connection, port, None, None, now, authorize_live);
+            match decision {
+                Decision::Allow(_) | Decision::Audit(_) => true,
+                Decision::Deny(reason) => reason != DenyReason::NoRule,
+            }
+        })
     }
 
     fn ended(&self) -> Vec<bool> {
@@ -366,14 +410,18 @@ fn wish() -> impl Strategy<Value = Wish> {
         proptest::bool::weighted(0.3),
         proptest::option::weighted(0.2, 0..6_usize),
         any::<bool>(),
+        prop_oneof![Just(0), 0..RANGES.len()],
     )
-        .prop_map(|(rules, revocations, audits, lapsed, padding)| Wish {
-            rules,
-            revocations,
-            audits,
-            lapsed,
-            padding,
-        })
+        .prop_map(
+            |(rules, revocations, audits, lapsed, padding, range)| Wish {
+                rules,
+                revocations,
+                audits,
+                lapsed,
+                padding,
+                range,
+            },
+        )
 }
 
 /// Policies that follow each other: each keeps some rules of the one before, so that there is something to carry on.
@@ -403,7 +451,7 @@ proptest! {
     fn what_is_indexed_falls_exactly_where_a_full_scan_would_end_it(
         wishes in wishes(),
         opened in proptest::collection::vec(
-            (0..6_usize, any::<bool>(), proptest::collection::vec(0..4_usize, 0..6)),
+            (0..6_usize, any::<bool>(), proptest::collection::vec(0..6_usize, 0..6)),
             1..10,
         ),
         minutes in proptest::collection::vec(0..30_u64, 5),
@@ -414,7 +462,11 @@ proptest! {
             let connection = factory.connect(peer, direction);
             for stream in streams {
                 let path = PATHS.get(stream).copied();
-                factory.open(connection, if path.is_some() { "web" } else { "raw" }, path);
+                let door = match path {
+                    Some(_) => ("web", WEB),
+                    None => ("raw", NUMBERS[stream - PATHS.len()]),
+                };
+                factory.open_at(connection, door, path);
             }
         }
         let mut ended = vec![false; factory.streams.len()];
@@ -429,7 +481,9 @@ proptest! {
             }
             prop_assert_eq!(&factory.ended(), &ended, "by {} minutes", minute);
             // Who asks beforehand is told what happens then.
+            let live = factory.registry.count_live();
             let told = factory.registry.would_fall(&epoch(wish), now);
+            let weighed = told.clone();
             prop_assert_eq!(&factory.ended(), &ended, "a question ends nothing");
             let before = ended.clone();
             factory.replace(wish, now);
@@ -437,11 +491,20 @@ proptest! {
                 *ended |= falls;
             }
             prop_assert_eq!(&factory.ended(), &ended, "by {:?}", wish);
+            // Whoever may ask for nothing any more holds no place, also where it never asked.
+            for (place, connection) in factory.connections.iter().enumerate() {
+                let is_over = connection.live.is_draining();
+                let calls_us = connection.live.direction == Direction::Inbound;
+                let is_welcome = factory.is_welcome(place, now);
+                prop_assert!(is_over || is_welcome || !calls_us, "{} by {:?}", place, wish);
+            }
             let told: usize = told
                 .iter()
                 .filter(|fallen| fallen.action == "cut")
                 .map(|fallen| if fallen.stream.is_some() { 1 } else { fallen.connection.open.len() })
                 .sum();
+            let weights: u64 = weighed.iter().map(|fallen| fallen.weight).sum();
+            prop_assert!(weights <= live, "{} of {}", weights, live);
             // A connection that ends is told with all that is open on it, also what ends already.
             let fell = ended.iter().zip(&before).filter(|(now, before)| *now != *before).count();
             prop_assert!(told >= fell, "{} were told, {} fell", told, fell);
@@ -492,6 +555,104 @@ fn a_stream_falls_with_its_rule_and_its_neighbour_lives() {
     assert_eq!(factory.reason(1), Some("rule_removed"));
     assert_eq!(factory.reason(0), None);
     assert!(factory.connections[0].live.why_cut().is_none());
+}
+
+#[test]
+fn a_range_that_loses_a_number_ends_what_is_open_there_alone() {
+    let mut wish = two_rules();
+    wish.rules[0].raw = true;
+    let mut factory = Factory::start(&wish);
+    let connection = factory.connect(0, Direction::Inbound);
+    for number in NUMBERS {
+        assert!(factory.open_at(connection, ("raw", number), None));
+    }
+    assert!(factory.open(connection, "web", Some("/b")));
+    wish.range = 2;
+    let told = factory.registry.would_fall(&epoch(&wish), start());
+    let told: Vec<_> = told.iter().map(|fallen| fallen.reason).collect();
+    assert_eq!(told, ["unknown_door"]);
+    factory.replace(&wish, start());
+    assert_eq!(factory.reason(0), Some("unknown_door"));
+    assert_eq!(factory.ended(), [true, false, false, false]);
+    // What lives on rests on the rule as it stands now, and falls with it.
+    wish.rules.remove(0);
+    factory.replace(&wish, start());
+    assert_eq!(factory.reason(1), Some("rule_removed"));
+    assert_eq!(factory.ended(), [true, true, true, false]);
+}
+
+#[test]
+fn a_wider_range_touches_nothing() {
+    let mut wish = two_rules();
+    (wish.rules[0].raw, wish.range) = (true, 3);
+    let mut factory = Factory::start(&wish);
+    let connection = factory.connect(0, Direction::Inbound);
+    assert!(factory.open_at(connection, ("raw", NUMBERS[1]), None));
+    let before = {
+        let open = factory.connections[0].live.open.borrow();
+        Rc::clone(&open.iter().next().unwrap().1.admission)
+    };
+    wish.range = 0;
+    factory.replace(&wish, start());
+    assert_eq!(factory.ended(), [false]);
+    let open = factory.connections[0].live.open.borrow();
+    assert!(Rc::ptr_eq(
+        &open.iter().next().unwrap().1.admission,
+        &before
+    ));
+}
+
+#[test]
+fn an_idle_connection_is_drained_when_no_rule_admits_its_peer_any_more() {
+    let mut factory = two_streams();
+    let never_used = factory.connect(0, Direction::Inbound);
+    let of_another = factory.connect(2, Direction::Inbound);
+    factory.streams.clear();
+    let draining = |factory: &Factory| {
+        let all = factory.connections.iter();
+        all.map(|one| one.live.is_draining()).collect::<Vec<_>>()
+    };
+    // One of two rules is left, and a third one names another peer.
+    let mut wish = two_rules();
+    wish.rules.remove(1);
+    wish.rules.insert(0, rule_for(1, 0));
+    factory.replace(&wish, start());
+    assert_eq!(draining(&factory), [false; 3]);
+    wish.rules.remove(1);
+    let told = factory.registry.would_fall(&epoch(&wish), start());
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|fallen| fallen.action == "drain"));
+    assert!(told.iter().all(|fallen| fallen.reason == "rule_removed"));
+    factory.replace(&wish, start());
+    assert_eq!(draining(&factory), [true, true, false]);
+    assert!(factory.connections[never_used].live.why_cut().is_none());
+    assert!(!factory.connections[of_another].live.is_draining());
+}
+
+#[test]
+fn what_would_end_is_counted_as_what_is_live_is() {
+    let mut factory = two_streams();
+    let connection = factory.connect(2, Direction::Inbound);
+    let mut wish = two_rules();
+    wish.rules.push(rule_for(1, 2));
+    factory.replace(&wish, start());
+    assert!(factory.open(connection, "web", Some("/c")));
+    // Two connections with peers, and three streams on them.
+    assert_eq!(factory.registry.count_live(), 5);
+    let weight = |wish: &Wish| {
+        let told = factory.registry.would_fall(&epoch(wish), start());
+        told.iter().map(|fallen| fallen.weight).sum::<u64>()
+    };
+    let mut without_one = wish.clone();
+    without_one.rules.remove(1);
+    assert_eq!(weight(&without_one), 1, "one stream alone");
+    let mut without_peer = wish.clone();
+    without_peer.rules.truncate(2);
+    assert_eq!(weight(&without_peer), 2, "a connection and its stream");
+    let mut revoked = wish.clone();
+    revoked.revocations = vec![(0, 2)];
+    assert_eq!(weight(&revoked), 3, "a connection and its streams");
+    assert_eq!(weight(&Wish::default()), 5, "all that lives");
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) peer: Option<&'a Verified>,
     pub(crate) local: &'a str,
     pub(crate) port: &'a str,
+    /// 0 where it is for no port.
+    pub(crate) port_number: u16,
     /// `None` for a flow.
     pub(crate) request: Option<RequestEntry<'a>>,
     pub(crate) verdict: Verdict<'a>,
@@ -314,6 +316,10 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
     }
     field(out, "local", entry.local);
     field(out, "port", entry.port);
+    if entry.port_number != 0 {
+        out.extend_from_slice(b",\"port_number\":");
+        number(out, entry.port_number.into(), 1);
+    }
     if let Some(request) = &entry.request {
         field(out, "method", request.method);
         field(out, "path", request.path);
@@ -541,6 +547,7 @@ mod tests {
             peer: None,
             local: "inference/llm",
             port: "openai",
+            port_number: 8_000,
             request: Some(RequestEntry {
                 grpc: false,
                 method: "POST",
@@ -572,6 +579,7 @@ mod tests {
         assert_eq!(value["elapsed_ms"], 1.234);
         assert_eq!(value["id"], "00c0ffee-1-2");
         assert_eq!(value["revision"], "1.42");
+        assert_eq!(value["port_number"], 8_000);
         assert_eq!(line.matches('\n').count(), 1);
     }
 

@@ -404,6 +404,7 @@ fn fallen(peer: &str) -> Fallen {
         reason: "revoked".to_owned(),
         is_stream: false,
         opened: now(),
+        weight: 1,
     }
 }
 

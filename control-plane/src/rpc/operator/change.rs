@@ -398,7 +398,7 @@ fn over_the_limit(asked: &v1::ChangeRequest, found: &v1::ChangeResponse) -> Opti
         // A few connections are a large part of few.
         true if drop <= ALWAYS_ALLOWED => asked.max_drop == 0 && drop > 0,
         true => {
-            // Of connections, as `live` is: streams that end make no more of one than all of it.
+            // What a sidecar says that it would end is no more of it than all of it.
             let ending = { found.sidecars.iter() }.map(|one| one.total.min(one.live));
             let ending = ending.fold(0, u64::saturating_add);
             ending.saturating_mul(100) > live.saturating_mul(asked.max_drop)
@@ -407,7 +407,7 @@ fn over_the_limit(asked: &v1::ChangeRequest, found: &v1::ChangeResponse) -> Opti
     };
     if is_over {
         return Some(format!(
-            "it would end {drop} connections and streams, of {live} live connections: more than `--max-drop {}` allows",
+            "it would end {drop} connections and streams, of {live} that live: more than `--max-drop {}` allows",
             limit_in_words(asked)
         ));
     }
@@ -493,7 +493,7 @@ pub(super) const PROMOTE: &str = "promote";
 pub(super) const ROLLBACK: &str = "rollback";
 /// Below the policy folder: where `vouchsafe revoke` writes, and what a replaced folder keeps.
 pub(crate) const REVOCATIONS_FOLDER: &str = "revocations";
-/// Connections that a percentage never forbids to end: in a small mesh a machine carries half of them.
+/// Connections and streams that a percentage never forbids to end: in a small mesh a machine carries half of them.
 const ALWAYS_ALLOWED: u64 = 20;
 /// More than one sidecar holds; who says more is not believed.
 const MOST_OF_ONE: u64 = 100_000;

@@ -33,11 +33,11 @@ pub struct ProbeReport {
     pub id: u64,
     /// What would fall, as much as fits into a message.
     pub fallen: Vec<Fallen>,
-    /// How much would fall in all.
+    /// How much of `live` would fall in all: a connection with all that is open on it.
     pub total: u64,
     /// Why nothing can be said; then nothing is listed.
     pub error: Option<String>,
-    /// How many connections the sidecar has open.
+    /// How many connections with peers, requests and flows the sidecar has open, each for one.
     pub live: u64,
     /// Whether its own certificate would be meant by a revocation.
     pub is_revoked: bool,
@@ -64,6 +64,8 @@ pub struct Fallen {
     pub is_stream: bool,
     /// When it was opened.
     pub opened: SystemTime,
+    /// How many connections, requests and flows that is; none for a stream that is counted with its connection.
+    pub weight: u64,
 }
 
 impl ProbeReport {
@@ -71,7 +73,7 @@ impl ProbeReport {
     pub fn new(id: u64, fallen: impl IntoIterator<Item = Fallen>) -> Self {
         let (mut listed, mut total, mut room) = (Vec::new(), 0, ROOM);
         for one in fallen {
-            total += 1;
+            total += one.weight;
             let size = v1::Fallen::from(one.clone()).encoded_len() + FRAMING;
             if size <= room && listed.len() < MAX_FALLEN {
                 room -= size;
@@ -88,7 +90,8 @@ impl ProbeReport {
         }
     }
 
-    /// The same, of a sidecar that has so many connections open, and whose own certificate is meant or not.
+    /// The same, of a sidecar where so many connections, requests and flows are live, and whose own certificate is meant or
+    /// not.
     #[must_use]
     pub fn of(self, live: u64, is_revoked: bool) -> Self {
         Self {
@@ -138,10 +141,11 @@ impl TryFrom<v1::ProbeReport> for ProbeReport {
 
     fn try_from(wire: v1::ProbeReport) -> Result<Self, ConvertError> {
         let fallen = each("fallen", MAX_FALLEN, wire.fallen, Fallen::try_from)?;
-        if wire.total < fallen.len() as u64 {
+        let listed = fallen.iter().map(|one| one.weight);
+        if wire.total < listed.fold(0, u64::saturating_add) {
             return Err(ConvertError::Malformed {
                 field: "total",
-                expected: "at least the number of those listed",
+                expected: "at least the weight of those listed",
             });
         }
         let error = text("error", MAX_ERROR_BYTES, wire.error)?;
@@ -187,6 +191,7 @@ impl TryFrom<v1::Fallen> for Fallen {
             reason: word("reason", MAX_WORD_BYTES, wire.reason)?,
             is_stream: wire.is_stream,
             opened: time("opened_ms", wire.opened_ms)?,
+            weight: wire.weight,
         })
     }
 }
@@ -204,6 +209,7 @@ impl From<Fallen> for v1::Fallen {
             reason: fallen.reason,
             is_stream: fallen.is_stream,
             opened_ms: unix_ms(fallen.opened),
+            weight: fallen.weight,
         }
     }
 }
@@ -235,6 +241,7 @@ mod tests {
             reason: "revoked".to_owned(),
             is_stream: true,
             opened: UNIX_EPOCH + Duration::from_millis(1_800_000_000_000),
+            weight: 2,
         }
     }
 
@@ -282,7 +289,7 @@ mod tests {
     fn a_report_lists_what_fits_and_counts_the_rest() {
         let long = format!("spiffe://factory.example/{}", "x".repeat(2000));
         let report = ProbeReport::new(1, (0..10_000).map(|_| fallen(&long)));
-        assert_eq!(report.total, 10_000);
+        assert_eq!(report.total, 20_000);
         let listed = report.fallen.len();
         assert!((1..MAX_FALLEN).contains(&listed), "{listed}");
         let request = v1::WatchRequest::from(WatchRequest::ProbeReport(report));
@@ -299,7 +306,7 @@ mod tests {
             change(&mut wire);
             assert!(ProbeReport::try_from(wire).is_err());
         };
-        check(|report| report.total = 0);
+        check(|report| report.total = 1);
         check(|report| report.error = "x".repeat(MAX_ERROR_BYTES + 1));
         check(|report| report.fallen[0].instance = vec![1; 15]);
         check(|report| report.fallen[0].instance = vec![1; 17]);
