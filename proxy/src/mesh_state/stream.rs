@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
-use vouchsafe_api::convert::mesh_state::probe::{Probe, ProbeReport};
+use vouchsafe_api::convert::mesh_state::probe::Probe;
 use vouchsafe_api::convert::mesh_state::report::Report;
 use vouchsafe_api::convert::mesh_state::{
     Acknowledgement, Holding, SignedRevision, WatchRequest, WatchResponse,
@@ -18,7 +18,7 @@ use vouchsafe_attestation::revision::Revision;
 use super::farewell::FarewellSpeaker;
 use super::freshness::Freshness;
 use super::held::{Held, Wanted};
-use super::probe;
+use super::probe::{Asked, Questions};
 use super::{Judge, RevisionError};
 use crate::clock::MeshClock;
 use crate::health::Readiness;
@@ -107,13 +107,18 @@ impl MeshStateClient {
         let mut stream = self.open(progress.held.holding()).await?;
         (progress.has_asked, progress.reported) = (false, None);
         let mut broken = SaidOnce::default();
+        let mut questions = Questions::default();
         loop {
             let message = tokio::select! {
                 message = stream.next(&self.clock) => message?,
+                report = questions.answered() => {
+                    stream.say(WatchRequest::ProbeReport(report)).await?;
+                    continue;
+                }
                 () = self.farewell.wanted() => return self.leave(stream).await,
             };
             let revision = revision_of(&message);
-            match self.take(progress, message).await {
+            match self.take(progress, &mut questions, message) {
                 Ok(answer) => {
                     if let Some(answer) = answer {
                         stream.say(answer).await?;
@@ -190,9 +195,10 @@ impl MeshStateClient {
     }
 
     /// Takes a message in, and says what to answer.
-    async fn take(
+    fn take(
         &self,
         progress: &mut Progress,
+        questions: &mut Questions,
         message: v1::WatchResponse,
     ) -> Result<Option<WatchRequest>, RevisionError> {
         let (signed, next) = match WatchResponse::try_from(message)? {
@@ -207,8 +213,8 @@ impl MeshStateClient {
             }
             WatchResponse::Probe(probe) => {
                 self.count("probe");
-                let report = self.judge_probe(&probe, &progress.held).await;
-                return Ok(Some(WatchRequest::ProbeReport(report)));
+                questions.put(self.asked(probe, &progress.held));
+                return Ok(None);
             }
             WatchResponse::Snapshot(snapshot) => {
                 self.accept(progress, &snapshot.revision)?;
@@ -312,11 +318,15 @@ impl MeshStateClient {
         Some(WatchRequest::Report(report))
     }
 
-    /// What would fall if the probe's resources were in force.
-    async fn judge_probe(&self, probe: &Probe, held: &Held) -> ProbeReport {
-        let supposed = held.supposed(probe, &self.wanted);
-        let own = self.state.identity.load_full();
-        probe::answer(probe.id, supposed, &self.connections, own, self.clock.now()).await
+    fn asked(&self, probe: Probe, held: &Held) -> Asked {
+        Asked {
+            probe,
+            held: held.clone(),
+            wanted: self.wanted.clone(),
+            connections: self.connections.clone(),
+            own: self.state.identity.load_full(),
+            now: self.clock.now(),
+        }
     }
 
     /// What is held is the newest revision, as of the time of a signature.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::Registry;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
+use vouchsafe_api::convert::mesh_state::probe::Probe;
 use vouchsafe_api::convert::mesh_state::trust::InstanceTrust;
 use vouchsafe_api::convert::mesh_state::{
     Acknowledgement, Delta, Holding, Snapshot, WatchRequest, WatchResponse,
@@ -614,4 +615,193 @@ fn a_signer_is_verified_once_until_it_is_another_one_or_ends() {
     let end = UNIX_EPOCH + Duration::from_secs(2_208_988_800);
     check(&one, end - Duration::from_secs(1), 3);
     check(&one, end, 4);
+}
+
+impl Following {
+    /// A state of the mesh that is held for half a minute without word.
+    fn bounded(&self, sequence: u64, document: &str) -> Snapshot {
+        let resources = [
+            ("policy/Mesh/-/m", MESH.as_bytes().to_vec()),
+            (
+                "policy/Workload/inference/llm",
+                document.as_bytes().to_vec(),
+            ),
+            ("trust-bundle", self.pki.bundle_resource()),
+        ];
+        snapshot(&self.signer, revision(sequence), &resources)
+    }
+
+    /// The same, signed so many seconds later.
+    fn later(&self, mut snapshot: Snapshot, seconds: u64) -> Snapshot {
+        snapshot.revision.time += Duration::from_secs(seconds);
+        sign(&self.signer, &mut snapshot.revision);
+        snapshot
+    }
+
+    fn beat(&self, of: &Snapshot, seconds: u64) -> v1::WatchResponse {
+        WatchResponse::Heartbeat(self.later(of.clone(), seconds).revision).into()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.state.policy.load().is_stale
+    }
+}
+
+const MESH: &str = "\
+apiVersion: vouchsafe.dev/v1alpha1
+kind: Mesh
+metadata: {name: m}
+spec: {trust_domain: factory.example, stale_after: 30s}
+";
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    waited.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
+#[tokio::test]
+async fn who_hears_of_a_revision_and_can_not_apply_it_grows_stale() {
+    let mut following = Following::new().await;
+    let good = following.bounded(5, WORKLOAD);
+    let broken = following.bounded(6, &WORKLOAD.replace("kind: Workload", "kind: Wish"));
+    let heard = 20 + 29;
+    following.follow(vec![
+        message(good.clone()),
+        following.beat(&good, 20),
+        message(broken.clone()),
+        following.beat(&broken, 40),
+        following.beat(&broken, heard),
+    ]);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&good));
+    assert!(following.refused().await.contains("kind"));
+    let at = now() + Duration::from_secs(heard);
+    until("all to be heard", || following.clock.now() >= at).await;
+    assert!(!following.is_stale(), "before the bound");
+    // What is heard goes on: that a revision is in force that can't be applied here.
+    following.server.publish(vec![
+        following.beat(&broken, heard + 1),
+        following.beat(&broken, heard + 60),
+    ]);
+    following.server.cut();
+    until("it to be stale", || following.is_stale()).await;
+    // The newest, held again, lifts it.
+    let mended = following.later(following.bounded(7, WORKLOAD), heard + 60);
+    following.server.publish(vec![message(mended)]);
+    following.server.cut();
+    until("it to be lifted", || !following.is_stale()).await;
+    assert_eq!(following.applied(), revision(7));
+}
+
+#[tokio::test]
+async fn who_hears_that_it_holds_the_newest_does_not_grow_stale() {
+    let mut following = Following::new().await;
+    let good = following.bounded(5, WORKLOAD);
+    let beats = (1..=10).map(|beat| following.beat(&good, 20 * beat));
+    let messages = std::iter::once(message(good.clone())).chain(beats);
+    following.follow(messages.collect());
+    let at = now() + Duration::from_secs(200);
+    until("all to be heard", || following.clock.now() >= at).await;
+    // Longer than its guard looks away.
+    let looked = tokio::time::timeout(Duration::from_secs(1), async {
+        while !following.is_stale() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(looked.await.is_err(), "stale, and holds the newest");
+}
+
+/// A heartbeat that nobody signed: its answer shows that all before it was answered.
+fn forged(following: &Following) -> v1::WatchResponse {
+    let mut revision = following.good(5).revision;
+    revision.time += Duration::from_millis(1);
+    WatchResponse::Heartbeat(revision).into()
+}
+
+#[tokio::test]
+async fn a_revision_that_is_wrong_as_a_whole_is_refused_and_not_asked_for_for_ever() {
+    let mut following = Following::new().await;
+    let (before, after) = two_states(&following);
+    let mut delta = change(&before, after.clone());
+    drop(delta.changed.pop());
+    let mut whole = after.clone();
+    whole.resources.remove(0);
+    let beat = WatchResponse::Heartbeat(after.revision.clone());
+    following.follow(vec![
+        message(before.clone()),
+        WatchResponse::Delta(delta).into(),
+        message(whole),
+        beat.clone().into(),
+        beat.into(),
+        forged(&following),
+    ]);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&before));
+    // Once, because the change may have been made for somebody who held something else.
+    assert_eq!(following.next().await, nothing());
+    assert!(following.refused().await.contains("proves"));
+    // That it exists is heard again and again, and nothing is asked for.
+    assert!(following.refused().await.contains("signature"));
+    assert_eq!(following.applied(), revision(5));
+}
+
+#[tokio::test]
+async fn a_revision_whose_signer_was_not_believed_is_asked_for_again() {
+    let mut following = Following::new().await;
+    let good = following.good(5);
+    let mut stranger = following.good(6);
+    let other = Pki::new().role(Some(MeshRole::MeshState));
+    stranger.revision.signer_chain = other.chain.iter().map(|der| der.to_vec()).collect();
+    sign(&other, &mut stranger.revision);
+    let beat = WatchResponse::Heartbeat(following.good(6).revision);
+    following.follow(vec![message(good.clone()), message(stranger), beat.into()]);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&good));
+    assert!(following.refused().await.contains("signer"));
+    let WatchRequest::Subscribe(holding) = following.next().await else {
+        panic!("expected a subscription");
+    };
+    assert_eq!(holding.revision, revision(5));
+}
+
+fn probe(id: u64) -> v1::WatchResponse {
+    let probe = Probe {
+        id,
+        resources: Vec::new(),
+        removed: Vec::new(),
+    };
+    WatchResponse::Probe(probe).into()
+}
+
+#[tokio::test]
+async fn a_question_keeps_no_revision_waiting_and_of_many_the_newest_is_answered() {
+    let mut following = Following::new().await;
+    // A worker that is too busy to answer within a second.
+    let (connections, _busy) = crate::worker::Connections::busy();
+    if let Some(client) = &mut following.client {
+        client.connections = connections;
+    }
+    let (good, newer) = (following.good(5), following.good(6));
+    following.follow(vec![
+        message(good.clone()),
+        probe(1),
+        probe(2),
+        probe(3),
+        message(newer.clone()),
+    ]);
+    following.next().await;
+    assert_eq!(following.next().await, acknowledged(&good));
+    assert_eq!(following.next().await, acknowledged(&newer));
+    for id in [1, 3] {
+        let WatchRequest::ProbeReport(report) = following.next().await else {
+            panic!("expected a report");
+        };
+        assert_eq!(report.id, id);
+        assert!(report.error.is_some_and(|error| error.contains("worker")));
+    }
 }
