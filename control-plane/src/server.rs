@@ -42,12 +42,7 @@ pub async fn serve(
     epoch: watch::Receiver<TlsEpoch>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let doors = Arc::new(Doors {
-        handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-        of_address: Holders::default(),
-        connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
-    });
+    let doors = Arc::new(Doors::new(BOUNDS));
     let api = Api {
         attestation: AttestationServer::new(AttestationApi::new(Arc::clone(&control_plane)))
             .max_decoding_message_size(MAX_ATTEST_MESSAGE_BYTES),
@@ -62,7 +57,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, address)) => {
-                let Some(handshake) = doors.knock(address) else {
+                let Some(knock) = doors.knock(address) else {
                     count_failure(&control_plane, "too_many_handshakes");
                     continue;
                 };
@@ -70,8 +65,7 @@ pub async fn serve(
                 let (control_plane, api) = (Arc::clone(&control_plane), api.clone());
                 let (doors, shutdown) = (Arc::clone(&doors), shutdown.clone());
                 connections.spawn(async move {
-                    let accepted = accept(socket, address, &epoch, &control_plane, &doors).await;
-                    drop(handshake);
+                    let accepted = accept(socket, knock, &epoch, &control_plane, &doors).await;
                     if let Some(accepted) = accepted {
                         serve_one(accepted, control_plane, api, shutdown).await;
                     }
@@ -92,8 +86,18 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
+/// How many may be there at once.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    handshakes: usize,
+    handshakes_of_address: usize,
+    connections: usize,
+    strangers: usize,
+}
+
 /// Who may come in. Handshakes, strangers and instances have bounds of their own, so that none keeps the others out.
 struct Doors {
+    bounds: Bounds,
     handshakes: Arc<Semaphore>,
     /// Handshakes of each address.
     of_address: Holders,
@@ -101,18 +105,41 @@ struct Doors {
     strangers: Arc<Semaphore>,
 }
 
+/// A place to shake hands, as long as that takes.
+struct Knock {
+    address: SocketAddr,
+    _place: (OwnedSemaphorePermit, Hold),
+}
+
 impl Doors {
-    /// A place to shake hands.
-    fn knock(&self, address: SocketAddr) -> Option<(OwnedSemaphorePermit, Hold)> {
-        let holder = Holder::stranger(address.ip());
-        let held = self.of_address.take(holder, HANDSHAKES_OF_ADDRESS)?;
-        let permit = Arc::clone(&self.handshakes).try_acquire_owned().ok()?;
-        Some((permit, held))
+    fn new(bounds: Bounds) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            bounds,
+            handshakes: places(bounds.handshakes),
+            of_address: Holders::default(),
+            connections: places(bounds.connections),
+            strangers: places(bounds.strangers),
+        }
     }
 
-    /// A place for a connection; the second one is among those who present no certificate.
+    /// A place to shake hands.
+    fn knock(&self, address: SocketAddr) -> Option<Knock> {
+        let holder = Holder::stranger(address.ip());
+        let most = self.bounds.handshakes_of_address;
+        let held = self.of_address.take(holder, most)?;
+        let permit = Arc::clone(&self.handshakes).try_acquire_owned().ok()?;
+        Some(Knock {
+            address,
+            _place: (permit, held),
+        })
+    }
+
+    /// A place for a connection whose handshake is done, which gives up its place there; the second one is among those who
+    /// present no certificate.
     fn enter(
         &self,
+        _done: Knock,
         is_stranger: bool,
     ) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
         let stranger = match is_stranger {
@@ -134,14 +161,14 @@ struct Accepted {
 /// Shakes hands.
 async fn accept(
     socket: TcpStream,
-    address: SocketAddr,
+    knock: Knock,
     epoch: &TlsEpoch,
     control_plane: &ControlPlane,
     doors: &Doors,
 ) -> Option<Accepted> {
     // Small messages both ways: waiting to fill packets only adds latency.
     let _ = socket.set_nodelay(true);
-    let bundle = control_plane.bundle.load_full();
+    let (address, bundle) = (knock.address, control_plane.bundle.load_full());
     let accepted = epoch
         .accept(socket, address, &bundle, control_plane.now())
         .await;
@@ -153,7 +180,7 @@ async fn accept(
             return None;
         }
     };
-    let Some(place) = doors.enter(connection.peer.is_none()) else {
+    let Some(place) = doors.enter(knock, connection.peer.is_none()) else {
         count_failure(control_plane, "too_many_connections");
         return None;
     };
@@ -264,13 +291,15 @@ impl Api {
 }
 
 /// Ten seconds each at most: a storm of a whole mesh that comes back at once.
-const MAX_HANDSHAKES: usize = 8_192;
-/// Many machines may share an address; one that only knocks leaves the rest to others.
-const HANDSHAKES_OF_ADDRESS: usize = 2_048;
-/// Sidecars hold one connection each, and a second one while they renew.
-const MAX_CONNECTIONS: usize = 20_000;
-/// Those without a certificate, each for one enrolment.
-const MAX_STRANGERS: usize = 2_000;
+const BOUNDS: Bounds = Bounds {
+    handshakes: 8_192,
+    // Many machines may share an address; one that only knocks leaves the rest to others.
+    handshakes_of_address: 2_048,
+    // Sidecars hold one connection each, and a second one while they renew.
+    connections: 20_000,
+    // Those without a certificate, each for one enrolment.
+    strangers: 2_000,
+};
 /// An attestation and a mesh-state stream, with room.
 const MAX_STREAMS: u32 = 8;
 /// gRPC's own headers take a few hundred bytes.
@@ -282,3 +311,65 @@ const REVOKED_LEASE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// An attestation takes a second; mesh-state streams end at once.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors() -> Doors {
+        Doors::new(Bounds {
+            handshakes: 3,
+            handshakes_of_address: 2,
+            connections: 2,
+            strangers: 1,
+        })
+    }
+
+    fn address(last: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], port))
+    }
+
+    #[test]
+    fn who_only_knocks_keeps_nobody_else_from_shaking_hands() {
+        let doors = doors();
+        let knocks = [1, 2].map(|port| doors.knock(address(1, port)));
+        assert!(knocks.iter().all(Option::is_some));
+        assert!(doors.knock(address(1, 3)).is_none(), "more of one address");
+        let other = doors.knock(address(2, 1));
+        assert!(other.is_some());
+        assert!(doors.knock(address(3, 1)).is_none(), "more than all");
+        drop(knocks);
+        assert!(doors.knock(address(3, 1)).is_some());
+        assert!(doors.knock(address(1, 1)).is_some());
+    }
+
+    #[test]
+    fn a_handshake_that_is_done_leaves_its_place_to_the_next() {
+        let doors = doors();
+        let mut inside = Vec::new();
+        for port in 1..=2 {
+            let knock = doors.knock(address(1, port)).unwrap();
+            inside.push(doors.enter(knock, false).unwrap());
+        }
+        let again = [3, 4].map(|port| doors.knock(address(1, port)));
+        assert!(again.iter().all(Option::is_some));
+        let [full, _] = again;
+        assert!(doors.enter(full.unwrap(), false).is_none());
+    }
+
+    #[test]
+    fn strangers_keep_no_instance_out() {
+        let doors = doors();
+        let enter = |is_stranger| doors.enter(doors.knock(address(1, 1)).unwrap(), is_stranger);
+        let stranger = enter(true);
+        assert!(stranger.is_some());
+        assert!(enter(true).is_none());
+        let instance = enter(false);
+        assert!(instance.is_some());
+        drop(stranger);
+        // A place among strangers is no place for a connection beyond them all.
+        assert!(enter(true).is_some());
+        drop(instance);
+        assert!(enter(true).is_some());
+    }
+}
