@@ -1,22 +1,26 @@
 //! The application behind the inbound proxy: HTTP/1.1 or HTTP/2 on one port, told apart by the connection preface.
 //!
-//! `/small` answers 128 bytes, `/bytes/N` answers N, `/sse/MS` sends an event with the time each MS milliseconds, and over
-//! HTTP/2 every request is answered as a unary gRPC call.
+//! `/small` answers 128 bytes, `/bytes/N` answers N, `/pages/N` the same from a file without copying it, `/sse/MS` sends an
+//! event with the time each MS milliseconds. Over HTTP/2 `/small` is the same, and every other request is answered as a
+//! unary gRPC call.
 
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use crate::grpc::MESSAGE;
+use crate::http2::SMALL_BYTES;
 use crate::sse::{DIGITS, MARK};
 use crate::timer::monotonic_nanoseconds;
 
@@ -101,6 +105,7 @@ async fn http1(mut stream: TcpStream) -> anyhow::Result<()> {
             Route::Small => stream.write_all(SMALL_ANSWER).await?,
             Route::Unknown => stream.write_all(NOT_FOUND).await?,
             Route::Bytes(length) => bytes(&mut stream, length).await?,
+            Route::Pages(length) => pages(&mut stream, length).await?,
             Route::Events(interval) => events(&mut stream, interval).await?,
         }
         if request.close {
@@ -114,6 +119,7 @@ async fn http1(mut stream: TcpStream) -> anyhow::Result<()> {
 enum Route {
     Small,
     Bytes(u64),
+    Pages(u64),
     Events(Duration),
     Unknown,
 }
@@ -138,6 +144,8 @@ fn parse(buffer: &mut BytesMut) -> anyhow::Result<Option<Request>> {
         Route::Small
     } else if let Some(length) = path.strip_prefix("/bytes/") {
         Route::Bytes(length.parse()?)
+    } else if let Some(length) = path.strip_prefix("/pages/") {
+        Route::Pages(length.parse()?)
     } else if let Some(interval) = path.strip_prefix("/sse/") {
         Route::Events(Duration::from_millis(interval.parse::<u64>()?.max(1)))
     } else {
@@ -155,10 +163,13 @@ fn parse(buffer: &mut BytesMut) -> anyhow::Result<Option<Request>> {
     Ok(Some(Request { route, close }))
 }
 
+async fn head(stream: &mut TcpStream, length: u64) -> anyhow::Result<()> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+    Ok(stream.write_all(head.as_bytes()).await?)
+}
+
 async fn bytes(stream: &mut TcpStream, mut length: u64) -> anyhow::Result<()> {
-    stream
-        .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())
-        .await?;
+    head(stream, length).await?;
     let block = vec![0; 256 * 1024];
     while length > 0 {
         let step = block
@@ -171,6 +182,46 @@ async fn bytes(stream: &mut TcpStream, mut length: u64) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Sends pages of a file over and over, without a copy on this side.
+async fn pages(stream: &mut TcpStream, mut length: u64) -> anyhow::Result<()> {
+    head(stream, length).await?;
+    let file = file()?;
+    let mut offset = 0;
+    while length > 0 {
+        let step = length.min(PAGES_BYTES - offset).min(PAGES_STEP);
+        let step = usize::try_from(step)?;
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            Ok(sendfile(&*stream, file, Some(&mut offset), step)?)
+        });
+        let sent = sent.await?;
+        ensure!(sent > 0, "the file is shorter than it was");
+        length -= u64::try_from(sent)?;
+        offset %= PAGES_BYTES;
+    }
+    Ok(())
+}
+
+/// A file in memory whose pages are there: holes would all be the same page, and stay in the cache of whoever reads them.
+fn file() -> anyhow::Result<&'static File> {
+    static FILE: OnceLock<File> = OnceLock::new();
+    if FILE.get().is_none() {
+        let mut file = File::from(memfd_create("pages", MemfdFlags::CLOEXEC)?);
+        let block = vec![b'p'; 1 << 20];
+        for _ in 0..PAGES_BYTES >> 20 {
+            file.write_all(&block)?;
+        }
+        // All run on one thread, so nobody was faster.
+        let _same = FILE.set(file);
+    }
+    FILE.get().context("the file was just made")
+}
+
+/// More than the caches hold, as weights are.
+const PAGES_BYTES: u64 = 64 << 20;
+
+/// So much at once that calls don't count, and so little that others have their turn.
+const PAGES_STEP: u64 = 1 << 20;
 
 async fn events(stream: &mut TcpStream, interval: Duration) -> anyhow::Result<()> {
     stream.write_all(SSE_HEAD).await?;
@@ -192,9 +243,25 @@ async fn http2(stream: TcpStream) -> anyhow::Result<()> {
         .await?;
     while let Some(request) = connection.accept().await {
         let (request, respond) = request?;
-        spawn_local(unary(request.into_body(), respond));
+        if request.uri().path() == "/small" {
+            // In a task of its own as every other, so that answers of one turn leave together.
+            spawn_local(async move { small(respond) });
+        } else {
+            spawn_local(unary(request.into_body(), respond));
+        }
     }
     Ok(())
+}
+
+fn small(mut respond: h2::server::SendResponse<Bytes>) -> anyhow::Result<()> {
+    let body = SMALL_ANSWER.len() - SMALL_BYTES;
+    let body = SMALL_ANSWER.get(body..).unwrap_or_default();
+    let head = Response::builder()
+        .header("content-type", "text/plain")
+        .header("content-length", body.len())
+        .body(())?;
+    let mut answer = respond.send_response(head, false)?;
+    Ok(answer.send_data(Bytes::from_static(body), true)?)
 }
 
 async fn unary(

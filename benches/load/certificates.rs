@@ -52,7 +52,8 @@ pub(crate) fn make(folder: &Path, trust_domain: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+/// Writes a file that nobody else may read.
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let path = folder.join(name);

@@ -5,7 +5,8 @@
 //!
 //! # Why
 //! Debian's load generators have no open loop that is corrected for coordinated omission, and none has all of HTTP/1.1,
-//! gRPC-shaped HTTP/2, server-sent events, bulk and handshakes with one way of counting processor time.
+//! HTTP/2, gRPC's calls, server-sent events, bulk and handshakes with one way of counting processor time; and nobody
+//! else's can attest.
 
 mod backend;
 mod bulk;
@@ -14,9 +15,12 @@ mod grpc;
 mod handshake;
 mod histogram;
 mod http1;
+mod http2;
 mod idle;
+mod issue;
 mod measure;
 mod requests;
+mod schedule;
 mod sse;
 mod timer;
 
@@ -26,6 +30,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::http2::Unit;
 
 /// Makes load against a proxy, or plays its backend.
 #[derive(Debug, Parser)]
@@ -63,18 +69,27 @@ enum Command {
         #[arg(long, conflicts_with = "rate")]
         close: bool,
     },
+    /// Small GETs over HTTP/2 with prior knowledge.
+    Http2 {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        flight: Flight,
+    },
     /// Unary calls as gRPC sends them, over HTTP/2 with prior knowledge.
     Grpc {
         #[command(flatten)]
         load: Load,
-        /// Calls in flight on each connection.
-        #[arg(long, default_value_t = 32)]
-        streams: usize,
+        #[command(flatten)]
+        flight: Flight,
     },
     /// Downloads without end, one on each connection; counts bytes.
     Bulk {
         #[command(flatten)]
         load: Load,
+        /// The backend sends from a file and the client has what comes dropped, both without a copy.
+        #[arg(long)]
+        cheap: bool,
     },
     /// Server-sent events, one stream on each connection; latency is from the backend's write.
     Sse {
@@ -103,6 +118,24 @@ enum Command {
         #[arg(long)]
         post_quantum: bool,
     },
+    /// Attests to a control plane over and over, one instance in each connection's place; counts certificates.
+    Issue {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        instances: issue::Instances,
+    },
+}
+
+/// How requests share an HTTP/2 connection.
+#[derive(Clone, Copy, Debug, Args)]
+struct Flight {
+    /// Most in flight on each connection.
+    #[arg(long, default_value_t = 32)]
+    streams: usize,
+    /// Requests per second on all together; without it the next is sent as soon as one is answered.
+    #[arg(long)]
+    rate: Option<u64>,
 }
 
 /// What every kind of load has.
@@ -156,8 +189,13 @@ async fn run(command: Command) -> anyhow::Result<Option<serde_json::Value>> {
             None if close => requests::connection_per_request(&load).await?,
             None => requests::closed_loop(&load).await?,
         },
-        Command::Grpc { load, streams } => grpc::run(&load, streams).await?,
-        Command::Bulk { load } => bulk::run(&load).await?,
+        Command::Http2 { load, flight } => {
+            http2::run(&load, flight.streams, flight.rate, Unit::Small).await?
+        }
+        Command::Grpc { load, flight } => {
+            http2::run(&load, flight.streams, flight.rate, Unit::Call).await?
+        }
+        Command::Bulk { load, cheap } => bulk::run(&load, cheap).await?,
         Command::Sse { load, interval } => sse::run(&load, interval).await?,
         Command::Handshake {
             load,
@@ -165,6 +203,7 @@ async fn run(command: Command) -> anyhow::Result<Option<serde_json::Value>> {
             alpn,
             post_quantum,
         } => handshake::run(&load, &folder, alpn, post_quantum).await?,
+        Command::Issue { load, instances } => issue::run(&load, &instances).await?,
     };
     Ok(Some(report))
 }
