@@ -20,26 +20,40 @@ class Measure:
     quick: bool = False
     # Only with `--full` or by its name: what would double the time of a usual run.
     extra: bool = False
+    # Only by its name: what would double the time of a full run.
+    by_name: bool = False
+    # Times in each round: more where one time says little, spread over the round.
+    repeats: int = 1
 
 
 def all_measures():
     return [
+        # Taken once for each pair while it is started, not in rounds.
+        Measure("rest", "at rest", RESTS, None, applies=lambda peer: False, quick=True),
         _requests("http1_64", "HTTP/1.1, 64 connections", 64, quick=True),
-        _requests("http1_256", "HTTP/1.1, 256 connections", 256),
+        _requests("http1_256", "HTTP/1.1, 256 connections", 256, applies=_standard),
         _open("open_1000", 1000),
         _open("open_3000", 3000),
-        Measure("grpc", "gRPC-shaped HTTP/2, 8 connections of 32 calls", {"cpu": "µs/call", "rate": "/s"}, _grpc,
-                higher=("rate",), applies=_standard, quick=True),
+        _in_flight("http2", "HTTP/2, 8 connections of 32 GETs", "request"),
+        _in_flight("grpc", "gRPC-shaped HTTP/2, 8 connections of 32 calls", "call"),
         Measure("per_connection", "one connection per request, 32 at once", {"cpu": "µs", "rate": "/s"}, _per_connection,
                 higher=("rate",), applies=_standard),
         Measure("handshake", "full mutual handshake, inbound side", {"cpu": "µs"}, _handshake,
                 applies=lambda peer: not peer.is_direct and _standard(peer)),
         _bulk(1),
         _bulk(8),
+        Measure("bulk_8_cores_2", "bulk, 8 streams through two workers each on two cores",
+                {"rate": "GB/s", "scale": "of 1 stream on 1 core", "per_cpu": "GB/CPU-s", "rate_1": "GB/s"}, _two_cores,
+                higher=("rate", "scale", "per_cpu", "rate_1"), quick=True,
+                applies=lambda peer: not peer.is_direct and peer.scales and _standard(peer)),
         _sse("sse", 50, 10, quick=True),
         _sse("sse_200", 200, 100, extra=True),
-        *(_added(percent) for percent in (25, 50, 75)),
+        *(_added(percent, "http", "") for percent in (25, 50, 75)),
+        *(_added(percent, kind, f"_{kind}") for kind in ("http2", "grpc") for percent in (25, 50, 75)),
     ]
+
+
+RESTS = {"idle": "MiB, both", "first": "KiB per connection", "most": "KiB per connection", "start": "ms to first answer"}
 
 
 def _standard(peer):
@@ -47,13 +61,17 @@ def _standard(peer):
     return not peer.options or peer.options["rules"] == 10
 
 
-def _requests(name, title, connections, quick=False):
+def _requests(name, title, connections, **more):
     def run(pair, load, seconds):
         report = load.run("http", target=_address(pair.out), connections=connections, seconds=seconds, pids=_pids(pair))
-        return report, {"cpu": _cpu_per(report, report["count"]), "rate": report["rate"],
-                        "p50": report["latency_us"]["p50"], "p99": report["latency_us"]["p99"]}
+        return report, _throughput(report)
 
-    return Measure(name, title, {"cpu": "µs/request", "rate": "/s"}, run, higher=("rate",), quick=quick)
+    return Measure(name, title, {"cpu": "µs/request", "rate": "/s", "p50": "µs", "p99": "µs"}, run, higher=("rate",), **more)
+
+
+def _throughput(report):
+    return {"cpu": _cpu_per(report, report["count"]), "rate": report["rate"],
+            "p50": report["latency_us"]["p50"], "p99": report["latency_us"]["p99"]}
 
 
 def _open(name, rate):
@@ -66,13 +84,22 @@ def _open(name, rate):
             report["too_slow"] = True
         return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
-    return Measure(name, f"open loop, {rate:,}/s", LATENCY, run)
+    return Measure(name, f"open loop, {rate:,}/s", LATENCY, run, applies=_standard, repeats=3)
 
 
-def _grpc(pair, load, seconds):
-    # Peers that don't multiplex open up to 256 connections with a handshake each before they are at rest.
-    report = load.run("grpc", warmup=max(0.3, seconds / 2), target=_address(pair.out_h2), connections=8, streams=32, seconds=seconds, pids=_pids(pair))
-    return report, {"cpu": _cpu_per(report, report["count"]), "rate": report["rate"]}
+def _in_flight(kind, title, unit):
+    def run(pair, load, seconds):
+        report = load.run(kind, target=_address(pair.out_h2), seconds=seconds, pids=_pids(pair), **_in_flight_shape(pair))
+        return report, _throughput(report)
+
+    return Measure(kind, title, {"cpu": f"µs/{unit}", "rate": "/s", "p50": "µs", "p99": "µs"}, run, higher=("rate",),
+                   applies=_standard, quick=True, repeats=3)
+
+
+def _in_flight_shape(pair):
+    # Who terminates HTTP/2 and doesn't multiplex opens up to 256 connections, with a handshake each, before it is at rest.
+    alike = pair.peer.multiplexes or pair.peer.copies
+    return {"connections": 8, "streams": 32, "warmup": 0.3 if alike else 2.0}
 
 
 def _per_connection(pair, load, seconds):
@@ -98,6 +125,21 @@ def _bulk(streams):
                    higher=("per_cpu", "rate"), applies=_standard)
 
 
+def _two_cores(pair, load, seconds):
+    """Client and backend need a place on the same two cores, so both cost as little as the kernel allows, and what is
+    compared with is one stream through the same pair with one worker on one core."""
+    wide = pair.wide(pair.lab.both_cores)
+    one = load.run("bulk", cheap=True, target=_address(pair.out), connections=1, seconds=seconds, pids=_pids(pair))
+    with load.spread_over(pair.lab.both_cores):
+        report = load.run("bulk", cheap=True, target=_address(wide.out), connections=8, seconds=seconds, pids=_pids(wide))
+    cpu = sum(report["cpu_seconds"])
+    alone, rate = (each["bytes"] / 1e9 / each["seconds"] for each in (one, report))
+    report["errors"] += one["errors"]
+    report["first_error"] = report["first_error"] or one["first_error"]
+    return report, {"rate": rate, "rate_1": alone, "scale": rate / alone if alone else None,
+                    "per_cpu": report["bytes"] / 1e9 / cpu if cpu else None}
+
+
 def _sse(name, streams, interval, extra=False, quick=False):
     def run(pair, load, seconds):
         report = load.run("sse", target=_address(pair.out), connections=streams, interval=interval, seconds=seconds,
@@ -105,26 +147,30 @@ def _sse(name, streams, interval, extra=False, quick=False):
         return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
     return Measure(name, f"server-sent events, {streams} streams of {interval} ms", LATENCY, run, applies=_standard,
-                   extra=extra, quick=quick)
+                   extra=extra, quick=quick, repeats=1 if extra else 2)
 
 
-def _added(percent):
+def _added(percent, kind, suffix):
     """What a pair adds to the latency of no proxy at all, at a share of the pair's own saturation."""
 
     def run(pair, load, seconds):
+        shape = {"connections": 64} if kind == "http" else _in_flight_shape(pair)
+        target = _address(pair.out if kind == "http" else pair.out_h2)
         # The pair's own saturation is found once, and `direct` is asked at the same rate in the same round.
-        if pair.saturation is None:
-            saturated = load.run("http", target=_address(pair.out), connections=64, seconds=seconds)
-            pair.saturation = saturated["rate"]
-        rate = max(1, int(pair.saturation * percent / 100))
-        direct = load.run("http", target=_address(pair.lab.backend_address[1]), connections=64, rate=rate, seconds=seconds)
-        report = load.run("http", target=_address(pair.out), connections=64, rate=rate, seconds=seconds)
+        if kind not in pair.saturation:
+            pair.saturation[kind] = load.run(kind, target=target, seconds=seconds, **shape)["rate"]
+        rate = max(1, int(pair.saturation[kind] * percent / 100))
+        direct = load.run(kind, target=_address(pair.lab.backend_address[1]), rate=rate, seconds=seconds, **shape)
+        report = load.run(kind, target=target, rate=rate, seconds=seconds, **shape)
         without = _latency(direct)
         return report, {name: value - without[name] for name, value in _latency(report).items()} | {"rate": rate}
 
-    return Measure(f"added_{percent}", f"latency added over no proxy at {percent} % of the pair's saturation",
+    of = {"http": "HTTP/1.1", "http2": "HTTP/2", "grpc": "gRPC"}[kind]
+    return Measure(f"added_{percent}{suffix}", f"{of}, latency added over no proxy at {percent} % of the pair's saturation",
                    LATENCY | {"rate": "/s"}, run, higher=("rate",),
-                   applies=lambda peer: not peer.is_direct and _standard(peer), extra=True)
+                   # Who copies bytes saturates the client before itself: a share of that says nothing.
+                   applies=lambda peer: not peer.is_direct and _standard(peer) and (kind == "http" or not peer.copies),
+                   extra=True, by_name=kind != "http" and percent != 50)
 
 
 LATENCY = {"p50": "µs", "p99": "µs", "p99.9": "µs"}
@@ -137,16 +183,16 @@ def _latency(report):
 def memory(pair, load, steps):
     """Resident KiB of each process at rest, and with each of `steps` idle connections."""
     idle = pair.resident_kib()
-    taken = {"outbound_kib": idle[0], "inbound_kib": idle[1], "with_connections": {}}
+    taken = {"outbound_kib": idle[0], "inbound_kib": idle[1], "with_connections": {}, "kib_per_connection": {}}
     for connections in steps:
         held = load.hold(target=_address(pair.out), connections=connections)
         try:
+            pair.assert_alive()
             resident = pair.resident_kib()
         finally:
             held.stop()
         taken["with_connections"][connections] = resident
-        # The last step is the largest, and says best what one more costs.
-        taken["kib_per_connection"] = (sum(resident) - sum(idle)) / connections
+        taken["kib_per_connection"][connections] = (sum(resident) - sum(idle)) / connections
     return taken
 
 

@@ -28,6 +28,12 @@ class Peer:
     ours: bool = False
     # Where HTTP/2 needs a listener of its own.
     separate_h2: bool = False
+    # How many workers it can be told to have: one process that stands for all of it.
+    scales: bool = True
+    # Descriptors that an idle connection of a client takes in each of the two.
+    descriptors: int = 2
+    # Whether requests in flight at once share a connection to the inbound side.
+    multiplexes: bool = True
     # Protocol that the inbound proxy wants offered in a bare handshake.
     alpn: str | None = None
     options: dict = dataclasses.field(default_factory=dict)
@@ -41,17 +47,20 @@ def others(envoy_path):
     """The peers that a machine may have, as `reference` pairs; those whose binary is missing are left out by the caller."""
     haproxy, nginx, stunnel = (machine.find(name) for name in ("haproxy", "nginx", "stunnel"))
     return [
-        Peer("haproxy_http", False, haproxy, ("-f", "@configuration@"), separate_h2=True),
+        Peer("haproxy_http", False, haproxy, ("-f", "@configuration@"), separate_h2=True, descriptors=1),
         Peer("haproxy_tcp", True, haproxy, ("-f", "@configuration@")),
-        Peer("nginx_http", False, nginx, ("-p", "@folder@", "-c", "@configuration@"), separate_h2=True),
-        Peer("nginx_tcp", True, nginx, ("-p", "@folder@", "-c", "@configuration@")),
-        Peer("envoy_http", False, envoy_path, ENVOY, separate_h2=True),
+        # With more workers than one nginx is a master with processes of their own.
+        Peer("nginx_http", False, nginx, NGINX, separate_h2=True, descriptors=1, scales=False,
+             multiplexes=False),
+        Peer("nginx_tcp", True, nginx, NGINX, scales=False),
+        Peer("envoy_http", False, envoy_path, ENVOY, separate_h2=True, descriptors=1),
         Peer("envoy_tcp", True, envoy_path, ENVOY),
         Peer("stunnel_tcp", True, stunnel, ("@configuration@",)),
     ]
 
 
-ENVOY = ("-c", "@configuration@", "--concurrency", "1", "--disable-hot-restart", "-l", "error")
+NGINX = ("-p", "@folder@", "-c", "@configuration@")
+ENVOY = ("-c", "@configuration@", "--concurrency", "@workers@", "--disable-hot-restart", "-l", "error")
 
 
 def ours(binary):
@@ -59,6 +68,9 @@ def ours(binary):
 
     def one(name, protocol, lane, **options):
         return Peer(name, protocol == "tcp", binary, ("--config", "@configuration@"), ours=True,
+                    # Idle HTTP clients have nothing upstream, and the flows of a shared lane share its connections.
+                    descriptors=2 if (protocol, lane) == ("tcp", "dedicated") else 1,
+                    multiplexes=lane == "shared",
                     options={"protocol": protocol, "lane": lane, "rules": 10, **options})
 
     return [
@@ -76,15 +88,23 @@ DIRECT = Peer("direct", True)
 
 
 class Pair:
-    """A running pair. A context manager: what it started ends with it."""
+    """A running pair. A context manager: what it started ends with it.
 
-    def __init__(self, peer, lab):
+    `connections` is how many clients it must hold (some set memory aside for each), `core` where both processes run, and
+    `workers` how many each has.
+    """
+
+    def __init__(self, peer, lab, connections=None, core=None, workers=1):
         self.peer, self.lab = peer, lab
+        self.connections = connections or lab.connections
+        self.core = lab.proxy_core if core is None else core
+        self.workers = workers
+        self._wide = None
         self.processes = []
         self.folder = tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=lab.folder)
         self.seconds_to_first_answer = None
-        # Requests per second that it can serve, once a measure asked.
-        self.saturation = None
+        # Requests per second that it can serve, by kind of load, once a measure asked.
+        self.saturation = {}
         # Measurements that failed.
         self.failures = 0
         # Under an instrument everything takes longer.
@@ -98,6 +118,9 @@ class Pair:
             raise
 
     def __exit__(self, *_):
+        if self._wide is not None:
+            self._wide.__exit__()
+            self._wide = None
         for process in reversed(self.processes):
             process.stop()
         self.processes.clear()
@@ -109,8 +132,14 @@ class Pair:
             return
         self.__exit__()
         self.folder = tempfile.TemporaryDirectory(prefix=f"{self.peer.name}-", dir=self.lab.folder)
-        self.saturation = None
+        self.saturation = {}
         self.__enter__()
+
+    def wide(self, cores):
+        """The same pair with a worker for each of these cores, started when it is first asked for."""
+        if self._wide is None:
+            self._wide = Pair(self.peer, self.lab, self.connections, cores, len(cores)).__enter__()
+        return self._wide
 
     def _start(self):
         if self.peer.is_direct:
@@ -122,7 +151,9 @@ class Pair:
         values = {
             "out": self.out, "in": self.inbound_port, "out_h2": self.out_h2, "in_h2": in_h2,
             "backend": self.lab.backend_address[1], "certificates": self.lab.certificates,
-            "nginx_modules": "/usr/lib/nginx/modules", "connections": self.lab.connections,
+            "nginx_modules": "/usr/lib/nginx/modules", "connections": self.connections,
+            # nginx counts a client and what is opened for it as two.
+            "both_ends": 2 * self.connections, "workers": self.workers,
         }
         for side in ("inbound", "outbound"):
             folder = Path(self.folder.name) / side
@@ -131,7 +162,7 @@ class Pair:
             configuration = self._configuration(side, folder, values)
             if side == "outbound":
                 self._wait_until_it_listens(self.inbound_port)
-            process = Process(side, self._command(configuration, folder), self.lab.proxy_core, folder, cwd=folder)
+            process = Process(side, self._command(configuration, folder), self.core, folder, cwd=folder)
             self.processes.append(process)
         try:
             self.seconds_to_first_answer = wait_for_answer(self.out, self.patience, self.assert_alive)
@@ -170,7 +201,7 @@ class Pair:
         return written
 
     def _command(self, configuration, folder):
-        places = {"@configuration@": str(configuration), "@folder@": str(folder)}
+        places = {"@configuration@": str(configuration), "@folder@": str(folder), "@workers@": str(self.workers)}
         return [self.peer.binary, *(places.get(part, part) for part in self.peer.command)]
 
     @property
@@ -189,6 +220,8 @@ class Pair:
     def assert_alive(self):
         for process in self.processes:
             process.assert_alive()
+        if self._wide is not None:
+            self._wide.assert_alive()
 
 
 def version(peer):

@@ -13,7 +13,7 @@ def documents(protocol, rules):
         for number in range(RULES_OF_DOOR - 1):
             parts.append(_access("server", f"door-{number}",
                                  f'allow: [{{methods: [GET], paths: ["/v{number}/items/*"]}}]'))
-        parts.append(_access("server", "door", 'allow:\n    - {methods: [GET], paths: [/small, "/bytes/*", "/sse/*"]}\n'
+        parts.append(_access("server", "door", 'allow:\n    - {methods: [GET], paths: [/small, "/bytes/*", "/pages/*", "/sse/*"]}\n'
                                                '    - {grpc: {service: bench.Echo, methods: [Unary]}}'))
     # The other doors: ten rules each, as the measured one has.
     for door in range(max(0, rules - RULES_OF_DOOR) // RULES_OF_DOOR):

@@ -1,5 +1,6 @@
 """Processes of a run: pinned to a core, ended with the run whatever ends it."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -36,7 +37,7 @@ def free_port():
 
 
 class Process:
-    """One child process held on one core; its standard error goes to a file that is shown when it dies."""
+    """One child process held on one core, or on several; its standard error goes to a file that is shown when it dies."""
 
     def __init__(self, name, command, core, folder, **options):
         self.name = name
@@ -44,7 +45,7 @@ class Process:
         with open(self.log, "ab") as log:
             self.popen = subprocess.Popen(
                 [str(part) for part in command],
-                preexec_fn=lambda: _prepare(core),
+                preexec_fn=lambda: prepare(core),
                 stdin=options.pop("stdin", subprocess.DEVNULL),
                 stdout=options.pop("stdout", subprocess.DEVNULL),
                 stderr=log,
@@ -84,9 +85,13 @@ class Process:
                 stream.close()
 
 
-def _prepare(core):
+def cores_of(core):
+    return {core} if isinstance(core, int) else set(core)
+
+
+def prepare(core):
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores_of(core))
     # If this run is killed, the kernel ends its children.
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -105,13 +110,30 @@ class Load:
             process.popen.wait()
             process.assert_alive()
         host, _, port = json.loads(line)["listen"].rpartition(":")
+        self.backend_process = process
         return process, (host, int(port))
+
+    @contextlib.contextmanager
+    def spread_over(self, cores):
+        """Lets client and backend use these cores meanwhile."""
+        home = self.core
+        try:
+            self._move(cores)
+            yield
+        finally:
+            self._move(home)
+
+    def _move(self, core):
+        self.core = core
+        self.backend_process.assert_alive()
+        for task in Path(f"/proc/{self.backend_process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores_of(core))
 
     def run(self, kind, **options):
         """Runs one load to its end and returns its report."""
         command = [self.binary, kind, *_options(options)]
         patience = float(options.get("seconds", 2)) + float(options.get("warmup", 0.3)) + 60
-        done = subprocess.run([str(part) for part in command], preexec_fn=lambda: _prepare(self.core),
+        done = subprocess.run([str(part) for part in command], preexec_fn=lambda: prepare(self.core),
                               capture_output=True, text=True, timeout=patience)
         if done.returncode:
             raise LabError(done.stderr.strip() or f"the load generator ended with {done.returncode}")
