@@ -6,7 +6,8 @@ import subprocess
 from . import machine
 from .machine import LabError
 
-PACKAGES = {"vouchsafe-load": "vouchsafe-benches", "vouchsafe-micro": "vouchsafe-benches", "vouchsafe-proxy": "vouchsafe-proxy"}
+PACKAGES = {"vouchsafe-load": "vouchsafe-benches", "vouchsafe": "vouchsafe-control-plane", "vouchsafe-micro": "vouchsafe-benches",
+            "vouchsafe-proxy": "vouchsafe-proxy"}
 
 
 def build(profile, binaries, say):
