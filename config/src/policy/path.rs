@@ -30,6 +30,13 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
+    if is_plainly_normal(path) {
+        return Ok(Cow::Borrowed(path));
+    }
+    read_closely(path)
+}
+
+fn read_closely(path: &str) -> Result<Cow<'_, str>, PathError> {
     let normal = if path.contains('%') {
         decode(path)?
     } else {
@@ -42,8 +49,35 @@ pub fn normalize_path(path: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(normal)
 }
 
+/// Whether one look shows that a path passes as it is: plain characters, no escape, and no segment that is empty or begins
+/// with a dot. Most do, and all others are read closely.
+fn is_plainly_normal(path: &str) -> bool {
+    let mut before = b'a';
+    path.bytes().all(|byte| {
+        let begins_oddly = before == b'/' && matches!(byte, b'/' | b'.');
+        before = byte;
+        let sort = PLAIN.get(usize::from(byte));
+        !begins_oddly && byte != b'%' && sort.is_some_and(|plain| *plain)
+    })
+}
+
+/// Looked up, because every byte of every path is asked about.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which refuses an index out of bounds"
+)]
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 0x80 {
+        plain[byte as usize] = is_plain(byte);
+        byte += 1;
+    }
+    plain
+};
+
 /// Characters of a path that mean themselves; `?` and `#` would end it.
-fn is_plain(byte: u8) -> bool {
+const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic()
         && !matches!(
             byte,
@@ -316,6 +350,22 @@ mod tests {
             ("/a//", Segment),
         ] {
             assert_eq!(normalize_path(path), Err(error), "{path}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn one_look_lets_nothing_pass_that_a_close_reading_refuses_or_changes(path in "/[a-b/.;%?2eE3bB\\\\~é -]{0,12}") {
+            if is_plainly_normal(&path) {
+                proptest::prop_assert!(matches!(read_closely(&path), Ok(Cow::Borrowed(same)) if same == path));
+            }
+        }
+    }
+
+    #[test]
+    fn one_look_is_enough_for_usual_paths() {
+        for path in ["/", "/v1/chat/completions", "/a.B/C", "/v1/", "/a;b=c.d"] {
+            assert!(is_plainly_normal(path), "{path}");
         }
     }
 
