@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
-use crate::http::head::clean_trailers;
+use crate::http::fields::clean_trailers;
 use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk, encode_last_chunk};
 use crate::http1::wire::{Reader, Writer};
 use crate::lane::flow::poll_capacity;

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderName, HeaderValue};
 
 use crate::http::Upstream;
 use crate::http::answer::Refusal;
 use crate::http::body::{Broken, Sink, Source, pump};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::pool::Http1Upstream;
+use crate::http::pool::{Http1Upstream, Http2Upstream};
 use crate::http1::body::{BodyDecoder, Framing};
 use crate::http1::wire::{ReadHeadError, Reader, Writer};
 use crate::reason::{self, Reason};
@@ -30,6 +30,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) add: &'a [(HeaderName, HeaderValue)],
     pub(crate) trusted_response: bool,
     pub(crate) limit: usize,
+    /// Whether there is no body, so that the request may be sent again on another connection.
+    pub(crate) bodyless: bool,
 }
 
 /// Who asked.
@@ -146,19 +148,26 @@ pub(crate) async fn exchange(
             })
         }
         Upstream::Http2(upstream) => {
-            let (lane, _stream) = &upstream.held;
-            let request = forward
-                .head
-                .to_http2(forward.target, forward.framing, forward.add)
-                .map_err(|error| Failed::Unanswered(error.into()))?;
+            let Http2Upstream { send, held } = upstream;
+            let (lane, _stream) = &held;
             let ended = matches!(forward.framing, Framing::None | Framing::Length(0));
-            let Ok(mut send) = upstream.send.clone().ready().await else {
+            let Ok(mut send) = send.ready().await else {
                 lane.close();
                 return Err(Failed::Unsent);
             };
+            // A connection that was ready takes it, so that what has a body has found its server.
+            let last = !forward.bodyless;
+            let request = forward
+                .head
+                .to_http2(forward.target, forward.framing, forward.add, last)
+                .map_err(|error| Failed::Unanswered(error.into()))?;
             let Ok((response, stream)) = send.send_request(request, ended) else {
                 lane.close();
-                return Err(Failed::Unsent);
+                return Err(if last {
+                    Failed::Unanswered(Refusal::bad_gateway(reason::UPSTREAM_CLOSED))
+                } else {
+                    Failed::Unsent
+                });
             };
             let call = Call::Http2 {
                 response,
@@ -302,7 +311,7 @@ async fn download(
                 }
                 // We said 100 ourselves when we took the request on.
                 if head.status() != 100 {
-                    answer.interim(&head, forward.trusted_response).await?;
+                    answer.interim(head, forward.trusted_response).await?;
                 }
             }
             Next::Final(head, body) => break (head, body),
@@ -322,7 +331,7 @@ async fn download(
     };
     answered.set(true);
     let (mut sink, keep_alive) = answer
-        .head(&head, framing, forward.trusted_response, to_head)
+        .head(head, framing, forward.trusted_response, to_head)
         .await?;
     let mut decoder = BodyDecoder::new(framing);
     let mut source = match (from, body) {
@@ -402,17 +411,19 @@ impl From<'_> {
             Self::Http2(response) => {
                 let next = std::future::poll_fn(|cx| {
                     if let std::task::Poll::Ready(Some(interim)) = response.poll_informational(cx) {
-                        return std::task::Poll::Ready(interim.map(|head| (head, None)));
+                        return std::task::Poll::Ready(
+                            interim.map(|head| (Box::new(head.into_parts().0), None)),
+                        );
                     }
                     Pin::new(&mut *response).poll(cx).map_ok(|response| {
                         let (parts, body) = response.into_parts();
-                        (Response::from_parts(parts, ()), Some(body))
+                        (Box::new(parts), Some(body))
                     })
                 })
                 .await;
                 match next {
-                    Ok((head, body)) => {
-                        let head = ResponseHead::Http2(Box::new(head.into_parts().0));
+                    Ok((parts, body)) => {
+                        let head = ResponseHead::Http2(parts);
                         Ok(match body {
                             None => Next::Interim(head),
                             Some(body) => Next::Final(head, Some(body)),
@@ -448,7 +459,7 @@ impl Answer<'_> {
         }
     }
 
-    async fn interim(&mut self, head: &ResponseHead, trusted: bool) -> Result<(), Failed> {
+    async fn interim(&mut self, head: ResponseHead, trusted: bool) -> Result<(), Failed> {
         match self {
             // HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
             Self::Http1 {
@@ -459,7 +470,7 @@ impl Answer<'_> {
                 writer.flush().await.map_err(|_| Failed::Gone)
             }
             Self::Http2(respond) => {
-                if let Ok(response) = head.to_http2(trusted) {
+                if let Ok(response) = head.into_http2(trusted) {
                     // An interim response may be left out.
                     let _ = respond.send_informational(response);
                 }
@@ -471,7 +482,7 @@ impl Answer<'_> {
     /// Sends the head of the response, and says where its body goes and whether the connection may go on after it.
     async fn head(
         &mut self,
-        head: &ResponseHead,
+        head: ResponseHead,
         framing: Framing,
         trusted: bool,
         to_head: bool,
@@ -483,7 +494,7 @@ impl Answer<'_> {
                 keep_alive,
             } => {
                 let framing = match framing {
-                    Framing::None if is_plainly_empty(head, to_head) => Framing::Length(0),
+                    Framing::None if is_plainly_empty(&head, to_head) => Framing::Length(0),
                     Framing::Chunked | Framing::UntilClose if *is_http10 => Framing::UntilClose,
                     Framing::UntilClose => Framing::Chunked,
                     other => other,
@@ -494,7 +505,7 @@ impl Answer<'_> {
                 Ok((Sink::Http1 { writer, chunked }, keep_alive))
             }
             Self::Http2(respond) => {
-                let response = head.to_http2(trusted).map_err(|_| {
+                let response = head.into_http2(trusted).map_err(|_| {
                     Failed::Unanswered(Refusal::bad_gateway(reason::UPSTREAM_MALFORMED))
                 })?;
                 let ended = matches!(framing, Framing::None | Framing::Length(0));

@@ -2,12 +2,15 @@
 //!
 //! Reserved and hop-by-hop fields end here in every direction and between all versions.
 
+use std::cell::{Ref, RefCell};
+
 use bytes::{Bytes, BytesMut};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
 
+use crate::http::fields::{Seen, filter_request, filter_response, is_hop, parse_length, says_grpc};
 use crate::http1::body::Framing;
 use crate::http1::fields::is_reserved;
 use crate::http1::head::{self as http1, Field, FieldKind, HeadError, Span};
@@ -17,7 +20,31 @@ use crate::http1::head::{self as http1, Field, FieldKind, HeadError, Span};
 pub(crate) enum RequestHead {
     Http1(http1::RequestHead),
     /// Boxed: rarer, and much larger.
-    Http2(Box<http::request::Parts>),
+    Http2(Box<Http2Head>),
+}
+
+/// The head of an HTTP/2 request, whose fields were looked at once.
+#[derive(Debug)]
+pub(crate) struct Http2Head {
+    method: Method,
+    uri: Uri,
+    /// Empty once the last server that may get them has got them.
+    headers: RefCell<HeaderMap>,
+    is_grpc: bool,
+    expects_continue: bool,
+    told_length: Option<u64>,
+}
+
+impl Http2Head {
+    /// The fields, to be looked at before they are passed on.
+    pub(crate) fn headers(&self) -> Ref<'_, HeaderMap> {
+        self.headers.borrow()
+    }
+
+    /// The length that the fields tell.
+    pub(crate) fn told_length(&self) -> Option<u64> {
+        self.told_length
+    }
 }
 
 /// A response's head.
@@ -56,9 +83,12 @@ impl Asked {
         let target = match self {
             Self::Nothing => "",
             Self::Http1 { bytes, target, .. } => text(bytes, target),
-            Self::Http2 { target, .. } => target.as_ref().map_or("/", |target| target.as_str()),
+            // It knows where its query begins.
+            Self::Http2 { target, .. } => {
+                return target.as_ref().map_or("/", PathAndQuery::path);
+            }
         };
-        target.split_once('?').map_or(target, |(path, _)| path)
+        split_query(target).0
     }
 }
 
@@ -70,18 +100,20 @@ fn text<'a>(bytes: &'a Bytes, span: &Span) -> &'a str {
 impl RequestHead {
     /// Takes the head of an HTTP/2 request, after the checks that `h2` leaves to us (RFC 9113 §8.3).
     pub(crate) fn from_http2(parts: http::request::Parts) -> Result<Self, HeadError> {
-        let host = parts.headers.get_all(header::HOST);
-        let mut hosts = host.iter();
-        let (host, second) = (hosts.next(), hosts.next());
-        if second.is_some() {
+        let http::request::Parts {
+            method,
+            uri,
+            headers,
+            ..
+        } = parts;
+        let seen = Seen::of(&headers);
+        if seen.hosts > 1 {
             return Err(HeadError::Host);
         }
-        let authority = parts
-            .uri
+        let authority = uri
             .authority()
             .map(|authority| authority.as_str().as_bytes());
-        let host = host.map(HeaderValue::as_bytes);
-        match (authority, host) {
+        match (authority, seen.host) {
             (None, None) => return Err(HeadError::Host),
             (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
                 return Err(HeadError::AuthorityMismatch);
@@ -91,32 +123,38 @@ impl RequestHead {
             }
             _ => {}
         }
-        if parts.method == Method::CONNECT {
+        if method == Method::CONNECT {
             return Err(HeadError::Connect);
         }
-        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
         let readable = path
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'#');
         if !path.starts_with('/') || !readable {
             return Err(HeadError::Target);
         }
-        for name in parts.headers.keys() {
-            match name.as_str() {
-                "content_length" | "transfer_encoding" => return Err(HeadError::FramingTwin),
-                _ => {}
-            }
+        if seen.has_framing_twin {
+            return Err(HeadError::FramingTwin);
         }
-        if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        if seen.lengths > 1 {
             return Err(HeadError::ContentLength);
         }
-        Ok(Self::Http2(Box::new(parts)))
+        let (is_grpc, expects_continue) = (seen.is_grpc, seen.expects_continue);
+        let told_length = seen.told_length;
+        Ok(Self::Http2(Box::new(Http2Head {
+            method,
+            uri,
+            headers: RefCell::new(headers),
+            is_grpc,
+            expects_continue,
+            told_length,
+        })))
     }
 
     pub(crate) fn method(&self) -> &str {
         match self {
             Self::Http1(head) => head.text(&head.method),
-            Self::Http2(parts) => parts.method.as_str(),
+            Self::Http2(head) => head.method.as_str(),
         }
     }
 
@@ -128,9 +166,9 @@ impl RequestHead {
                 method: head.method.clone(),
                 target: head.target.clone(),
             },
-            Self::Http2(parts) => Asked::Http2 {
-                method: parts.method.clone(),
-                target: parts.uri.path_and_query().cloned(),
+            Self::Http2(head) => Asked::Http2 {
+                method: head.method.clone(),
+                target: head.uri.path_and_query().cloned(),
             },
         }
     }
@@ -139,34 +177,45 @@ impl RequestHead {
     pub(crate) fn target(&self) -> &str {
         match self {
             Self::Http1(head) => head.text(&head.target),
-            Self::Http2(parts) => parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+            Self::Http2(head) => head.uri.path_and_query().map_or("/", |path| path.as_str()),
         }
     }
 
-    fn authority(&self) -> &[u8] {
+    /// Path without the query.
+    pub(crate) fn path(&self) -> &str {
         match self {
-            Self::Http1(head) => head.slice(&head.host),
-            Self::Http2(parts) => match parts.uri.authority() {
-                Some(authority) => authority.as_str().as_bytes(),
-                None => parts
-                    .headers
-                    .get(header::HOST)
-                    .map_or(b"", |host| host.as_bytes()),
+            Self::Http1(_) => split_query(self.target()).0,
+            Self::Http2(head) => head.uri.path(),
+        }
+    }
+
+    /// Calls with the authority: `:authority`, or else `host`.
+    fn with_authority<R>(&self, with: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Self::Http1(head) => with(head.slice(&head.host)),
+            Self::Http2(head) => match head.uri.authority() {
+                Some(authority) => with(authority.as_str().as_bytes()),
+                None => {
+                    let headers = head.headers();
+                    with(
+                        headers
+                            .get(header::HOST)
+                            .map_or(b"", |host| host.as_bytes()),
+                    )
+                }
             },
         }
     }
 
     /// Whether `content-type` says gRPC: `application/grpc`, perhaps with a suffix, but not `grpc-web`.
     pub(crate) fn is_grpc(&self) -> bool {
-        let content_type = match self {
-            Self::Http1(head) => head.content_type.as_ref().map(|span| head.slice(span)),
-            Self::Http2(parts) => parts
-                .headers
-                .get(header::CONTENT_TYPE)
-                .map(HeaderValue::as_bytes),
-        };
-        let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        match self {
+            Self::Http1(head) => {
+                let content_type = head.content_type.as_ref();
+                content_type.is_some_and(|span| says_grpc(head.slice(span)))
+            }
+            Self::Http2(head) => head.is_grpc,
+        }
     }
 
     pub(crate) fn is_head(&self) -> bool {
@@ -183,7 +232,7 @@ impl RequestHead {
     pub(crate) fn expects_continue(&self) -> bool {
         match self {
             Self::Http1(head) => head.expects_continue,
-            Self::Http2(parts) => parts.headers.contains_key(header::EXPECT),
+            Self::Http2(head) => head.expects_continue,
         }
     }
 
@@ -213,7 +262,7 @@ impl RequestHead {
                 b" HTTP/1.1\r\n",
             ],
         );
-        line(out, b"host", self.authority());
+        self.with_authority(|authority| line(out, b"host", authority));
         match self {
             Self::Http1(head) => {
                 encode_fields(out, &head.bytes, &head.fields, &head.nominated);
@@ -222,7 +271,7 @@ impl RequestHead {
                     line(out, b"upgrade", head.slice(upgrade));
                 }
             }
-            Self::Http2(parts) => encode_map(out, &parts.headers, false),
+            Self::Http2(head) => encode_map(out, &head.headers(), false),
         }
         for (name, value) in add {
             line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -239,7 +288,8 @@ impl RequestHead {
         put(out, &[b"\r\n"]);
     }
 
-    /// The head for an HTTP/2 server.
+    /// The head for an HTTP/2 server. `last`: whether no other server can be asked after this one, so that fields which
+    /// came over HTTP/2 are handed on and not copied.
     ///
     /// # Errors
     /// A part that HTTP/2 can't carry.
@@ -248,16 +298,10 @@ impl RequestHead {
         target: &str,
         framing: Framing,
         add: &[(HeaderName, HeaderValue)],
+        last: bool,
     ) -> Result<Request<()>, HeadError> {
-        let authority = http::uri::Authority::try_from(self.authority());
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(authority.map_err(|_| HeadError::Host)?)
-            .path_and_query(target)
-            .build()
-            .map_err(|_| HeadError::Target)?;
         let mut request = Request::new(());
-        *request.uri_mut() = uri;
+        *request.uri_mut() = self.uri_for(target)?;
         *request.version_mut() = http::Version::HTTP_2;
         match self {
             Self::Http1(head) => {
@@ -265,17 +309,15 @@ impl RequestHead {
                     Method::from_bytes(head.slice(&head.method)).map_err(|_| HeadError::Syntax)?;
                 *request.headers_mut() = fields_to_map(&head.bytes, &head.fields, &head.nominated)?;
             }
-            Self::Http2(parts) => {
-                *request.method_mut() = parts.method.clone();
-                *request.headers_mut() = filter_map(&parts.headers, false);
-                if parts
-                    .headers
-                    .get(header::TE)
-                    .is_some_and(|te| te == "trailers")
-                {
-                    let trailers = HeaderValue::from_static("trailers");
-                    request.headers_mut().insert(header::TE, trailers);
-                }
+            Self::Http2(head) => {
+                *request.method_mut() = head.method.clone();
+                let mut headers = if last {
+                    head.headers.take()
+                } else {
+                    head.headers().clone()
+                };
+                filter_request(&mut headers);
+                *request.headers_mut() = headers;
             }
         }
         let headers = request.headers_mut();
@@ -286,6 +328,29 @@ impl RequestHead {
             headers.insert(name.clone(), value.clone());
         }
         Ok(request)
+    }
+
+    /// The target as an HTTP/2 request names it: with the scheme `http`, whatever the application said.
+    fn uri_for(&self, target: &str) -> Result<Uri, HeadError> {
+        // What passes as it came is parsed already.
+        if let Self::Http2(head) = self
+            && head.uri.authority().is_some()
+            && target == self.target()
+        {
+            if head.uri.scheme() == Some(&Scheme::HTTP) {
+                return Ok(head.uri.clone());
+            }
+            let mut parts = head.uri.clone().into_parts();
+            parts.scheme = Some(Scheme::HTTP);
+            return Uri::from_parts(parts).map_err(|_| HeadError::Target);
+        }
+        let authority = self.with_authority(|authority| Authority::try_from(authority));
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(authority.map_err(|_| HeadError::Host)?)
+            .path_and_query(target)
+            .build()
+            .map_err(|_| HeadError::Target)
     }
 }
 
@@ -301,10 +366,10 @@ impl ResponseHead {
     pub(crate) fn told_length(&self) -> Option<u64> {
         match self {
             Self::Http1(head) => head.told_length,
-            Self::Http2(parts) => {
-                let value = parts.headers.get(header::CONTENT_LENGTH)?;
-                value.to_str().ok()?.parse().ok()
-            }
+            Self::Http2(parts) => parts
+                .headers
+                .get(header::CONTENT_LENGTH)
+                .and_then(parse_length),
         }
     }
 
@@ -361,10 +426,11 @@ impl ResponseHead {
     ///
     /// # Errors
     /// A part that HTTP/2 can't carry.
-    pub(crate) fn to_http2(&self, trusted: bool) -> Result<Response<()>, HeadError> {
+    pub(crate) fn into_http2(self, trusted: bool) -> Result<Response<()>, HeadError> {
         let mut response = Response::new(());
         *response.status_mut() =
             StatusCode::from_u16(self.status()).map_err(|_| HeadError::Syntax)?;
+        let told_length = self.told_length();
         *response.headers_mut() = match self {
             Self::Http1(head) => {
                 let keeps = |field: &&Field| {
@@ -374,9 +440,12 @@ impl ResponseHead {
                 let fields: Vec<Field> = head.fields.iter().filter(keeps).cloned().collect();
                 fields_to_map_all(&head.bytes, &fields, &head.nominated)?
             }
-            Self::Http2(parts) => filter_map(&parts.headers, trusted),
+            Self::Http2(mut parts) => {
+                filter_response(&mut parts.headers, trusted);
+                parts.headers
+            }
         };
-        if let Some(length) = self.told_length() {
+        if let Some(length) = told_length {
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
@@ -384,21 +453,14 @@ impl ResponseHead {
     }
 }
 
-/// Drops from trailers what may not stand there (RFC 9110 §6.5.1), and what only a sidecar may say.
-pub(crate) fn clean_trailers(trailers: HeaderMap) -> HeaderMap {
-    let mut clean = HeaderMap::with_capacity(trailers.len());
-    let mut last = None;
-    for (name, value) in trailers {
-        last = name.or(last);
-        if let Some(name) = &last
-            && !is_hop(name)
-            && !is_reserved(name.as_str().as_bytes())
-            && !NOT_IN_TRAILERS.contains(&name.as_str())
-        {
-            clean.append(name.clone(), value);
-        }
+/// A target's path, and its query where it has one.
+pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
+    // A byte is found sooner than a character, in texts as short as these.
+    let query = target.bytes().position(|byte| byte == b'?');
+    match query.and_then(|at| Some((target.get(..at)?, target.get(at + 1..)?))) {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
     }
-    clean
 }
 
 fn encode_fields(out: &mut BytesMut, bytes: &Bytes, fields: &[Field], nominated: &[Span]) {
@@ -483,38 +545,10 @@ fn append(
     Ok(())
 }
 
-fn filter_map(headers: &HeaderMap, trusted: bool) -> HeaderMap {
-    // A clone hashes nothing, and few fields end here.
-    let mut map = headers.clone();
-    for name in headers.keys() {
-        if is_hop(name) || (!trusted && is_reserved(name.as_str().as_bytes())) {
-            map.remove(name);
-        }
-    }
-    map
-}
-
 fn is_nominated(bytes: &Bytes, nominated: &[Span], name: &[u8]) -> bool {
     nominated
         .iter()
         .any(|span| http1::slice(bytes, span).eq_ignore_ascii_case(name))
-}
-
-/// Fields that speak of one connection, or are written anew.
-fn is_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "content-length"
-            | "expect"
-            | "host"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
 }
 
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {
@@ -532,4 +566,62 @@ fn encode_length(out: &mut BytesMut, length: u64) {
 
 /// Room for a usual head.
 const HEAD_BYTES: usize = 1024;
-const NOT_IN_TRAILERS: [&str; 4] = ["authorization", "content-type", "cookie", "set-cookie"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str) -> RequestHead {
+        let mut request = Request::post(uri).body(()).unwrap();
+        let fields = [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("vouchsafe-port", "grpc:50051"),
+            ("x-app", "a"),
+        ];
+        for (name, value) in fields {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().append(name, value);
+        }
+        RequestHead::from_http2(request.into_parts().0).unwrap()
+    }
+
+    #[test]
+    fn fields_are_copied_only_where_they_may_be_needed_again() {
+        let head = request("http://llm.inference/a.B/C");
+        for last in [false, true] {
+            let sent = head.to_http2(head.target(), Framing::Chunked, &[], last);
+            let sent = sent.unwrap();
+            assert_eq!(sent.headers().len(), 3, "last: {last}");
+            assert!(!sent.headers().contains_key("vouchsafe-port"));
+            assert!(head.is_grpc() && head.method() == "POST");
+        }
+        let again = head.to_http2(head.target(), Framing::Chunked, &[], true);
+        assert!(again.unwrap().headers().is_empty());
+    }
+
+    #[test]
+    fn a_target_passes_as_it_was_judged_and_always_as_http() {
+        for scheme in ["http", "https"] {
+            let head = request(&format!("{scheme}://llm.inference/a%2Db?c=/?"));
+            assert_eq!(head.path(), "/a%2Db");
+            let sent = |target: &str| {
+                let sent = head.to_http2(target, Framing::Chunked, &[], false);
+                sent.unwrap().uri().to_string()
+            };
+            assert_eq!(sent(head.target()), "http://llm.inference/a%2Db?c=/?");
+            assert_eq!(sent("/a-b?c=/?"), "http://llm.inference/a-b?c=/?");
+        }
+    }
+
+    #[test]
+    fn a_query_begins_with_the_first_question_mark() {
+        for (target, path, query) in [
+            ("/", "/", None),
+            ("/a?", "/a", Some("")),
+            ("/a?b?c", "/a", Some("b?c")),
+        ] {
+            assert_eq!(split_query(target), (path, query));
+        }
+    }
+}

@@ -5,6 +5,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod exchange;
+mod fields;
 pub(crate) mod head;
 pub(crate) mod pool;
 pub(crate) mod serve;

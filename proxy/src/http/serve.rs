@@ -6,12 +6,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
-use http::{Request, header};
+use http::Request;
 use vouchsafe_config::policy::{self, normalize_path};
 
 use crate::http::answer::{AMBIGUOUS_PATH, HEAD_TIMEOUT, Refusal};
 use crate::http::exchange::{Done, Downstream, Failed, Forward, exchange};
-use crate::http::head::RequestHead;
+use crate::http::head::{RequestHead, split_query};
 use crate::http::pool::Http1Upstream;
 use crate::http::{Doorway, Route, Upstream, Wanted};
 use crate::http1::body::{BodyDecoder, Framing};
@@ -221,14 +221,6 @@ pub(crate) async fn serve_stream<D: Doorway>(
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
-    let told = parts.headers.get(header::CONTENT_LENGTH);
-    // `h2` has compared it with what comes, and refuses what is no number.
-    let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
-    let framing = match (body.is_end_stream(), told) {
-        (true, _) => Framing::None,
-        (false, Some(length)) => Framing::Length(length),
-        (false, None) => Framing::Chunked,
-    };
     let head = match RequestHead::from_http2(parts) {
         Ok(head) => head,
         Err(error) => {
@@ -239,6 +231,15 @@ pub(crate) async fn serve_stream<D: Doorway>(
             refusal.send_http2(record.id, &mut respond, false, false);
             return;
         }
+    };
+    let told = match &head {
+        RequestHead::Http1(_) => None,
+        RequestHead::Http2(head) => head.told_length(),
+    };
+    let framing = match (body.is_end_stream(), told) {
+        (true, _) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::Chunked,
     };
     let bodyless = matches!(framing, Framing::None);
     let mut body = Some(body);
@@ -314,8 +315,9 @@ impl<'a, D: Doorway> Call<'a, D> {
 
     /// Normalises the path: what policy judges and the application gets.
     fn normalize(&mut self) -> Result<(), Refusal> {
-        let (path, query) = split_query(self.head.target());
-        if let Cow::Owned(path) = normalize_path(path).map_err(|_| AMBIGUOUS_PATH)? {
+        let path = normalize_path(self.head.path()).map_err(|_| AMBIGUOUS_PATH)?;
+        if let Cow::Owned(path) = path {
+            let (_, query) = split_query(self.head.target());
             self.normalized = Some(match query {
                 Some(query) => format!("{path}?{query}"),
                 None => path,
@@ -330,8 +332,10 @@ impl<'a, D: Doorway> Call<'a, D> {
             self.record.request(self.head.asked());
             self.normalize()?;
         }
-        let target = self.normalized.as_deref();
-        let (path, _) = split_query(target.unwrap_or_else(|| self.head.target()));
+        let path = match &self.normalized {
+            Some(target) => split_query(target).0,
+            None => self.head.path(),
+        };
         let door = self.doorway.door(self.head)?;
         let number = self.doorway.number(&door);
         self.record.port(self.doorway.name(&door), number);
@@ -363,6 +367,7 @@ impl<'a, D: Doorway> Call<'a, D> {
             add: &route.add,
             trusted_response: route.trusted_response,
             limit: self.doorway.worker().parts.config.limits.head_bytes,
+            bodyless,
         };
         let resendable = match &route.upstream {
             // It may have been served before it was lost.
@@ -400,13 +405,6 @@ impl<'a, D: Doorway> Call<'a, D> {
     fn fail(&mut self, refusal: Refusal) {
         self.record.status = refusal.status;
         self.record.failed(refusal.reason);
-    }
-}
-
-fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
     }
 }
 

@@ -180,6 +180,10 @@ impl Collected {
 /// Whether a name speaks for the sidecar: `x-forwarded-client-cert` and all of `vouchsafe-…`, in any case, and with `_` or
 /// `.` for `-`, because some applications (CGI, WSGI) can't tell these apart.
 pub(crate) fn is_reserved(name: &[u8]) -> bool {
+    // By the first byte, because most fields are none of these.
+    if !matches!(name.first(), Some(b'v' | b'V' | b'x' | b'X')) {
+        return false;
+    }
     let folded = |byte: &u8| match byte {
         b'_' | b'.' => b'-',
         other => other.to_ascii_lowercase(),

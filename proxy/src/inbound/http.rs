@@ -45,8 +45,9 @@ impl Doorway for RequestsIn {
         };
         let door = match (&self.fixed, head) {
             (Some(door), _) => Rc::clone(door),
-            (None, RequestHead::Http2(parts)) => {
-                let mut named = parts.headers.get_all(PORT_FIELD).iter();
+            (None, RequestHead::Http2(head)) => {
+                let headers = head.headers();
+                let mut named = headers.get_all(PORT_FIELD).iter();
                 let (Some(port), None) = (named.next(), named.next()) else {
                     return Err(unknown);
                 };
