@@ -62,15 +62,6 @@ impl LaneKind {
     }
 }
 
-impl Verified {
-    /// The class of the peer's attestation result, or `unattested`.
-    pub(crate) fn class(&self) -> &'static str {
-        self.peer
-            .result()
-            .map_or("unattested", |result| result.class.as_str())
-    }
-}
-
 /// The word for a direction in logs and metrics.
 pub(crate) fn direction_word(direction: Direction) -> &'static str {
     match direction {

@@ -104,10 +104,8 @@ fn peer(
     let key = KeyPair::generate().unwrap();
     let leaf = leaf.signed_by(&key, issuer).unwrap();
     let peer = verify_peer(&[leaf.der().clone()], bundle, PeerRole::Client, start()).unwrap();
-    Arc::new(Verified {
-        leaf_sha256: vouchsafe_attestation::svid::sha256(leaf.der()),
-        peer,
-    })
+    let leaf_sha256 = vouchsafe_attestation::svid::sha256(leaf.der());
+    Arc::new(Verified::new(peer, leaf_sha256))
 }
 
 /// A policy as a test wishes it.

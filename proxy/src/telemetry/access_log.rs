@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use vouchsafe_attestation::peer::Peer;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_config::policy::{Direction, RuleSource};
 use vouchsafe_config::proxy::AccessLog;
@@ -296,6 +297,8 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
         .time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
+    // One reservation for all that is not as long as a peer likes.
+    out.reserve(USUAL_LINE);
     out.extend_from_slice(b"{\"time\":\"");
     out.extend_from_slice(date.of(since.as_secs()));
     out.push(b'.');
@@ -304,18 +307,14 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
     entry.id.encode(out);
     out.extend_from_slice(b"\",\"connection\":");
     number(out, entry.connection, 1);
-    field(out, "direction", direction_word(entry.direction));
-    field(out, "lane", entry.lane.as_str());
+    word(out, b",\"direction\":\"", direction_word(entry.direction));
+    word(out, b",\"lane\":\"", entry.lane.as_str());
     match entry.peer {
-        Some(verified) => {
-            field(out, "peer_id", verified.peer.id().as_str());
-            field(out, "class", verified.class());
-            hex_field(out, "serial", verified.peer.serial().as_bytes());
-        }
+        Some(verified) => out.extend_from_slice(&verified.logged),
         None => out.extend_from_slice(b",\"peer_id\":null,\"class\":null"),
     }
-    field(out, "local", entry.local);
-    field(out, "port", entry.port);
+    word(out, b",\"local\":\"", entry.local);
+    word(out, b",\"port\":\"", entry.port);
     if entry.port_number != 0 {
         out.extend_from_slice(b",\"port_number\":");
         number(out, entry.port_number.into(), 1);
@@ -329,7 +328,7 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
         out.extend_from_slice(b",\"status\":");
         number(out, request.status.into(), 1);
     }
-    field(out, "decision", entry.verdict.as_str());
+    word(out, b",\"decision\":\"", entry.verdict.as_str());
     out.extend_from_slice(b",\"revision\":\"");
     number(out, entry.revision.epoch, 1);
     out.push(b'.');
@@ -353,7 +352,7 @@ fn encode(out: &mut Vec<u8>, date: &mut Date, entry: &Entry<'_>) {
         Verdict::Allow(_) | Verdict::Unjudged => entry.reason,
     };
     match reason {
-        Some(reason) => field(out, "reason", reason.as_str()),
+        Some(reason) => word(out, b",\"reason\":\"", reason.as_str()),
         None => out.extend_from_slice(b",\"reason\":null"),
     }
     if let Some(document) = entry.cut.and_then(|why| why.document.as_deref()) {
@@ -397,6 +396,15 @@ fn shown(out: &mut Vec<u8>, verified: &Verified) {
         out.extend_from_slice(STANDARD.encode(der).as_bytes());
         out.push(b'"');
     }
+}
+
+/// What lines say of a peer: written once for all that it asks.
+pub(crate) fn peer_fields(peer: &Peer, class: &str) -> Box<[u8]> {
+    let mut out = Vec::new();
+    field(&mut out, "peer_id", peer.id().as_str());
+    field(&mut out, "class", class);
+    hex_field(&mut out, "serial", peer.serial().as_bytes());
+    out.into_boxed_slice()
 }
 
 fn hex_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -457,6 +465,13 @@ fn number(out: &mut Vec<u8>, mut value: u64, width: usize) {
     out.extend_from_slice(digits.get(LONGEST_NUMBER - used..).unwrap_or_default());
 }
 
+/// A field whose value is a word of ours or a name, in which nothing is to be escaped. `name` is all that stands before it.
+fn word(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
+}
+
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
@@ -489,8 +504,28 @@ fn escape(out: &mut Vec<u8>, value: &str) {
 }
 
 fn must_escape(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f)
+    ESCAPED
+        .get(usize::from(byte))
+        .is_some_and(|escaped| *escaped)
 }
+
+/// Looked up, because every byte of every path is asked about.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which refuses an index out of bounds"
+)]
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escaped[byte] = true;
+        byte += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped[0x7f] = true;
+    escaped
+};
 
 /// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`).
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -515,6 +550,8 @@ const BATCHES: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Denials that wait before the worker waits for the writer.
 const MAX_DENIALS: usize = 1024 * 1024;
+/// A line without its path, generously.
+const USUAL_LINE: usize = 768;
 /// Digits of the largest `u64`.
 const LONGEST_NUMBER: usize = 20;
 /// Longest field in bytes.

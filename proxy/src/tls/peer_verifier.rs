@@ -26,6 +26,7 @@ use vouchsafe_attestation::svid::sha256;
 
 use crate::clock::MeshClock;
 use crate::state::IdentityEpoch;
+use crate::telemetry::access_log;
 use crate::tls::provider;
 
 /// A peer whose chain was verified in a handshake, and whose possession of the key that handshake proved.
@@ -34,6 +35,29 @@ pub(crate) struct Verified {
     pub(crate) peer: Peer,
     /// SHA-256 of the leaf's DER, as `x-forwarded-client-cert` shows it.
     pub(crate) leaf_sha256: [u8; 32],
+    /// What the access log says of it.
+    pub(crate) logged: Box<[u8]>,
+}
+
+impl Verified {
+    pub(crate) fn new(peer: Peer, leaf_sha256: [u8; 32]) -> Self {
+        let logged = access_log::peer_fields(&peer, class(&peer));
+        Self {
+            peer,
+            leaf_sha256,
+            logged,
+        }
+    }
+
+    /// The class of the peer's attestation result, or `unattested`.
+    pub(crate) fn class(&self) -> &'static str {
+        class(&self.peer)
+    }
+}
+
+fn class(peer: &Peer) -> &'static str {
+    peer.result()
+        .map_or("unattested", |result| result.class.as_str())
 }
 
 /// Verifies peers of one role against the bundle of one epoch.
@@ -105,7 +129,7 @@ impl PeerVerifier {
             let leaf = std::slice::from_ref(leaf);
             match verify_peer(leaf, &self.identity.bundle, self.role, now) {
                 Ok(peer) => {
-                    let verified = Arc::new(Verified { peer, leaf_sha256 });
+                    let verified = Arc::new(Verified::new(peer, leaf_sha256));
                     self.remember(&verified, now);
                     return Ok(verified);
                 }
@@ -118,7 +142,7 @@ impl PeerVerifier {
             .map(|certificate| CertificateDer::from(certificate.as_ref()))
             .collect();
         let peer = verify_peer(&chain, &self.identity.bundle, self.role, now)?;
-        Ok(Arc::new(Verified { peer, leaf_sha256 }))
+        Ok(Arc::new(Verified::new(peer, leaf_sha256)))
     }
 
     /// A peer that was verified by the same leaf, if leaf and authority are valid now.

@@ -197,10 +197,10 @@ impl Bond {
             return Err(ProofError::OtherInstance);
         }
         held.seen_successor = proof.counter;
-        Ok(Arc::new(Verified {
-            peer: peer.clone(),
-            leaf_sha256: successor.leaf_sha256(),
-        }))
+        Ok(Arc::new(Verified::new(
+            peer.clone(),
+            successor.leaf_sha256(),
+        )))
     }
 
     fn expected(&self, purpose: ProofPurpose, nonce: Nonce, held: &Held) -> ExpectedProof<'_> {

@@ -139,16 +139,28 @@ fn who_is_certified_below_a_revoked_authority_is_revoked_however_far_below() {
 }
 
 #[test]
+fn what_log_lines_say_of_a_peer_is_its_id_class_and_serial() {
+    let (verifier, chain) = verifier(PeerRole::Client);
+    let verified = verifier.outcome(&chain[0], &[], now()).unwrap();
+    let fields = std::str::from_utf8(&verified.logged).unwrap();
+    let fields = fields.strip_prefix(',').unwrap();
+    let line: serde_json::Value = serde_json::from_str(&format!("{{{fields}}}")).unwrap();
+    let peer = &verified.peer;
+    let serial = hex::encode(peer.serial().as_bytes());
+    assert_eq!(
+        line,
+        serde_json::json!({"peer_id": peer.id().as_str(), "class": verified.class(), "serial": serial})
+    );
+}
+
+#[test]
 fn no_more_than_the_latest_peers_are_kept() {
     let (verifier, chain) = verifier(PeerRole::Client);
     let known = verifier.outcome(&chain[0], &[], now()).unwrap();
     for number in 0..=MAX_KNOWN {
         let mut leaf_sha256 = [0; 32];
         leaf_sha256[..8].copy_from_slice(&number.to_be_bytes());
-        let other = Arc::new(Verified {
-            peer: known.peer.clone(),
-            leaf_sha256,
-        });
+        let other = Arc::new(Verified::new(known.peer.clone(), leaf_sha256));
         verifier.remember(&other, now());
     }
     assert_eq!(verifier.known.lock().unwrap().len(), MAX_KNOWN);
