@@ -12,7 +12,7 @@ use vouchsafe_config::policy::{Decision, DenyReason, Direction, Request};
 use crate::http::head::Asked;
 use crate::reason::{self, Reason, Why};
 use crate::registry::live::{Live, StreamGuard};
-use crate::registry::stream::{Closed, Cut, Facts, Ticket};
+use crate::registry::stream::{Cut, Facts, Stream, Ticket};
 use crate::relay::{Count, RelayBytes};
 use crate::telemetry::access_log::{Entry, RequestEntry, RequestId, Verdict};
 use crate::worker::Worker;
@@ -217,7 +217,7 @@ impl Drop for Record {
         let verdict = match (&closed, self.denied) {
             (_, Some(reason)) => Verdict::Deny(reason.into()),
             (
-                Some(Closed {
+                Some(Stream {
                     audited: Some(reason),
                     ..
                 }),

@@ -1,12 +1,13 @@
 //! One live connection: whom it is with, until when, what is open on it, and how it is told to end.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use slab::Slab;
-use tokio::sync::Notify;
 use vouchsafe_attestation::name::Name;
 use vouchsafe_config::policy::{Binding, Direction};
 
@@ -43,7 +44,8 @@ pub(crate) struct Live {
     binding: Cell<Binding>,
     registry: Weak<Registry>,
     stage: RefCell<Stage>,
-    changed: Notify,
+    /// Who waits for a stage. Of this thread alone, so that it costs no lock to ask with each piece of a stream.
+    waiting: RefCell<Slab<Waker>>,
     ends_when_idle: Cell<bool>,
     /// Bytes and time at which they were last seen to have changed.
     activity: Cell<(u64, SystemTime)>,
@@ -78,7 +80,7 @@ impl Live {
             binding: Cell::default(),
             registry,
             stage: RefCell::new(Stage::Open),
-            changed: Notify::new(),
+            waiting: RefCell::default(),
             ends_when_idle: Cell::new(false),
             activity: Cell::new((0, new.now)),
         }
@@ -119,29 +121,30 @@ impl Live {
     }
 
     /// Waits until the connection must end now.
-    pub(crate) async fn cut(&self) -> Reason {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(why) = self.why_cut() {
-                return why.reason;
-            }
-            changed.await;
-        }
+    pub(crate) fn cut(&self) -> impl Future<Output = Reason> + '_ {
+        self.reached(|stage| match stage {
+            Stage::Cut(why) => Some(why.reason),
+            Stage::Open | Stage::Draining(_) => None,
+        })
     }
 
     /// Waits until the connection should take on nothing new.
-    pub(crate) async fn drained(&self) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.is_draining() {
-                return;
-            }
-            changed.await;
+    pub(crate) fn drained(&self) -> impl Future<Output = ()> + '_ {
+        self.reached(|stage| (!matches!(stage, Stage::Open)).then_some(()))
+    }
+
+    fn reached<S: Fn(&Stage) -> Option<R> + Unpin, R>(&self, stage: S) -> Reached<'_, S> {
+        Reached {
+            live: self,
+            stage,
+            place: None,
         }
+    }
+
+    /// Wakes who waits for a stage.
+    fn wake(&self) {
+        let waiting = self.waiting.borrow();
+        waiting.iter().for_each(|(_, waker)| waker.wake_by_ref());
     }
 
     /// Whether the connection should take on nothing new.
@@ -166,7 +169,7 @@ impl Live {
     pub(crate) fn drain(&self, why: impl Into<Why>) {
         if !self.is_draining() {
             *self.stage.borrow_mut() = Stage::Draining(why.into());
-            self.changed.notify_waiters();
+            self.wake();
         }
     }
 
@@ -180,7 +183,7 @@ impl Live {
         for (_, stream) in self.open.borrow_mut().iter_mut() {
             stream.cut(&why);
         }
-        self.changed.notify_waiters();
+        self.wake();
     }
 
     /// The connection and what is open on it, each for one.
@@ -246,6 +249,41 @@ impl Live {
     }
 }
 
+/// Ready when a connection has reached a stage.
+#[derive(Debug)]
+struct Reached<'a, S> {
+    live: &'a Live,
+    stage: S,
+    /// Among those who wait, once it has waited.
+    place: Option<usize>,
+}
+
+impl<S: Fn(&Stage) -> Option<R> + Unpin, R> Future for Reached<'_, S> {
+    type Output = R;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        let this = self.get_mut();
+        if let Some(reached) = (this.stage)(&this.live.stage.borrow()) {
+            return Poll::Ready(reached);
+        }
+        let mut waiting = this.live.waiting.borrow_mut();
+        match this.place.and_then(|place| waiting.get_mut(place)) {
+            // Copies nothing where the same task asks again.
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => this.place = Some(waiting.insert(cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl<S> Drop for Reached<'_, S> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.live.waiting.borrow_mut().try_remove(place);
+        }
+    }
+}
+
 /// Counts a stream of a connection.
 #[derive(Debug)]
 pub(crate) struct StreamGuard(Rc<Live>);
@@ -260,3 +298,88 @@ impl Drop for StreamGuard {
 const DRAIN_BEFORE_END: Duration = Duration::from_secs(10);
 /// Slots for streams that a connection keeps while it carries none: enough for a caller that asks one after another.
 const KEPT_SLOTS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn live() -> Live {
+        let new = NewConnection {
+            direction: Direction::Inbound,
+            lane: LaneKind::Shared,
+            peer: None,
+            port: None,
+            lease_end: None,
+            now: SystemTime::UNIX_EPOCH,
+        };
+        Live::new(0, new, Weak::new())
+    }
+
+    #[test]
+    fn who_waits_for_a_stage_is_woken_by_it() {
+        let live = live();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let (mut drained, mut cut) = (pin!(live.drained()), pin!(live.cut()));
+        for _ in 0..3 {
+            assert!(drained.as_mut().poll(&mut context).is_pending());
+            assert!(cut.as_mut().poll(&mut context).is_pending());
+        }
+        live.drain(reason::DRAIN);
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 2);
+        assert!(drained.as_mut().poll(&mut context).is_ready());
+        assert!(cut.as_mut().poll(&mut context).is_pending());
+        live.end(reason::LEASE_ENDED);
+        assert!(woken.0.load(Ordering::Relaxed) > 0);
+        assert_eq!(
+            cut.as_mut().poll(&mut context),
+            Poll::Ready(reason::LEASE_ENDED)
+        );
+    }
+
+    #[test]
+    fn the_task_that_asked_last_is_woken() {
+        let live = live();
+        let (first, second) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let mut cut = pin!(live.cut());
+        for task in [&first, &second] {
+            let waker = Waker::from(Arc::clone(task));
+            assert!(
+                cut.as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+        }
+        live.end(reason::DRAIN);
+        assert_eq!(first.0.load(Ordering::Relaxed), 0);
+        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_no_longer_waits_leaves_no_place_behind() {
+        let live = live();
+        for _ in 0..3 {
+            let mut drained = pin!(live.drained());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(drained.as_mut().poll(&mut context).is_pending());
+            assert_eq!(live.waiting.borrow().len(), 1);
+        }
+        assert!(live.waiting.borrow().is_empty());
+        assert!(live.waiting.borrow().capacity() <= 4);
+    }
+}

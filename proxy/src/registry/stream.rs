@@ -51,13 +51,13 @@ impl Facts {
 /// A request or flow that policy admitted, for as long as it is open.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(super) facts: Facts,
+    pub(crate) facts: Facts,
     /// What admits it.
-    pub(super) admission: Rc<Admission>,
+    pub(crate) admission: Rc<Admission>,
     /// Where only `audit` admits it: what policy would say.
-    pub(super) audited: Option<DenyReason>,
+    pub(crate) audited: Option<DenyReason>,
     /// Why it must end.
-    pub(super) cut: Option<Why>,
+    pub(crate) cut: Option<Why>,
     waker: Option<Waker>,
 }
 
@@ -88,15 +88,6 @@ impl Stream {
     }
 }
 
-/// What became of a stream that has ended.
-#[derive(Debug)]
-pub(crate) struct Closed {
-    pub(crate) facts: Facts,
-    pub(crate) admission: Rc<Admission>,
-    pub(crate) audited: Option<DenyReason>,
-    pub(crate) cut: Option<Why>,
-}
-
 /// Keeps a stream registered until it is closed or dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -125,16 +116,10 @@ impl Ticket {
         Cut(Some((Rc::clone(&self.on), self.key)))
     }
 
-    /// Takes the stream out of the registry.
-    pub(crate) fn close(mut self) -> Option<Closed> {
+    /// Takes the stream, which has ended, out of the registry.
+    pub(crate) fn close(mut self) -> Option<Stream> {
         self.is_closed = true;
-        let stream = self.on.open.borrow_mut().try_remove(self.key)?;
-        Some(Closed {
-            facts: stream.facts,
-            admission: stream.admission,
-            audited: stream.audited,
-            cut: stream.cut,
-        })
+        self.on.open.borrow_mut().try_remove(self.key)
     }
 }
 
