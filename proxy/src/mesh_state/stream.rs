@@ -118,8 +118,14 @@ impl MeshStateClient {
                 () = self.farewell.wanted() => return self.leave(stream).await,
             };
             let revision = revision_of(&message);
+            let before = progress.held.revision();
             match self.take(progress, &mut questions, message) {
                 Ok(answer) => {
+                    if progress.held.revision() != before {
+                        // Applied means that nobody lives on what it ended: an operator's command returns when this is
+                        // acknowledged.
+                        self.connections.followed().await;
+                    }
                     if let Some(answer) = answer {
                         stream.say(answer).await?;
                     }
@@ -235,8 +241,6 @@ impl MeshStateClient {
         progress.freshness.bound(next.stale_after());
         self.put_in_force(&next);
         self.confirm(progress, signed);
-        // Applied means that nobody lives on what it ended: an operator's command returns when this is acknowledged.
-        self.connections.followed().await;
         let held = next.holding();
         *progress = Progress {
             judge: std::mem::take(&mut progress.judge),
