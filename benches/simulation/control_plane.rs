@@ -110,6 +110,35 @@ impl ControlPlane {
         self.commit("trust bundle changed", from).await
     }
 
+    /// Replaces the policy by one under which all live results are judged again. Says how many were, and how long it took
+    /// from the moment in which the policy came in force.
+    pub(crate) async fn judge_again(&self, text: &str) -> Result<(u64, u64, Duration)> {
+        let from = std::fs::metadata(self.folder.path().join("log"))?.len();
+        let commit = self.write_policy(text).await?;
+        let line = self.line("live results were judged again", from).await?;
+        let time: jiff::Timestamp = self::text(&line, "timestamp").parse()?;
+        let time: SystemTime = time.into();
+        let count = |name| line.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let took = time.duration_since(commit.time).unwrap_or_default();
+        Ok((count("judged"), count("revoked"), took))
+    }
+
+    /// Serial number of the last certificate that a workload of the fleet got.
+    pub(crate) fn serial_of(&self, workload: &str) -> Result<String> {
+        let output = Command::new(&self.program)
+            .args(["log", "tail", "-n", "1000000", "-o", "json", "--data"])
+            .arg(self.folder.path().join("data"))
+            .stdin(Stdio::null())
+            .output()?;
+        let id = format!("spiffe://simulation.example/ns/fleet/workload/{workload}");
+        let records = String::from_utf8(output.stdout)?;
+        let mut records =
+            { records.lines().rev() }.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let issued = records.find(|record| text(record, "spiffe_id") == id);
+        let issued = issued.context("it never got a certificate")?;
+        Ok(text(&issued, "serial").to_owned())
+    }
+
     /// The change that a line of the log speaks of.
     async fn commit(&self, message: &str, from: u64) -> Result<Commit> {
         let line = self.line(message, from).await?;
@@ -178,10 +207,24 @@ impl ControlPlane {
 
     /// Memory that it has resident.
     pub(crate) fn resident_kib(&self) -> Result<u64> {
+        self.kib("VmRSS:")
+    }
+
+    /// The most that it had resident since [`Self::forget_peak`].
+    pub(crate) fn peak_kib(&self) -> Result<u64> {
+        self.kib("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        let references = format!("/proc/{}/clear_refs", self.id);
+        std::fs::write(references, "5").context("the kernel keeps the peak")
+    }
+
+    fn kib(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmRSS")?.parse()?)
+        Ok(kib.context("no such line")?.parse()?)
     }
 
     /// Processor time that it and the sidecars have used.

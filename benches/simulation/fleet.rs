@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use prometheus::Registry;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use vouchsafe_api::convert::attest::Endpoint;
+use vouchsafe_attestation::binding::Purpose;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_proxy::attester::simulated::Simulated;
@@ -34,17 +35,54 @@ use crate::watch;
 /// Running sidecars; they end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Fleet {
+    members: Vec<Arc<Member>>,
     _tasks: JoinSet<()>,
     _drains: Vec<Drain>,
+}
+
+/// What a sidecar attests with, beside its own rotation.
+#[derive(Debug)]
+pub(crate) struct Member {
+    client: AttestClient,
+    attesters: Attesters,
+    identities: Arc<Identities>,
+}
+
+impl Member {
+    /// Replaces its certificate now, however often it is told to come back; says how often it was.
+    pub(crate) async fn renew(&self) -> Result<u32> {
+        let mut refused = 0;
+        loop {
+            let current = self.identities.current().context("it has no certificate")?;
+            let svid = Some(current.svid.as_ref());
+            let renewed = self
+                .client
+                .attest(&self.attesters, Purpose::Renew, svid)
+                .await;
+            match renewed {
+                Ok(issuance) => {
+                    self.identities.replace_svid(issuance.svid, issuance.bundle);
+                    return Ok(refused);
+                }
+                Err(error) => {
+                    refused += 1;
+                    let later = error.retry_after().context("it is refused for good")?;
+                    tokio::time::sleep(later).await;
+                }
+            }
+        }
+    }
 }
 
 impl Fleet {
     /// Starts so many, and waits until each has a certificate and a policy.
     pub(crate) async fn start(control_plane: &ControlPlane, sidecars: usize) -> Result<Self> {
         let (mut tasks, mut drains, mut policies) = (JoinSet::new(), Vec::new(), Vec::new());
+        let mut members = Vec::new();
         for number in 0..sidecars {
             let drain = Drain::new(Duration::ZERO);
-            let readiness = sidecar(control_plane, number, &drain, &mut tasks)?;
+            let (member, readiness) = sidecar(control_plane, number, &drain, &mut tasks)?;
+            members.push(Arc::new(member));
             policies.push(readiness.has_policy());
             drains.push(drain);
             // A start of all at once would measure how attestations queue.
@@ -61,9 +99,14 @@ impl Fleet {
             );
         }
         Ok(Self {
+            members,
             _tasks: tasks,
             _drains: drains,
         })
+    }
+
+    pub(crate) fn members(&self) -> &[Arc<Member>] {
+        &self.members
     }
 }
 
@@ -72,7 +115,7 @@ fn sidecar(
     number: usize,
     drain: &Drain,
     tasks: &mut JoinSet<()>,
-) -> Result<Arc<Readiness>> {
+) -> Result<(Member, Arc<Readiness>)> {
     let name = policy::sidecar(number);
     let workload: WorkloadName = format!("fleet/{name}").parse()?;
     let trust_domain: TrustDomain = "simulation.example".parse()?;
@@ -87,22 +130,32 @@ fn sidecar(
         trust_domain.clone(),
         Arc::clone(&clock),
     ));
-    let rotation = Rotation {
-        client: AttestClient {
-            control_plane: Arc::clone(&remote),
-            clock: Arc::clone(&clock),
-            trust_domain: trust_domain.clone(),
-            workload: workload.clone(),
-            join_token: None,
-            endpoints: vec![Endpoint {
-                listener: format!("127.0.0.1:{}", 10_000 + number),
-                ports: vec!["p".parse()?],
-            }],
-        },
-        attesters: Attesters::new(vec![Attester::Simulated(Simulated {
-            machine: name,
+    let endpoint = Endpoint {
+        listener: format!("127.0.0.1:{}", 10_000 + number),
+        ports: vec!["p".parse()?],
+    };
+    let attesting = || AttestClient {
+        control_plane: Arc::clone(&remote),
+        clock: Arc::clone(&clock),
+        trust_domain: trust_domain.clone(),
+        workload: workload.clone(),
+        join_token: None,
+        endpoints: vec![endpoint.clone()],
+    };
+    let attesters = || {
+        Attesters::new(vec![Attester::Simulated(Simulated {
+            machine: name.clone(),
             image: "sim".to_owned(),
-        })]),
+        })])
+    };
+    let member = Member {
+        client: attesting(),
+        attesters: attesters(),
+        identities: Arc::clone(&identities),
+    };
+    let rotation = Rotation {
+        client: attesting(),
+        attesters: attesters(),
         identities: Arc::clone(&identities),
         metrics: Arc::clone(&metrics),
     };
@@ -123,7 +176,7 @@ fn sidecar(
     };
     tasks.spawn(rotation.run());
     tasks.spawn(client.run().instrument(watch::span_of(number)));
-    Ok(readiness)
+    Ok((member, readiness))
 }
 
 const START_DEADLINE: Duration = Duration::from_secs(240);

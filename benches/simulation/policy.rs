@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 /// A sort of change.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Change {
+    /// Of nobody: what it costs to tell everybody.
     Revocation,
+    /// Of one of the sidecars, by the serial number of its certificate.
+    RevocationOfOne,
     RuleForAll,
     RuleForTwo,
     MeshSetting,
@@ -20,6 +23,7 @@ impl Change {
     pub(crate) fn all(rules: usize) -> Vec<Self> {
         let mut all = vec![
             Self::Revocation,
+            Self::RevocationOfOne,
             Self::RuleForAll,
             Self::RuleForTwo,
             Self::MeshSetting,
@@ -35,6 +39,7 @@ impl Change {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Revocation => "revocation",
+            Self::RevocationOfOne => "revocation_of_one",
             Self::RuleForAll => "rule_for_all",
             Self::RuleForTwo => "rule_for_two",
             Self::MeshSetting => "mesh_setting",
@@ -50,6 +55,8 @@ pub(crate) struct Policy {
     sidecars: usize,
     rules: usize,
     base: String,
+    /// Rules that open the doors.
+    doors: String,
     extra: String,
 }
 
@@ -61,6 +68,7 @@ impl Policy {
             sidecars,
             rules: 0,
             base: String::new(),
+            doors: String::new(),
             extra: String::new(),
         };
         policy.document(
@@ -88,9 +96,11 @@ impl Policy {
                 &sidecar(number),
             );
         }
+        let before = policy.base.len();
         for number in 0..doors {
             policy.rule(&format!("door-{number}"), "caller", &door(number));
         }
+        policy.doors = policy.base.split_off(before);
         for number in 0..more {
             policy.rule(&format!("more-{number}"), "nobody", "nobody");
         }
@@ -106,7 +116,7 @@ impl Policy {
     }
 
     pub(crate) fn text(&self) -> String {
-        format!("{}{}", self.base, self.extra)
+        format!("{}{}{}", self.base, self.doors, self.extra)
     }
 
     /// The policy after a change of a sort; each round makes another one.
@@ -125,14 +135,9 @@ impl Policy {
             )
         };
         self.extra = match what {
-            Change::Revocation => document(
-                "Revocation",
-                "{name: gone, namespace: fleet}",
-                &format!(
-                    "{{match: {{serial: [\"{:02x}\"]}}, action: cut, reason: simulation}}",
-                    round + 1
-                ),
-            ),
+            Change::Revocation => revocation(&format!("{:02x}", round + 1)),
+            // Whose it is only the control plane knows: `revoke_serial`.
+            Change::RevocationOfOne => String::new(),
             Change::RuleForAll => rule("all", round % all, "{namespace: fleet}"),
             Change::RuleForTwo => rule(
                 &format!("two-{round}"),
@@ -160,25 +165,60 @@ impl Policy {
     }
 
     /// Sidecars whose slice a change touches; `None`: all.
-    pub(crate) fn concerned(&self, what: Change) -> Option<Vec<usize>> {
+    pub(crate) fn concerned(&self, what: Change, round: usize) -> Option<Vec<usize>> {
         match what {
             Change::RuleForTwo => Some(vec![0, self.sidecars.saturating_sub(1)]),
             Change::RulesAtOneDoor(_) => Some(vec![0]),
             Change::RulesEverywhere(rules) => Some((0..self.sidecars.min(rules)).collect()),
+            // Whom it means follows nothing any more.
+            Change::RevocationOfOne => Some(
+                (0..self.sidecars)
+                    .filter(|one| *one != self.revoked(round))
+                    .collect(),
+            ),
             Change::Revocation | Change::RuleForAll | Change::MeshSetting | Change::TrustBundle => {
                 None
             }
         }
     }
 
+    /// The sidecar that a round revokes.
+    pub(crate) fn revoked(&self, round: usize) -> usize {
+        (round + 1) * 7 % self.sidecars.max(1)
+    }
+
+    /// The policy with a revocation of a certificate.
+    pub(crate) fn revoke_serial(&mut self, serial: &str) -> String {
+        self.extra = revocation(serial);
+        self.text()
+    }
+
+    /// The policy without what a change added.
+    pub(crate) fn plain(&mut self) -> String {
+        self.extra.clear();
+        self.text()
+    }
+
     /// A policy that cuts off whoever opens the doors.
-    pub(crate) fn revoke_caller(&self, text: &str) -> String {
+    pub(crate) fn revoke_caller(&self) -> String {
         let revocation = document(
             "Revocation",
             "{name: caller, namespace: fleet}",
             "{match: {workload: [fleet/caller]}, action: cut, reason: simulation}",
         );
-        format!("{text}{revocation}")
+        format!("{}{revocation}", self.text())
+    }
+
+    /// A policy without the rules that open the doors, and with one more that each of the sidecars gets.
+    pub(crate) fn shut_doors(&mut self, round: usize) -> String {
+        let all = self.change(Change::RuleForAll, round);
+        all.replacen(&self.doors, "", 1)
+    }
+
+    /// The policy with one more image in the profile of all.
+    pub(crate) fn other_profile(&mut self) -> String {
+        self.plain()
+            .replacen("[{name: sim}]", "[{name: sim}, {name: another}]", 1)
     }
 
     fn workload(&mut self, name: &str) {
@@ -208,6 +248,14 @@ impl Policy {
     fn document(&mut self, kind: &str, metadata: &str, spec: &str) {
         self.base.push_str(&document(kind, metadata, spec));
     }
+}
+
+fn revocation(serial: &str) -> String {
+    document(
+        "Revocation",
+        "{name: gone, namespace: fleet}",
+        &format!("{{match: {{serial: [\"{serial}\"]}}, action: cut, reason: simulation}}"),
+    )
 }
 
 /// A workload without a sidecar.

@@ -37,18 +37,20 @@ impl Applied {
         Ok(applied)
     }
 
-    /// When each of `wanted` sidecars applied a revision.
+    /// When each of `sidecars` sidecars applied a revision; one may be left out.
     pub(crate) async fn of(
         &self,
         sequence: u64,
-        wanted: usize,
+        sidecars: usize,
+        but: Option<usize>,
     ) -> Result<BTreeMap<usize, SystemTime>> {
+        let wanted = sidecars.saturating_sub(usize::from(but.is_some()));
         let deadline = std::time::Instant::now() + DEADLINE;
         loop {
             let times: BTreeMap<usize, SystemTime> = self
                 .seen()
                 .iter()
-                .filter(|(applied, ..)| *applied == sequence)
+                .filter(|(applied, sidecar, _)| *applied == sequence && Some(*sidecar) != but)
                 .map(|(_, sidecar, time)| (*sidecar, *time))
                 .collect();
             if times.len() >= wanted {
