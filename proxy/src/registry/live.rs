@@ -323,6 +323,7 @@ mod tests {
             lane: LaneKind::Shared,
             peer: None,
             port: None,
+            doors: None,
             lease_end: None,
             now: SystemTime::UNIX_EPOCH,
         };
