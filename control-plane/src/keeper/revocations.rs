@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use vouchsafe_api::convert::record::{Event, RevocationAct};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::acts::RevocationAct;
 use vouchsafe_api::convert::unix_ms;
 use vouchsafe_attestation::svid::sha256;
 use vouchsafe_config::document::Kind;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use vouchsafe_api::convert::attest::Issued;
-use vouchsafe_api::convert::record::{Event, Issuance};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::attestation::Issuance;
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_config::node::NodeHardware;

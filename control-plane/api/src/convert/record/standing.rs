@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::{Event, Fields, RecordEntry, Value};
+use super::fields::{Fields, Value};
+use super::{Event, RecordEntry};
 use crate::convert::ConvertError;
 
 /// The standing of an instance changed.
