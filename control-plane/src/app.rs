@@ -25,14 +25,18 @@ use crate::conversations::Conversations;
 use crate::endorsements::Endorsements;
 use crate::files::{self, FileError, SECRET_MODE};
 use crate::holders::Holders;
+use crate::keeper::head::read_head;
+use crate::keeper::publishing::{self, PublishError};
 use crate::keeper::revocations::Told;
-use crate::keeper::{self, Keeper, PublishError, RoleKeys};
+use crate::keeper::rotation::{self, RoleKeys};
+use crate::keeper::{self, Keeper, revision};
 use crate::log::{Log, LogError};
 use crate::mesh::Inputs;
 use crate::mesh::probes::Probes;
 use crate::operator::OperatorSocket;
 use crate::policy::{Fixed, FolderWatch, LoadPolicyError, LoadedPolicy};
 use crate::policy_sets::Whose;
+use crate::refusals::Refusals;
 use crate::registration::Registry;
 use crate::renewals::Renewals;
 use crate::standing::acts;
@@ -132,28 +136,29 @@ impl App {
         let core = Core::open(&config, now).await?;
         let (registry, ca, log) = (core.registry, core.ca, core.log);
         let forced = { Renewals::open(registry.store()).await }.map_err(StartError::Store)?;
-        keeper::obey_revocations(&registry, &ca, &core.policy, now);
+        publishing::obey_revocations(&registry, &ca, &core.policy, now);
         let inputs = Inputs {
             policy: Arc::clone(&core.policy),
-            endpoints: keeper::places(&registry, &core.policy, now).endpoints,
+            endpoints: publishing::places(&registry, &core.policy, now).endpoints,
             bundle: ca.bundle(),
             trust: registry.distrusted(now),
             renewals: forced.current(now),
         };
         let (canary, canary_ended) = recall_canary(&config, &core.policy, now)?;
-        let first = keeper::first_states(&registry, inputs, canary.as_ref()).await;
+        let first = revision::first_states(&registry, inputs, canary.as_ref()).await;
         let (first, policy_changed) = first?;
         let beside = first.canary.as_ref();
         let beside = beside.map(|one| (one.state.revision, Arc::clone(&one.facts)));
         registry.published(first.state.revision, beside, now);
         let keys = RoleKeys::new(&ca, now)?;
-        let bundle = keeper::shared_bundle(&ca);
+        let bundle = rotation::shared_bundle(&ca);
         let (tls, tls_receiver) =
             watch::channel(TlsEpoch::new(&keys.serving, &bundle).map_err(StartError::Tls)?);
         let (publish, mesh) = watch::channel(
             { first.sign(None, &keys.mesh_state, now) }.map_err(PublishError::Sign)?,
         );
         let (policy_error, policy_error_receiver) = watch::channel(None);
+        let (outrun, outrun_receiver) = watch::channel(None);
         let (stop, shutdown) = watch::channel(false);
         // Operators wait for their turn at the socket.
         let (orders, ordered) = mpsc::channel(1);
@@ -177,12 +182,14 @@ impl App {
             mesh,
             probes: Probes::default(),
             policy_error: policy_error_receiver,
+            outrun: outrun_receiver,
             shutdown,
             metrics,
             endorsements,
             attestations: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
             renewals: Gate::new(MAX_ATTESTATIONS, MAX_WAITING),
             holders: Holders::default(),
+            refusals: Refusals::default(),
             conversations: Conversations::default(),
             calendar: Mutex::default(),
             forced,
@@ -193,11 +200,11 @@ impl App {
             started: now,
         });
         let mut events = core.events;
-        events.push(keeper::role_created("control-plane", &keys.serving));
-        events.push(keeper::role_created("mesh-state", &keys.mesh_state));
+        events.push(rotation::role_created("control-plane", &keys.serving));
+        events.push(rotation::role_created("mesh-state", &keys.mesh_state));
         let state = Arc::clone(&first.state);
         if policy_changed {
-            events.push(keeper::policy_changed(&state));
+            events.push(publishing::policy_changed(&state));
         }
         let must_be_kept = policy_changed || canary_ended.is_some();
         events.extend(canary_ended);
@@ -226,6 +233,8 @@ impl App {
             is_torn: false,
             actor: None,
             canary,
+            epoch: None,
+            outrun,
         };
         // What ended while no control plane ran is recorded before anybody can come back by it.
         keeper.settle_revocations(&core.policy.set).await?;
@@ -312,6 +321,7 @@ impl App {
         while tasks.join_next().await.is_some() {}
         let control_plane = &self.control_plane;
         control_plane.conversations.end(LAST_WORDS).await;
+        control_plane.record_last_refusals().await;
         // What the last of them decided came after the keeper's own last flush.
         if let Err(error) = control_plane.registry.flush(control_plane.now()).await {
             tracing::error!(error = %Chain(&error), "failed to write registrations at the end");
@@ -371,7 +381,7 @@ impl Core {
             None => fix(&store, &policy).await?,
         };
         let record_file = config.data.join(RECORD_FILE);
-        let kept = keeper::read_head(&config.data.join(HEAD_FILE))?;
+        let kept = read_head(&config.data.join(HEAD_FILE))?;
         if kept.records > 0 {
             // Before it is opened, because opening cuts a torn tail off, and a damaged record must stay as it is.
             crate::log::verify(&record_file, &kept).map_err(StartError::Record)?;
@@ -392,7 +402,7 @@ impl Core {
             registry: Registry::open(store).await.map_err(StartError::Store)?,
             ca,
             log,
-            events: made.iter().map(keeper::authority_created).collect(),
+            events: made.iter().map(rotation::authority_created).collect(),
         })
     }
 }
@@ -532,7 +542,7 @@ pub fn operator_socket(data: &Path) -> PathBuf {
 /// # Errors
 /// [`FileError`].
 pub fn record(data: &Path) -> Result<(PathBuf, crate::log::Head), FileError> {
-    let head = keeper::read_head(&data.join(HEAD_FILE))?;
+    let head = read_head(&data.join(HEAD_FILE))?;
     Ok((data.join(RECORD_FILE), head))
 }
 

@@ -54,10 +54,13 @@ pub enum ChangeError {
     Record(#[source] crate::log::LogError),
     /// The folder has changed, but the state can't be published.
     #[error("the folder has changed, but its policy can't be put in force")]
-    Publish(#[source] crate::keeper::PublishError),
+    Publish(#[source] crate::keeper::publishing::PublishError),
     /// The act is recorded, but the state of the mesh can't be published.
     #[error("the act is recorded, but can't be put in force: it will be tried again")]
-    Canary(#[source] crate::keeper::PublishError),
+    Canary(#[source] crate::keeper::publishing::PublishError),
+    /// Sidecars hold what was never made here; nothing was changed.
+    #[error(transparent)]
+    Outrun(crate::keeper::publishing::PublishError),
     /// The control plane is ending.
     #[error("the control plane is shutting down")]
     Ending,

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use vouchsafe_api::convert::record::{Event, OperatorAct};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::acts::OperatorAct;
 use vouchsafe_attestation::revision::Revision;
 
-use super::{Keeper, PublishError, authority_created, inputs};
+use super::Keeper;
+use super::publishing::{PublishError, inputs};
+use super::rotation::authority_created;
 use crate::ca::{AuthorityFacts, CaError};
 use crate::log::LogError;
 use crate::state::ControlPlane;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use vouchsafe_api::convert::record::{Event, OperatorAct};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::acts::OperatorAct;
 use vouchsafe_attestation::revision::Revision;
 
-use super::{Keeper, PublishError, inputs};
+use super::Keeper;
+use super::publishing::{PublishError, inputs};
 use crate::ca::{CaError, RoleKey};
 use crate::canary::{self, Canary, Facts};
 use crate::change::ChangeError;
@@ -132,6 +134,17 @@ impl Next {
             }),
         };
         Ok(sign(&self.state, before)?.beside(canary))
+    }
+
+    /// The first states of an epoch: nobody holds anything that they could be told a difference from.
+    pub(super) fn in_epoch(epoch: u64, inputs: Inputs, canary: Option<&Canary>) -> Self {
+        let none = Revision { epoch, sequence: 0 };
+        let mut numbers = Numbers::new(none, 0, canary.is_some());
+        let state = MeshState::first(numbers.present(), inputs.clone());
+        Self {
+            state: Arc::new(state),
+            canary: canary.map(|canary| NextCanary::first(canary, inputs, &mut numbers)),
+        }
     }
 
     pub(crate) fn is_nothing_new(&self, before: &Published) -> bool {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use vouchsafe_api::convert::record::{Event, OperatorAct};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::acts::OperatorAct;
 use vouchsafe_attestation::revision::Revision;
 
+use super::publishing::{PublishError, inputs};
 use super::revocations::Actor;
-use super::{Keeper, PublishError, inputs, revocations};
+use super::{Keeper, revocations};
 use crate::canary::Facts;
 use crate::change::{ChangeError, FolderChange, Staged};
 use crate::policy::LoadedPolicy;
@@ -26,6 +28,8 @@ pub enum Deed {
     Promote,
     /// They go back to everybody's policy.
     EndCanary,
+    /// What this control plane has counts from now on, though sidecars hold later revisions.
+    BeginEpoch,
 }
 
 /// A deed, and who waits for it.
@@ -74,11 +78,16 @@ impl Keeper {
     /// Makes a change and answers.
     pub(super) async fn obey(&mut self, order: Order) {
         let Order { deed, act, answer } = order;
-        let made = match deed {
-            Deed::Change(change, judged) => self.make(&change, Some(judged), act, false).await,
-            Deed::Canary(facts) => self.begin_canary(*facts, act).await,
-            Deed::Promote => self.promote(act).await,
-            Deed::EndCanary => self.end_canary(act).await,
+        let made = match (deed, self.control_plane.registry.outrun()) {
+            (Deed::BeginEpoch, _) => self.begin_epoch(act).await,
+            // Before a folder is changed whose policy could not be put in force.
+            (_, Some(outrun)) => Err(ChangeError::Outrun(PublishError::Outrun(outrun))),
+            (Deed::Change(change, judged), None) => {
+                self.make(&change, Some(judged), act, false).await
+            }
+            (Deed::Canary(facts), None) => self.begin_canary(*facts, act).await,
+            (Deed::Promote, None) => self.promote(act).await,
+            (Deed::EndCanary, None) => self.end_canary(act).await,
         };
         if let Err(error) = &made {
             tracing::warn!(error = %Chain(error), "a change of policy was not made");
