@@ -44,7 +44,8 @@ pub(super) struct Limits {
     /// was allowed.
     #[arg(long, default_value = "25%")]
     pub(super) max_drop: MaxDrop,
-    /// Makes the change though connected sidecars do not say what would end there.
+    /// Makes the change though connected sidecars do not say what would end there. A revocation needs that only where more
+    /// than half are silent.
     #[arg(long)]
     pub(super) allow_unanswered: bool,
     /// Lets the change replace, or take away, revocations that are in force: whom they mean may be trusted again.

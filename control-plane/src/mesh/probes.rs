@@ -1,13 +1,11 @@
 //! Questions to connected sidecars: what would fall if a change were made.
 //!
-//! Each mesh-state stream takes one question at a time and carries its answer back. Nobody waits longer than the asker
-//! says, and a sidecar that does not answer is named, so that a report never looks whole when it is not.
+//! A question is put on every stream at once and waits for none; how long the answers are waited for is the asker's
+//! affair. A sidecar that does not answer is named, so that a report never looks whole when it is not.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use vouchsafe_api::convert::mesh_state::probe::ProbeReport;
@@ -15,30 +13,40 @@ use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 
+use super::frame::{self, Frame};
+
 /// Connected sidecars that can be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Probes {
     inner: Arc<Mutex<Inner>>,
-    /// One question at a time: a second one would take the place of the first on every stream.
-    asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     lines: HashMap<u64, Attached>,
+    /// Numbers lines and questions.
     next: u64,
+}
+
+impl Inner {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Attached {
     workload: WorkloadName,
     instance: InstanceId,
-    questions: mpsc::Sender<Question>,
+    /// Boxed: a channel makes room for 32 at once, on each stream.
+    questions: mpsc::Sender<Box<Question>>,
 }
 
 #[derive(Debug)]
 struct Question {
-    probe: v1::Probe,
+    id: u64,
+    frame: Frame,
     answer: oneshot::Sender<ProbeReport>,
 }
 
@@ -56,8 +64,8 @@ pub struct SidecarReport {
 /// Why a sidecar has not answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unanswered {
-    /// It is still busy with an earlier question.
-    #[error("it is busy with an earlier question")]
+    /// It takes nothing in: earlier questions wait still.
+    #[error("it is busy with earlier questions")]
     Busy,
     /// Its stream ended meanwhile.
     #[error("its stream ended")]
@@ -67,57 +75,101 @@ pub enum Unanswered {
     Silent,
 }
 
-impl Probes {
-    /// Asks every connected sidecar of `whom`, each with what `question` makes for its workload; the identifier is set
-    /// here. Whoever asks meanwhile waits for his turn.
-    ///
-    /// Answers come in no order; each such sidecar that was connected at the start has an entry.
+/// Sidecars that were asked, in the order of workloads and instances, with what they have said so far.
+#[derive(Debug)]
+pub struct Asked {
+    sidecars: Vec<(SidecarReport, Option<oneshot::Receiver<ProbeReport>>)>,
+}
+
+impl Asked {
+    /// Waits until all have answered, or `deadline` is there.
     ///
     /// # Cancel safety
-    /// Safe: an answer to a question that nobody waits for is dropped.
-    pub async fn ask(
+    /// Safe: what has been said stays, and what was not can be waited for again.
+    pub async fn wait(&mut self, deadline: Instant) {
+        for (said, waits) in &mut self.sidecars {
+            let Some(answer) = waits else { continue };
+            said.report = match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(report)) => Ok(report),
+                Ok(Err(_)) => Err(Unanswered::Gone),
+                Err(_) => continue,
+            };
+            *waits = None;
+        }
+    }
+
+    /// What each has said so far.
+    pub fn reports(&self) -> impl Iterator<Item = &SidecarReport> {
+        self.sidecars.iter().map(|(said, _)| said)
+    }
+
+    /// The same for good: nothing is waited for any more.
+    pub fn into_reports(self) -> Vec<SidecarReport> {
+        self.sidecars.into_iter().map(|(said, _)| said).collect()
+    }
+}
+
+impl Probes {
+    /// Asks every connected sidecar of `whom`, each with what `question` makes for its workload; the number is set here.
+    /// Nobody has answered when it returns, and each such sidecar has an entry.
+    pub fn ask(
         &self,
         whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
-        mut question: impl FnMut(&WorkloadName) -> v1::Probe,
-        patience: Duration,
-    ) -> Vec<SidecarReport> {
-        let _turn = self.asking.lock().await;
-        let deadline = Instant::now() + patience;
-        let mut lines: Vec<Attached> = self.lock().lines.values().cloned().collect();
+        mut question: impl FnMut(&WorkloadName) -> Arc<v1::Probe>,
+    ) -> Asked {
+        let (id, mut lines) = {
+            let mut inner = self.lock();
+            let lines: Vec<Attached> = inner.lines.values().cloned().collect();
+            (inner.number(), lines)
+        };
         lines.retain(|line| whom(&line.workload, &line.instance));
-        let asked = lines.into_iter().map(|line| {
-            let (answer, answered) = oneshot::channel();
-            let probe = question(&line.workload);
-            let sent = line.questions.try_send(Question { probe, answer });
-            (line, sent.map_err(|error| unsent(&error)), answered)
+        lines.sort_by(|one, other| {
+            (&one.workload, one.instance.0).cmp(&(&other.workload, other.instance.0))
         });
-        // Sent to all before the first answer is waited for.
-        let asked: Vec<_> = asked.collect();
-        let answers = asked.into_iter().map(|(line, sent, answered)| async move {
-            let report = match sent {
-                Err(unanswered) => Err(unanswered),
-                Ok(()) => match tokio::time::timeout_at(deadline, answered).await {
-                    Ok(Ok(report)) => Ok(report),
-                    Ok(Err(_)) => Err(Unanswered::Gone),
-                    Err(_) => Err(Unanswered::Silent),
-                },
-            };
-            SidecarReport {
+        // Sidecars that are asked the same share its bytes.
+        let mut encoded: HashMap<*const v1::Probe, (Arc<v1::Probe>, Frame)> = HashMap::new();
+        let asked = lines.into_iter().map(|line| {
+            let probe = question(&line.workload);
+            let (_, frame) = { encoded.entry(Arc::as_ptr(&probe)) }.or_insert_with(|| {
+                let numbered = v1::Probe {
+                    id,
+                    ..(*probe).clone()
+                };
+                (probe, frame::probe(numbered))
+            });
+            let (answer, answered) = oneshot::channel();
+            let frame = frame.clone();
+            let sent = line
+                .questions
+                .try_send(Box::new(Question { id, frame, answer }));
+            let said = SidecarReport {
                 workload: line.workload,
                 instance: line.instance,
-                report,
-            }
+                report: Err(sent.as_ref().map_or_else(unsent, |()| Unanswered::Silent)),
+            };
+            (said, sent.is_ok().then_some(answered))
         });
-        join_all(answers).await
+        Asked {
+            sidecars: asked.collect(),
+        }
+    }
+
+    /// Workloads of connected sidecars of `whom`.
+    pub fn workloads(
+        &self,
+        whom: impl Fn(&WorkloadName, &InstanceId) -> bool,
+    ) -> BTreeSet<WorkloadName> {
+        let inner = self.lock();
+        let lines = inner.lines.values();
+        let wanted = lines.filter(|line| whom(&line.workload, &line.instance));
+        wanted.map(|line| line.workload.clone()).collect()
     }
 
     /// Makes a stream known.
     pub(crate) fn attach(&self, workload: WorkloadName, instance: InstanceId) -> Line {
-        // One that waits while another is under way is refused: probes are asked by people.
-        let (questions, receiver) = mpsc::channel(1);
+        let (questions, receiver) = mpsc::channel(MAX_QUESTIONS);
         let mut inner = self.lock();
-        inner.next += 1;
-        let id = inner.next;
+        let id = inner.number();
         let attached = Attached {
             workload,
             instance,
@@ -128,8 +180,7 @@ impl Probes {
             id,
             probes: self.clone(),
             questions: receiver,
-            asked: None,
-            count: 0,
+            asked: Vec::new(),
         }
     }
 
@@ -139,7 +190,7 @@ impl Probes {
     }
 }
 
-fn unsent(error: &mpsc::error::TrySendError<Question>) -> Unanswered {
+fn unsent(error: &mpsc::error::TrySendError<Box<Question>>) -> Unanswered {
     match error {
         mpsc::error::TrySendError::Full(_) => Unanswered::Busy,
         mpsc::error::TrySendError::Closed(_) => Unanswered::Gone,
@@ -151,31 +202,41 @@ fn unsent(error: &mpsc::error::TrySendError<Question>) -> Unanswered {
 pub(crate) struct Line {
     id: u64,
     probes: Probes,
-    questions: mpsc::Receiver<Question>,
-    /// Number of the question under way, and who waits.
-    asked: Option<(u64, oneshot::Sender<ProbeReport>)>,
-    count: u64,
+    questions: mpsc::Receiver<Box<Question>>,
+    /// Numbers of the questions under way, oldest first, and who waits.
+    asked: Vec<(u64, oneshot::Sender<ProbeReport>)>,
 }
 
 impl Line {
-    /// The next question, to be sent. A question that was not answered yet is given up for it.
+    /// The next question, to be sent. One that nobody waits for any more is none; of more than a few that were not
+    /// answered the oldest is given up.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken before it returns.
-    pub(crate) async fn question(&mut self) -> v1::Probe {
-        let Some(Question { mut probe, answer }) = self.questions.recv().await else {
-            // The sender lives in `probes` until this line is dropped.
-            return std::future::pending().await;
-        };
-        self.count += 1;
-        probe.id = self.count;
-        self.asked = Some((self.count, answer));
-        probe
+    pub(crate) async fn question(&mut self) -> Frame {
+        loop {
+            let Some(question) = self.questions.recv().await else {
+                // The sender lives in `probes` until this line is dropped.
+                return std::future::pending().await;
+            };
+            let Question { id, frame, answer } = *question;
+            if answer.is_closed() {
+                continue;
+            }
+            self.asked.retain(|(_, waits)| !waits.is_closed());
+            if self.asked.len() >= MAX_QUESTIONS {
+                self.asked.remove(0);
+            }
+            self.asked.push((id, answer));
+            return frame;
+        }
     }
 
     /// Takes an answer; one that nobody waits for is dropped.
     pub(crate) fn answered(&mut self, report: ProbeReport) {
-        if let Some((_, answer)) = self.asked.take_if(|(id, _)| *id == report.id) {
+        let place = self.asked.iter().position(|(id, _)| *id == report.id);
+        if let Some(place) = place {
+            let (_, answer) = self.asked.remove(place);
             let _gone = answer.send(report);
         }
     }
@@ -187,12 +248,20 @@ impl Drop for Line {
     }
 }
 
+/// Questions that wait on one stream: people ask, and an urgent one waits for no other.
+const MAX_QUESTIONS: usize = 4;
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use prost::Message;
+    use vouchsafe_api::v1::watch_response;
+
     use super::*;
 
-    fn empty(_: &WorkloadName) -> v1::Probe {
-        v1::Probe::default()
+    fn empty(_: &WorkloadName) -> Arc<v1::Probe> {
+        Arc::default()
     }
 
     fn all(_: &WorkloadName, _: &InstanceId) -> bool {
@@ -203,6 +272,24 @@ mod tests {
         probes.attach("inference/llm".parse().unwrap(), InstanceId([number; 16]))
     }
 
+    fn number(frame: &Frame) -> u64 {
+        let decoded = v1::WatchResponse::decode(frame.bytes.clone()).unwrap();
+        match decoded.message {
+            Some(watch_response::Message::Probe(probe)) => probe.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn of(asked: &Asked, number: u8) -> Option<Result<u64, Unanswered>> {
+        let mut reports = asked.reports();
+        let found = reports.find(|one| one.instance.0[0] == number)?;
+        Some({ found.report.as_ref() }.map_or_else(|why| Err(*why), |said| Ok(said.total)))
+    }
+
+    async fn wait(asked: &mut Asked) {
+        asked.wait(Instant::now() + Duration::from_secs(1)).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn every_connected_sidecar_is_named_whether_it_answers_or_not() {
         let probes = Probes::default();
@@ -210,61 +297,77 @@ mod tests {
             (attach(&probes, 1), attach(&probes, 2), attach(&probes, 3));
         let left = attach(&probes, 4);
         drop(left);
-        let conversation = async {
-            let probe = answers.question().await;
-            // A stale answer is nobody's.
-            answers.answered(ProbeReport::failed(probe.id + 1, "another"));
-            answers.answered(ProbeReport::new(probe.id, []));
-            silent.question().await;
-            drop(gone);
-            std::future::pending::<()>().await
-        };
-        let reports = tokio::select! {
-            reports = probes.ask(all, empty, Duration::from_secs(1)) => reports,
-            () = conversation => unreachable!(),
-        };
-        let of = |number: u8| {
-            let held = reports.iter().find(|one| one.instance.0[0] == number);
-            held.map(|one| {
-                one.report
-                    .as_ref()
-                    .map(|report| report.total)
-                    .map_err(|why| *why)
-            })
-        };
-        assert_eq!(of(1), Some(Ok(0)));
-        assert_eq!(of(2), Some(Err(Unanswered::Silent)));
-        assert_eq!(of(3), Some(Err(Unanswered::Gone)));
-        assert_eq!(of(4), None);
+        let mut asked = probes.ask(all, empty);
+        let id = number(&answers.question().await);
+        // A stale answer is nobody's.
+        answers.answered(ProbeReport::failed(id + 1, "another"));
+        answers.answered(ProbeReport::new(id, []));
+        silent.question().await;
+        drop(gone);
+        wait(&mut asked).await;
+        assert_eq!(of(&asked, 1), Some(Ok(0)));
+        assert_eq!(of(&asked, 2), Some(Err(Unanswered::Silent)));
+        assert_eq!(of(&asked, 3), Some(Err(Unanswered::Gone)));
+        assert_eq!(of(&asked, 4), None);
+        // Who answers late is heard by who goes on waiting.
+        silent.answered(ProbeReport::new(id, []));
+        wait(&mut asked).await;
+        assert_eq!(of(&asked, 2), Some(Ok(0)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sidecar_with_a_question_in_its_queue_is_busy() {
+    async fn a_sidecar_that_takes_no_questions_in_is_busy() {
         let probes = Probes::default();
         let _line = attach(&probes, 1);
-        let first = probes.ask(all, empty, Duration::from_secs(1)).await;
-        assert_eq!(first[0].report, Err(Unanswered::Silent));
-        let second = probes.ask(all, empty, Duration::from_secs(1)).await;
-        assert_eq!(second[0].report, Err(Unanswered::Busy));
+        for _ in 0..MAX_QUESTIONS {
+            let mut asked = probes.ask(all, empty);
+            wait(&mut asked).await;
+            assert_eq!(of(&asked, 1), Some(Err(Unanswered::Silent)));
+        }
+        let asked = probes.ask(all, empty);
+        assert_eq!(of(&asked, 1), Some(Err(Unanswered::Busy)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_was_given_up_is_not_sent_and_those_that_wait_are_bounded() {
+        let probes = Probes::default();
+        let mut line = attach(&probes, 1);
+        drop(probes.ask(all, empty));
+        let mut kept = Vec::new();
+        for _ in 0..=MAX_QUESTIONS {
+            let asked = probes.ask(all, empty);
+            let id = number(&line.question().await);
+            kept.push((id, asked));
+        }
+        assert_eq!(line.asked.len(), MAX_QUESTIONS);
+        for (id, _) in &kept {
+            line.answered(ProbeReport::new(*id, []));
+        }
+        for (place, (_, asked)) in kept.iter_mut().enumerate() {
+            wait(asked).await;
+            let expected = match place {
+                0 => Err(Unanswered::Gone),
+                _ => Ok(0),
+            };
+            assert_eq!(of(asked, 1), Some(expected), "{place}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_two_who_ask_at_once_both_get_their_answers() {
         let probes = Probes::default();
         let mut line = attach(&probes, 1);
-        let asking = |probes: &Probes| {
-            let probes = probes.clone();
-            tokio::spawn(async move { probes.ask(all, empty, Duration::from_secs(1)).await })
-        };
-        let (first, second) = (asking(&probes), asking(&probes));
-        for _ in 0..2 {
-            let probe = line.question().await;
-            // The other one asks meanwhile.
-            tokio::task::yield_now().await;
-            line.answered(ProbeReport::new(probe.id, []));
+        let (mut first, mut second) = (probes.ask(all, empty), probes.ask(all, empty));
+        let ids = [
+            number(&line.question().await),
+            number(&line.question().await),
+        ];
+        for id in ids.into_iter().rev() {
+            line.answered(ProbeReport::new(id, []));
         }
-        for asked in [first, second] {
-            assert!(asked.await.unwrap()[0].report.is_ok());
+        for asked in [&mut first, &mut second] {
+            wait(asked).await;
+            assert_eq!(of(asked, 1), Some(Ok(0)));
         }
     }
 }

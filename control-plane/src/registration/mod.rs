@@ -8,6 +8,7 @@
 //! step (`Registry::queue`), so that nothing older is ever written over something newer.
 
 mod borne;
+pub mod outrun;
 pub mod places;
 mod steady;
 mod stored;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use vouchsafe_api::convert::attest::Endpoint;
 use vouchsafe_api::convert::mesh_state::report::Report;
 use vouchsafe_attestation::name::WorkloadName;
@@ -143,6 +144,10 @@ pub struct Session {
     pub error: Option<String>,
     /// Since when the newest revision is not applied; `None` while it is.
     pub behind_since: Option<SystemTime>,
+    /// What it held when it subscribed, where this control plane never made it.
+    pub foreign: Option<Revision>,
+    /// Connections that it had open when it was asked last; `None` before that.
+    pub had_open: Option<u64>,
     /// What it decided at its own doors since it started, as far as it said so.
     pub report: Arc<Report>,
     /// What it had denied and ended when the present canary, if any, began.
@@ -177,6 +182,8 @@ pub struct Registry {
     admission: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
     revoked: watch::Sender<u64>,
+    /// Whose session says something else than before of what is in force there.
+    heard: broadcast::Sender<InstanceId>,
     /// Held from reading what is to be written until that is queued.
     queueing: tokio::sync::Mutex<()>,
     /// Silence is measured from here on.
@@ -193,6 +200,8 @@ struct Inner {
     vigil: Vigil,
     /// Revision in force.
     newest: Revision,
+    /// The highest that was ever in force here.
+    highest: Revision,
     /// That of a canary, and whose it is.
     canary: Option<(Revision, Arc<Facts>)>,
     /// Instances of which an operator's revocation names a certificate.
@@ -249,6 +258,7 @@ impl Registry {
             admission: tokio::sync::Mutex::new(()),
             changed: watch::Sender::new(0),
             revoked: watch::Sender::new(0),
+            heard: broadcast::Sender::new(HEARD),
             queueing: tokio::sync::Mutex::default(),
             opened: Instant::now(),
         })
@@ -278,6 +288,26 @@ impl Registry {
             (instance.clone(), session.cloned().unwrap_or_default())
         })
         .collect()
+    }
+
+    /// The same instances, by name alone.
+    pub fn living(&self, now: SystemTime) -> Vec<(InstanceId, WorkloadName)> {
+        let inner = self.lock();
+        let live = inner.instances.values().filter(|one| one.not_after > now);
+        live.map(|one| (one.id, one.workload.clone())).collect()
+    }
+
+    /// Learns whose session changed in what it says of a revision; whoever falls behind looks at all.
+    pub fn heard(&self) -> broadcast::Receiver<InstanceId> {
+        self.heard.subscribe()
+    }
+
+    /// What the streams of an instance say, unless its certificate is over.
+    pub fn session(&self, id: &InstanceId, now: SystemTime) -> Option<Session> {
+        let inner = self.lock();
+        let instance = inner.instances.get(id);
+        instance.filter(|one| one.not_after > now)?;
+        Some(inner.sessions.get(id).cloned().unwrap_or_default())
     }
 
     /// The machine that a token has pinned.
@@ -384,6 +414,10 @@ impl Registry {
                 session.before_canary = Some((session.report.denied, session.report.ended));
             }
         }
+        inner.made(revision);
+        if let Some((tried, _)) = &canary {
+            inner.made(*tried);
+        }
         (inner.newest, inner.canary) = (revision, canary);
         for (id, session) in &mut inner.sessions {
             if session.in_force() < wanted(&inner.instances, revision, inner.canary.as_ref(), id) {
@@ -401,6 +435,7 @@ impl Registry {
             if session.in_force() >= newest {
                 session.behind_since = None;
             }
+            self.tell(id);
         }
     }
 
@@ -430,6 +465,7 @@ impl Registry {
     pub fn stream_closed(&self, id: &InstanceId) {
         if let Some(session) = self.lock().sessions.get_mut(id) {
             session.streams = session.streams.saturating_sub(1);
+            self.tell(id);
         }
     }
 
@@ -443,12 +479,26 @@ impl Registry {
         let is_news = error.is_none() && session.in_force() < revision;
         if error.is_none() {
             session.applied = session.applied.max(revision);
+            session.foreign = None;
         }
         if session.in_force() >= newest {
             session.behind_since = None;
         }
         session.error = error;
+        self.tell(id);
         is_news
+    }
+
+    /// An instance says how many connections it has open.
+    pub fn has_open(&self, id: &InstanceId, live: u64) {
+        if let Some(session) = self.lock().sessions.get_mut(id) {
+            session.had_open = Some(live);
+        }
+    }
+
+    /// How many connections an instance had open when it was asked last.
+    pub fn had_open(&self, id: &InstanceId) -> Option<u64> {
+        self.lock().sessions.get(id)?.had_open
     }
 
     /// An instance says what it decided at its own doors.
@@ -524,13 +574,25 @@ impl Registry {
         place.queue(writes)
     }
 
+    /// Keeps everything from being queued.
+    #[cfg(test)]
+    pub(crate) async fn hold_queue(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.queueing.lock().await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is a single insertion or removal, so a panic elsewhere leaves nothing half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn elapsed(&self) -> Duration {
+    /// Since it was opened.
+    pub(crate) fn elapsed(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    fn tell(&self, id: &InstanceId) {
+        // Mostly nobody listens.
+        let _nobody = self.heard.send(*id);
     }
 
     fn notify(&self) {
@@ -579,6 +641,8 @@ fn write_instance(instance: &Instance) -> Write {
 }
 
 const INSTANCES: &str = "instances/";
+/// Sessions that change between two looks of whoever listens.
+const HEARD: usize = 1024;
 const JOIN_TOKENS: &str = "join-tokens/";
 /// An instance that ended is kept for a while, so that `status` can say what became of it.
 const KEPT_AFTER_END: Duration = Duration::from_secs(3600);

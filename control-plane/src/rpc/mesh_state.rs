@@ -26,7 +26,7 @@ use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
-use crate::mesh::frame::{self, Frame, Published};
+use crate::mesh::frame::{Frame, Published};
 use crate::mesh::probes::Line;
 use crate::state::{ControlPlane, stopped};
 use crate::tls::Connection;
@@ -112,7 +112,7 @@ struct Watching {
 enum Heard {
     Said(Result<Option<v1::WatchRequest>, Status>),
     Published,
-    Asked(v1::Probe),
+    Asked(Frame),
     Over,
 }
 
@@ -136,14 +136,17 @@ impl Watching {
         }
         loop {
             let heard = tokio::select! {
-                said = self.incoming.message() => Heard::Said(said),
+                // What would fall by a change is asked before the change is sent, also where both come at once. A sidecar
+                // that talks without end keeps only itself from hearing.
+                biased;
+                () = stopped(&mut self.shutdown) => Heard::Over,
+                () = tokio::time::sleep_until(self.ends) => Heard::Over,
+                question = self.line.question() => Heard::Asked(question),
                 changed = self.published.changed() => match changed {
                     Ok(()) => Heard::Published,
                     Err(_) => Heard::Over,
                 },
-                probe = self.line.question() => Heard::Asked(probe),
-                () = stopped(&mut self.shutdown) => Heard::Over,
-                () = tokio::time::sleep_until(self.ends) => Heard::Over,
+                said = self.incoming.message() => Heard::Said(said),
             };
             match heard {
                 Heard::Published => {
@@ -151,7 +154,7 @@ impl Watching {
                         return Some(Ok(frame));
                     }
                 }
-                Heard::Asked(probe) => return Some(Ok(frame::probe(probe))),
+                Heard::Asked(question) => return Some(Ok(question)),
                 Heard::Said(Ok(Some(message))) => match self.heed(message) {
                     Ok(Next::Answer) => return Some(Ok(self.answer())),
                     Ok(Next::Nothing) => {}
@@ -193,6 +196,9 @@ impl Watching {
 
     fn holds(&mut self, holding: Holding) {
         let published = self.published();
+        let is_other = self.position.is_other(holding, &published);
+        let registry = &self.open.control_plane.registry;
+        registry.holds(&self.open.instance, holding.revision, is_other);
         if self.position.subscribed(holding, &published) {
             self.open.applied(&published, holding.revision);
         }
@@ -206,6 +212,10 @@ impl Watching {
                 false => Ok(Next::Nothing),
             },
             Ok(WatchRequest::ProbeReport(report)) => {
+                if report.error.is_none() {
+                    let registry = &self.open.control_plane.registry;
+                    registry.has_open(&self.open.instance, report.live);
+                }
                 self.line.answered(report);
                 Ok(Next::Nothing)
             }
@@ -342,6 +352,13 @@ impl Position {
             refused: None,
             repaired: None,
         }
+    }
+
+    /// Whether a sidecar holds something else under the number of the present state.
+    fn is_other(&self, holding: Holding, published: &Published) -> bool {
+        let slice = published.state.slice(&self.workload);
+        let is_present = holding.revision == published.state.revision;
+        is_present && holding.slice_root.is_some_and(|root| root != slice.root)
     }
 
     /// The sidecar says what it holds. Whether it is the present state.

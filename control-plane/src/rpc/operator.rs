@@ -1,8 +1,12 @@
 //! The operator's questions, over a Unix socket of mode 0600 in the data folder.
 
+mod applied;
 mod audited;
 mod canary;
 mod change;
+mod folder;
+mod judging;
+mod limit;
 mod losses;
 
 use std::path::PathBuf;
@@ -32,7 +36,7 @@ use crate::renewals::AnnounceError;
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
 
-pub(crate) use change::REVOCATIONS_FOLDER;
+pub(crate) use folder::REVOCATIONS_FOLDER;
 
 /// The operator service.
 #[derive(Debug)]
@@ -91,6 +95,11 @@ impl Operator for OperatorApi {
             accepts_simulated: control_plane.fixed.accepts_simulated,
             revocations: revocations(&state.policy.set, now),
             canary: published.canary.as_deref().map(|one| self.canary(one)),
+            outrun: { control_plane.registry.outrun() }.map(|one| v1::Outrun {
+                revision: Some(one.revision.into()),
+                sidecars: one.sidecars as u64,
+                of: one.of as u64,
+            }),
             brakes: { control_plane.registry.held().into_iter() }
                 .map(|grip| v1::BrakeStatus {
                     scope: grip.scope(),
@@ -299,7 +308,10 @@ impl OperatorApi {
                     not_after_ms: unix_ms(instance.not_after),
                     connected: session.streams > 0,
                     applied: Some(session.applied.into()),
-                    behind: newest.sequence.saturating_sub(session.in_force().sequence),
+                    behind: match newest.epoch == session.in_force().epoch {
+                        true => newest.sequence.saturating_sub(session.in_force().sequence),
+                        false => newest.sequence,
+                    },
                     error: session.error.unwrap_or_default(),
                     software_version: instance.software_version,
                     endpoints: instance.endpoints.into_iter().map(Into::into).collect(),
@@ -334,6 +346,7 @@ fn concerning(
             | Event::AuthorityCreated { .. }
             | Event::Revoked(_)
             | Event::RevocationEnded(_)
+            | Event::RefusalsSummed(_)
             | Event::OperatorAct(_) => false,
         });
         if names_it {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use tokio::task::JoinHandle;
 use vouchsafe_api::convert::mesh_state::probe::ProbeReport;
-use vouchsafe_api::convert::record::OperatorAct;
+use vouchsafe_api::convert::record::acts::OperatorAct;
 use vouchsafe_api::v1::operator_server::Operator;
 use vouchsafe_attestation::merkle::Hash;
 use vouchsafe_attestation::revision::Revision;

@@ -1,7 +1,8 @@
 //! Revocations by command: asked about, made, recorded, and ended only by an act or their own hour.
 
 use vouchsafe_api::convert::mesh_state::probe::{Fallen, ProbeReport};
-use vouchsafe_api::convert::record::{Issuance, OperatorAct, RevocationAct};
+use vouchsafe_api::convert::record::acts::{OperatorAct, RevocationAct};
+use vouchsafe_api::convert::record::attestation::Issuance;
 use vouchsafe_api::v1::operator_server::Operator;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::{Action, Withdrawal, Withdrawn};
@@ -19,7 +20,7 @@ fn document(found: &str, more: &str) -> String {
     )
 }
 
-fn revoke(found: &str) -> v1::ChangeRequest {
+pub(super) fn revoke(found: &str) -> v1::ChangeRequest {
     v1::ChangeRequest {
         act: "revoke".to_owned(),
         reason: "incident 7".to_owned(),
@@ -33,7 +34,7 @@ fn revoke(found: &str) -> v1::ChangeRequest {
     }
 }
 
-fn end() -> v1::ChangeRequest {
+pub(super) fn end() -> v1::ChangeRequest {
     v1::ChangeRequest {
         act: "end_revocation".to_owned(),
         reason: "found it under the desk".to_owned(),
@@ -43,7 +44,10 @@ fn end() -> v1::ChangeRequest {
 }
 
 impl Factory {
-    async fn change(&self, request: v1::ChangeRequest) -> Result<v1::ChangeResponse, String> {
+    pub(super) async fn change(
+        &self,
+        request: v1::ChangeRequest,
+    ) -> Result<v1::ChangeResponse, String> {
         let api = OperatorApi::new(Arc::clone(self.control_plane())).acting_for(1234);
         let response = api.change(tonic::Request::new(request)).await;
         response
@@ -65,7 +69,7 @@ impl Factory {
         self.control_plane().registry.withdrawals(now())
     }
 
-    fn acts(&self) -> Vec<OperatorAct> {
+    pub(super) fn acts(&self) -> Vec<OperatorAct> {
         let act = |record: RecordEntry| match record.event {
             Event::OperatorAct(act) => Some(*act),
             _ => None,
@@ -393,7 +397,7 @@ fn humantime(time: SystemTime) -> String {
         .to_string()
 }
 
-fn fallen(peer: &str) -> Fallen {
+pub(super) fn fallen(peer: &str) -> Fallen {
     Fallen {
         direction: "inbound".to_owned(),
         peer: peer.to_owned(),
@@ -467,7 +471,7 @@ async fn what_would_drop_is_asked_of_every_sidecar_and_bounds_the_change() {
     assert!(factory.acts().is_empty());
 
     let forced = v1::ChangeRequest {
-        max_drop: 100,
+        max_drop: 60,
         ..revoke("{workload: [api]}")
     };
     let made = factory.change(forced).await.unwrap();
@@ -479,7 +483,7 @@ async fn what_would_drop_is_asked_of_every_sidecar_and_bounds_the_change() {
     );
     let act = factory.acts().remove(0);
     assert_eq!((act.would_drop, act.live, act.unanswered), (50, 100, 0));
-    assert_eq!(act.max_drop, "100%");
+    assert_eq!(act.max_drop, "60%");
     for one in [api, web] {
         one.abort();
     }

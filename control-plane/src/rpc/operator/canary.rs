@@ -11,7 +11,10 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
 
 use super::OperatorApi;
-use super::change::{APPLY, PROMOTE, ROLLBACK, folder_change, keeps_revocations};
+use super::change::{APPLY, PROMOTE, ROLLBACK, Wanted};
+use super::folder::{folder_change, keeps_revocations};
+use super::judging::sums;
+use super::limit::PATIENCE;
 use crate::canary::{self, Facts, Members};
 use crate::change::bounded;
 use crate::keeper::change::Deed;
@@ -84,7 +87,9 @@ impl OperatorApi {
             .collect();
         let members = Members::choose(asked.canary_percent, workloads, &connected);
         let tries = |workload: &WorkloadName, id: &InstanceId| members.includes(workload, id);
-        let mut judged = self.judge(&present.set, &tried.set, tries).await;
+        let mut judging = self.judge(present, &Arc::new(tried), tries).await?;
+        judging.wait(PATIENCE).await;
+        let (would_drop, live, _) = sums(&judging.said(control_plane));
         let facts = Facts {
             change,
             members,
@@ -92,20 +97,21 @@ impl OperatorApi {
             actor: self.actor.clone(),
             reason: asked.reason.clone(),
             started_ms: unix_ms(now),
-            would_drop: judged.1.would_drop,
-            live: judged.1.live,
+            would_drop,
+            live,
         };
-        judged.1.canary = Some(self.canary_of(&facts, Revision::default()));
+        let mut wanted = Wanted::new(asked, judging);
+        wanted.canary = Some(self.canary_of(&facts, Revision::default()));
         let act = format!("canary {}%", asked.canary_percent);
         let names = facts.change.names();
         let deed = Deed::Canary(Box::new(facts));
-        self.order(asked, judged, &act, names, deed).await
+        self.order(wanted, &act, names, deed).await
     }
 
     async fn promote(
         &self,
         asked: &v1::ChangeRequest,
-        present: &LoadedPolicy,
+        present: &Arc<LoadedPolicy>,
         canary: &PublishedCanary,
     ) -> Result<v1::ChangeResponse, Status> {
         let tried = &canary.published.state.policy;
@@ -114,30 +120,29 @@ impl OperatorApi {
             keeps_revocations(asked, &present.set, &tried.set, now)?;
         }
         let everybody = |_: &WorkloadName, _: &InstanceId| true;
-        let mut judged = self.judge(&present.set, &tried.set, everybody).await;
-        judged.1.canary = Some(self.canary(canary));
+        let mut wanted = Wanted::new(asked, self.judge(present, tried, everybody).await?);
+        wanted.canary = Some(self.canary(canary));
         if !asked.force {
-            judged.1.refused = self.doubt(canary).unwrap_or_default();
+            wanted.refused = self.doubt(canary).unwrap_or_default();
         }
         let names = canary.facts.change.names();
-        self.order(asked, judged, PROMOTE, names, Deed::Promote)
-            .await
+        self.order(wanted, PROMOTE, names, Deed::Promote).await
     }
 
     async fn end_canary(
         &self,
         asked: &v1::ChangeRequest,
-        present: &LoadedPolicy,
+        present: &Arc<LoadedPolicy>,
         canary: &PublishedCanary,
     ) -> Result<v1::ChangeResponse, Status> {
         let tried = &canary.published.state.policy;
         let members = &canary.facts.members;
         let tries = |workload: &WorkloadName, id: &InstanceId| members.includes(workload, id);
-        let mut judged = self.judge(&tried.set, &present.set, tries).await;
-        judged.1.canary = Some(self.canary(canary));
+        let mut wanted = Wanted::new(asked, self.judge(tried, present, tries).await?);
+        wanted.canary = Some(self.canary(canary));
         let names = canary.facts.change.names();
         let act = "rollback of a canary";
-        self.order(asked, judged, act, names, Deed::EndCanary).await
+        self.order(wanted, act, names, Deed::EndCanary).await
     }
 
     /// Why a canary has not shown that everybody can have it.

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use vouchsafe_api::convert::mesh_state::probe::ProbeReport;
 use vouchsafe_api::v1;
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::reason::Subject;
 use vouchsafe_config::reason::who_can::{Door, who_can};
@@ -13,7 +15,6 @@ use vouchsafe_config::revocation::Meant;
 use vouchsafe_config::set::PolicySet;
 
 use crate::mesh::probes::SidecarReport;
-use crate::registration::{Instance, Session};
 
 /// Workloads that have instances now, all of which are revoked by the change.
 ///
@@ -22,19 +23,22 @@ use crate::registration::{Instance, Session};
 pub(super) fn losses(
     before: &PolicySet,
     after: &PolicySet,
-    instances: &[(Instance, Session)],
+    instances: &[(InstanceId, WorkloadName)],
     reports: &[SidecarReport],
     now: SystemTime,
 ) -> Vec<v1::WorkloadLoss> {
+    let said = reports.iter().filter_map(|one| {
+        let report = one.report.as_ref().ok()?;
+        report.error.is_none().then_some((one.instance, report))
+    });
+    let said: BTreeMap<InstanceId, &ProbeReport> = said.collect();
     let mut living: BTreeMap<&WorkloadName, (u32, u32)> = BTreeMap::new();
-    for (instance, _) in instances {
-        let report = reports.iter().find(|one| one.instance == instance.id);
-        let said = report.and_then(|one| one.report.as_ref().ok());
-        let is_revoked = match said {
-            Some(report) if report.error.is_none() => report.is_revoked,
-            Some(_) | None => is_revoked_by_name(after, &instance.workload, now),
+    for (instance, workload) in instances {
+        let is_revoked = match said.get(instance) {
+            Some(report) => report.is_revoked,
+            None => is_revoked_by_name(after, workload, now),
         };
-        let (all, revoked) = living.entry(&instance.workload).or_default();
+        let (all, revoked) = living.entry(workload).or_default();
         *all += 1;
         *revoked += u32::from(is_revoked);
     }
