@@ -264,9 +264,17 @@ impl FolderWatch {
             return None;
         }
         self.read = Some(found);
+        #[cfg(test)]
+        if self.folder.join(PANICS).exists() {
+            panic!("the test wants the loader to panic");
+        }
         Some(LoadedPolicy::load(&self.folder, now))
     }
 }
+
+/// A file on which the loader panics, so that a test sees what becomes of the keeper.
+#[cfg(test)]
+pub(crate) const PANICS: &str = ".panics";
 
 /// Digest over path, length, inode and change time of everything below a folder; the change time can't be set back.
 fn fingerprint(folder: &Path) -> [u8; 32] {

@@ -1,9 +1,11 @@
 //! The standing of instances: what proofs, silence and bad evidence change in their registrations.
 //!
-//! A revocation is one step in memory, which nothing interrupts: from then on it is published, and written down at once,
-//! or by the next flush where that fails. What a proof or silence changes follows with the next flush: a restart begins its
+//! A revocation is one step in memory, which nothing interrupts, and is written down at once. It is in the store before it
+//! is published ([`Registry::settle`]), unless the store fails: then it is published all the same, and written by the next
+//! flush. What a proof or silence changes follows with the next flush: a restart begins its
 //! watch anew anyway.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -13,10 +15,11 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_verifier::evidence::tpm::TpmState;
 
-use super::{Inner, Instance, Registry};
+use super::{Inner, Instance, Registry, Unwritten, write_instance};
 use crate::reappraisal::Editions;
 use crate::standing::brake::Grip;
 use crate::standing::{Change, Duty};
+use crate::store::StoreError;
 use crate::telemetry::Chain;
 
 /// A part that was proven between renewals.
@@ -156,6 +159,31 @@ impl Registry {
             tracing::error!(error = %Chain(&error), "failed to write a revocation down, will try again");
         }
         Some(revoked)
+    }
+
+    /// Writes down what instances were revoked for, where that is in memory only; in the store when it returns. What the
+    /// store writes after this call was made, it writes after that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the same is tried again at the next call, and by the next flush.
+    pub(crate) async fn settle(&self) -> Result<(), StoreError> {
+        let mut unwritten = Unwritten {
+            registry: self,
+            dirty: BTreeSet::new(),
+        };
+        // In turn with all that writes, also where nothing is left to write: it may be on its way to the store.
+        let queued = self.queue(|inner| {
+            let instances = &inner.instances;
+            let revoked = { inner.dirty.iter() }.filter_map(|id| instances.get(id));
+            let revoked: Vec<&Instance> = revoked.filter(|one| one.is_revoked()).collect();
+            unwritten.dirty = revoked.iter().map(|one| one.id).collect();
+            let writes = revoked.into_iter().map(write_instance).collect();
+            inner.dirty.retain(|id| !unwritten.dirty.contains(id));
+            writes
+        });
+        queued.await.done().await?;
+        unwritten.dirty.clear();
+        Ok(())
     }
 
     /// Learns that instances were revoked.

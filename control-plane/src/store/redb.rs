@@ -21,6 +21,9 @@ pub struct RedbStore {
     database: Arc<Database>,
     writer: mpsc::Sender<Transaction>,
     committed: watch::Receiver<StoreRevision>,
+    /// Key of which the next write fails, as if the disk were full.
+    #[cfg(test)]
+    fails: std::sync::Mutex<Option<&'static str>>,
 }
 
 /// A place in the queue, taken before what is to be written is known.
@@ -116,6 +119,8 @@ impl RedbStore {
             database,
             writer,
             committed,
+            #[cfg(test)]
+            fails: std::sync::Mutex::default(),
         })
     }
 
@@ -123,6 +128,12 @@ impl RedbStore {
     pub async fn place(&self) -> QueuePlace<'_> {
         // The writer's thread ends with this store; where it has ended before, the place says so.
         QueuePlace(self.writer.reserve().await.ok())
+    }
+
+    /// The next transaction that writes this key fails.
+    #[cfg(test)]
+    pub(crate) fn fail_once(&self, key: &'static str) {
+        *self.fails.lock().unwrap() = Some(key);
     }
 
     fn read(&self, key: &str) -> Result<Option<Entry>, StoreError> {
@@ -161,6 +172,14 @@ impl Store for RedbStore {
     }
 
     async fn txn(&self, writes: Vec<Write>) -> Result<StoreRevision, StoreError> {
+        #[cfg(test)]
+        if { self.fails.lock() }
+            .unwrap()
+            .take_if(|key| writes.iter().any(|write| write.key == *key))
+            .is_some()
+        {
+            return Err(engine("no space left"));
+        }
         // One without writes is a revision as well.
         let queued = self.place().await.send(writes);
         Ok(queued.done().await?.unwrap_or_default())
