@@ -29,7 +29,7 @@
 //! | [`mod@difference`] | what changed between good evidence and bad |
 //! | [`ca`], [`svid_template`] | keys and certificates |
 //! | [`endorsements`] | what vendors say about hardware: fetched, kept, renewed |
-//! | [`refusal`] | the bounded words of refusals |
+//! | [`refusal`], [`refusals`] | the bounded words of refusals, and how many strangers may cause |
 //! | [`mod@http`], [`telemetry`] | metrics and probes |
 //! | [`operator`], [`rpc::operator`], [`cli`] | the operator's questions |
 //!
@@ -64,6 +64,7 @@ pub mod profile_draft;
 pub mod reappraisal;
 pub mod reference;
 pub mod refusal;
+pub mod refusals;
 pub mod registration;
 pub mod renewals;
 pub mod rpc;

@@ -22,7 +22,9 @@ use crate::log::{Head, Log, LogError};
 use crate::mesh::frame::Published;
 use crate::mesh::probes::Probes;
 use crate::policy::Fixed;
+use crate::refusals::Refusals;
 use crate::registration::Registry;
+use crate::registration::outrun::Outrun;
 use crate::renewals::Renewals;
 use crate::slots::{Calendar, Slots};
 use crate::standing::Duties;
@@ -51,6 +53,8 @@ pub struct ControlPlane {
     pub probes: Probes,
     /// Why the policy folder's present content is not in force; `None` while it is.
     pub policy_error: watch::Receiver<Option<String>>,
+    /// What sidecars hold that was never made here: then nothing is issued.
+    pub outrun: watch::Receiver<Option<Outrun>>,
     /// Ends streams.
     pub shutdown: watch::Receiver<bool>,
     /// Metrics.
@@ -65,6 +69,8 @@ pub struct ControlPlane {
     pub renewals: Arc<Gate>,
     /// How many attestations each instance and each stranger's address has.
     pub holders: Holders,
+    /// Refusals of strangers that are counted.
+    pub refusals: Refusals,
     /// Attestations under way.
     pub conversations: Conversations,
     /// When instances come back.

@@ -3,35 +3,27 @@
 use std::sync::Arc;
 
 use vouchsafe_api::convert::attest::{AttestResponse, Evidence};
-use vouchsafe_api::convert::record::{Event, Refused as RefusedRecord};
+use vouchsafe_api::convert::record::Event;
+use vouchsafe_api::convert::record::attestation::Refused as RefusedRecord;
 use vouchsafe_attestation::name::WorkloadName;
 
 use super::{Conversation, Shown};
 use crate::archive::bundle::Outcome;
 use crate::difference::difference;
 use crate::refusal::{Blame, Refused};
+use crate::refusals::Noted;
 use crate::registration::Instance;
 use crate::standing::acts::Cause;
 use crate::telemetry::Chain;
 
 impl Conversation {
-    /// Records a refusal with all that is known, and answers with the word and the remedy only.
+    /// Records a refusal with all that is known, or counts it, and answers with the word and the remedy only.
     pub(super) async fn refuse(&mut self, refused: Refused) -> AttestResponse {
         // First of all, its peers cut an instance whose evidence turned bad.
         let revoked = self.blame(&refused).await;
-        let shown = { self.shown.as_ref() }.map(|shown| Arc::clone(&shown.case));
-        let evidence_sha256 = self.keep_refused(&refused).await;
-        let control_plane = &self.control_plane;
+        let control_plane = Arc::clone(&self.control_plane);
         let refusals = &control_plane.metrics.refused;
         refusals.with_label_values(&[refused.reason]).inc();
-        let peer = self.connection.address.to_string();
-        tracing::info!(
-            workload = self.asked,
-            reason = refused.reason,
-            detail = refused.detail,
-            peer,
-            "attestation refused"
-        );
         let state = Arc::clone(&control_plane.mesh.borrow().state);
         if let Ok(workload) = self.asked.parse::<WorkloadName>()
             && state.policy.set.workload(&workload).is_some()
@@ -41,6 +33,19 @@ impl Conversation {
                 .registry
                 .refused(workload, now, refused.reason);
         }
+        if self.is_counted(&refused) {
+            return AttestResponse::Refusal(refused.to_wire());
+        }
+        let shown = { self.shown.as_ref() }.map(|shown| Arc::clone(&shown.case));
+        let evidence_sha256 = self.keep_refused(&refused).await;
+        let peer = self.connection.address.to_string();
+        tracing::info!(
+            workload = self.asked,
+            reason = refused.reason,
+            detail = refused.detail,
+            peer,
+            "attestation refused"
+        );
         let event = Event::Refused(Box::new(RefusedRecord {
             workload: self.asked.clone(),
             reason: refused.reason.to_owned(),
@@ -65,6 +70,28 @@ impl Conversation {
             control_plane.revoked(&instance, cause).await;
         }
         AttestResponse::Refusal(refused.to_wire())
+    }
+
+    /// Whether a refusal is one of so many of its sort that it is only counted. One of a registered instance never is.
+    fn is_counted(&self, refused: &Refused) -> bool {
+        if self.known.is_some() {
+            return false;
+        }
+        let control_plane = &self.control_plane;
+        let (address, now) = (self.connection.address.ip(), control_plane.now());
+        match control_plane.refusals.note(refused.reason, address, now) {
+            Noted::Single => false,
+            Noted::Counted { is_first } => {
+                if is_first {
+                    tracing::warn!(
+                        reason = refused.reason,
+                        peer = %self.connection.address,
+                        "so many attestations are refused that more of this sort are counted in the record, not told one by one, for a minute"
+                    );
+                }
+                true
+            }
+        }
     }
 
     /// A refusal stands whether its evidence could be kept or not.
