@@ -105,7 +105,8 @@ impl Encoder for FrameCodec {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        buffers()
+        // Taken per stream, idle or not: a heartbeat fits, and what is larger is rare.
+        BufferSettings::new(2 * 1024, YIELD_BYTES)
     }
 }
 
@@ -121,13 +122,12 @@ impl Decoder for FrameCodec {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        buffers()
+        // An acknowledgement fits.
+        BufferSettings::new(256, YIELD_BYTES)
     }
 }
 
-/// Taken per stream, idle or not: a heartbeat and an acknowledgement fit, and what is larger is rare.
-fn buffers() -> BufferSettings {
-    BufferSettings::new(2 * 1024, 32 * 1024)
-}
+/// Never reached: frames are sent one by one.
+const YIELD_BYTES: usize = 32 * 1024;
 
 const METHOD: &str = "Watch";
