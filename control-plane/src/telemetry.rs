@@ -26,6 +26,8 @@ pub struct Metrics {
     pub streams: IntGauge,
     /// Whether the policy folder's present content is refused (1) or in force (0).
     pub policy_broken: IntGauge,
+    /// Whether sidecars hold what was never made here (1).
+    pub outrun: IntGauge,
     /// Policy folder read, by outcome.
     pub policy_loads: IntCounterVec,
     /// Sequence of the revision in force.
@@ -265,6 +267,10 @@ impl Metrics {
                 "vouchsafe_policy_broken",
                 "1 while the policy folder's present content is refused and the last good one is in force.",
             )?,
+            outrun: gauge(
+                "vouchsafe_control_plane_outrun",
+                "1 while most sidecars hold what this control plane never made: its data folder is an older copy.",
+            )?,
             policy_loads: counters(
                 "vouchsafe_policy_loads_total",
                 "Times the policy folder was read.",
@@ -302,13 +308,14 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn Collector>; 14] = [
+        let all: [Box<dyn Collector>; 15] = [
             Box::new(self.issued.clone()),
             Box::new(self.refused.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.handshake_failures.clone()),
             Box::new(self.streams.clone()),
             Box::new(self.policy_broken.clone()),
+            Box::new(self.outrun.clone()),
             Box::new(self.policy_loads.clone()),
             Box::new(self.revision.clone()),
             Box::new(self.records.clone()),

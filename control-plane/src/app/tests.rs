@@ -4,9 +4,12 @@ mod authorities;
 mod canary;
 mod hardware;
 mod harness;
+mod keeping;
 mod machines;
+mod restored;
 mod revoking;
 mod standing;
+mod urgent;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -23,6 +23,7 @@ mod explain_log;
 mod log;
 mod reason;
 mod renew;
+mod restored;
 mod revoke;
 mod serve;
 mod status;
@@ -129,6 +130,8 @@ enum Command {
     /// Proposes the rules that a port in `audit` lacks, from what sidecars told or from access logs, and tries whether they
     /// are enough.
     Suggest(suggest::Arguments),
+    /// Begins another epoch of the mesh state, after the data folder was brought back from a copy.
+    Restored(restored::Arguments),
     /// Has instances renew their certificates ahead of time, at a pace.
     Renew(renew::Arguments),
     /// Authorities that sign certificates.
@@ -248,6 +251,7 @@ async fn run(command: Command) -> Outcome {
         Command::Promote(arguments) => arguments.run().await,
         Command::Rollback(arguments) => arguments.run().await,
         Command::Suggest(arguments) => arguments.run().await,
+        Command::Restored(arguments) => arguments.run().await,
         Command::Renew(arguments) => renew::run(&arguments).await,
         Command::Authority(command) => command.run().await,
         Command::Workload(WorkloadCommand::Init(wanted)) => wanted.run(),

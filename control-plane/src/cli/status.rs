@@ -27,8 +27,8 @@ pub(super) async fn show(ask: &Ask) -> Outcome {
         Format::Json => json(&as_json(&status, endorsements)),
         Format::Table => for_people(&status, endorsements),
     };
-    // A policy folder whose content is refused is what a script must notice.
-    match status.policy_error.is_empty() {
+    // A policy folder whose content is refused is what a script must notice, and so is a control plane that has stopped.
+    match status.policy_error.is_empty() && status.outrun.is_none() {
         true => Outcome::good(output),
         false => Outcome::bad(output),
     }
@@ -53,6 +53,11 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
             "missing": missing,
         })),
         "canary": status.canary.as_ref().map(canary_json),
+        "outrun": status.outrun.as_ref().map(|outrun| json!({
+            "revision": revision(outrun.revision.as_ref()),
+            "sidecars": outrun.sidecars,
+            "of": outrun.of,
+        })),
         "revocations": status.revocations.iter().map(revocation_json).collect::<Vec<_>>(),
         "authorities": status.authorities.iter().map(authority::as_json).collect::<Vec<_>>(),
         "brakes": status.brakes.iter().map(|brake| json!({
@@ -116,6 +121,17 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
         hex::encode(&status.record_head),
         show_time(status.started_ms),
     );
+    if let Some(outrun) = &status.outrun {
+        out.push_str(&format!(
+            "STOPPED       {} of {} connected sidecars hold revisions up to {}, which this control plane never made: its data
+              folder is an older copy. Nothing is put in force and no certificate is issued. Bring the newest copy
+              back, or say `vouchsafe restored --reason …` and revoke again what was revoked since.
+",
+            outrun.sidecars,
+            outrun.of,
+            revision(outrun.revision.as_ref()),
+        ));
+    }
     if let Some([valid, expired, missing]) = endorsements
         && valid + expired + missing > 0
     {

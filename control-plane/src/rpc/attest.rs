@@ -181,6 +181,11 @@ impl Conversation {
             AttestRequest::Evidence(_) => return Err(out_of_order()),
         };
         self.asked = hello.workload.to_string();
+        if self.control_plane.outrun.borrow().is_some() {
+            return Err(unavailable(
+                "sidecars hold what this control plane never made: `vouchsafe status` says what to do",
+            ));
+        }
         let known = self.known(&hello)?;
         self.place = Some(self.take_place(&hello, known.as_ref()).await?);
         let state = Arc::clone(&self.control_plane.mesh.borrow().state);
