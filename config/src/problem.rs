@@ -260,16 +260,22 @@ impl<'a> Reporter<'a> {
         Problem::at(self.source, span, message)
     }
 
+    /// Says of what was reported at a place already what to do about it.
+    pub(crate) fn hint(&mut self, span: Span, hint: &str) {
+        let name = self.source.name();
+        let here = |problem: &&mut Problem| problem.span == span && problem.file == name;
+        if let Some(problem) = self.found.iter_mut().rev().find(here) {
+            problem.hint = Some(hint.to_owned());
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.found.len()
     }
 }
 
 /// The candidate that was likely meant, if one is close.
-pub(crate) fn nearest<'a>(
-    found: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(found: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let found: Vec<char> = found.chars().take(64).collect();
     candidates
         .into_iter()

@@ -5,7 +5,7 @@ mod shown;
 
 use std::time::SystemTime;
 
-use vouchsafe_attestation::claims::Class;
+use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::peer::Peer;
 use vouchsafe_attestation::result::{AttestationResult, InstanceId};
@@ -411,7 +411,13 @@ impl IdPattern {
         })
     }
 
-    fn matches(&self, id: &SpiffeId) -> bool {
+    /// Whose IDs it means.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Whether it means this one.
+    pub fn matches(&self, id: &SpiffeId) -> bool {
         if *id.trust_domain() != self.trust_domain {
             return false;
         }
@@ -422,6 +428,16 @@ impl IdPattern {
         });
         begins && found.next().is_some() == self.is_open
     }
+}
+
+/// Claims of a kind of evidence that `hardware_id` looks for.
+pub fn identity_claims(kind: EvidenceKind) -> &'static [&'static str] {
+    shown::Sort::Identity.claims(kind)
+}
+
+/// Claims of a kind of evidence that `measurement` looks for.
+pub fn measurement_claims(kind: EvidenceKind) -> &'static [&'static str] {
+    shown::Sort::Measurement.claims(kind)
 }
 
 /// How long before its end a revocation warns.

@@ -3,11 +3,12 @@
 //! They read the trees, not only typed documents, so that a mistake inside one document hides no mistake between
 //! documents; and they blame nobody for referring to a document that could not be read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use vouchsafe_attestation::claims::{Class, EvidenceKind};
 use vouchsafe_attestation::name::{Name, WorkloadName};
+use vouchsafe_attestation::spiffe_id::SpiffeId;
 
 use crate::document::{Kind, Raw};
 use crate::mesh::{DEFAULT_LIFETIME, DEFAULT_REATTEST_ROOT};
@@ -172,28 +173,72 @@ impl<'r> Index<'r> {
         }
         let message = format!("there is no {} `{name}`", kind.as_str());
         let mut problem = Problem::at(&raw.source, node.span, message).path(path);
-        let names: Vec<String> = self
-            .raws
-            .keys()
-            .filter(|(of, _)| *of == kind)
-            .map(|(_, name)| name.to_string())
-            .collect();
-        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
-        names.sort_unstable();
-        if let Some(meant) = nearest(&name.to_string(), names) {
+        if let Some(meant) = self.near(kind, &name, found.len()) {
             problem = problem.hint(format!("did you mean `{meant}`?"));
         }
         found.push(problem);
         None
     }
 
-    /// A revocation of a machine that nothing describes means nobody.
+    /// The document that was likely meant, where not too much is wrong already to look for each.
+    fn near(&self, kind: Kind, name: &WorkloadName, wrong: usize) -> Option<String> {
+        let keys = self.raws.keys().filter(|_| wrong < MAX_SUGGESTED);
+        let names: BTreeSet<String> = keys
+            .filter(|(of, _)| *of == kind)
+            .map(|(_, name)| name.to_string())
+            .collect();
+        nearest(&name.to_string(), names.iter().map(String::as_str)).map(str::to_owned)
+    }
+
+    /// A revocation of a machine that nothing describes means nobody, and nobody could tell. One of a workload that is not
+    /// there means those who come to bear the name, which is what some revocations are for.
     fn check_revocation(&self, raw: &Raw, found: &mut Vec<Problem>) {
-        let nodes = raw.spec().and_then(|spec| spec.find(&["match", "node"]));
-        for (index, node) in nodes.map_or(&[][..], Node::items).iter().enumerate() {
+        let items = |key: &str| {
+            let found = raw.spec().and_then(|spec| spec.find(&["match", key]));
+            found.map_or(&[][..], Node::items).iter().enumerate()
+        };
+        for (index, node) in items("node") {
             let path = format!("spec.match.node[{index}]");
             self.resolve(raw, node, &path, Kind::Node, found);
         }
+        let namespace = raw.head.namespace.as_ref();
+        for (index, node) in items("workload") {
+            let name = namespace.and_then(|namespace| scalar::reference(node, namespace));
+            let path = format!("spec.match.workload[{index}]");
+            self.check_revoked(raw, (node, path), name, found);
+        }
+        let mesh = self.mesh.and_then(Raw::spec);
+        let trust_domain = mesh.and_then(|spec| spec.get("trust_domain")?.text());
+        for (index, node) in items("spiffe_id") {
+            let id: Option<SpiffeId> = node.text().and_then(|text| text.parse().ok());
+            let id = id.filter(|id| Some(id.trust_domain().as_str()) == trust_domain);
+            let path = format!("spec.match.spiffe_id[{index}]");
+            self.check_revoked(raw, (node, path), id.and_then(|id| id.workload()), found);
+        }
+    }
+
+    /// Warns of a workload that a revocation names and that is not there.
+    fn check_revoked(
+        &self,
+        raw: &Raw,
+        (node, path): (&Node, String),
+        name: Option<WorkloadName>,
+        found: &mut Vec<Problem>,
+    ) {
+        let kind = Kind::Workload;
+        let Some(name) = name.filter(|name| {
+            !self.raws.contains_key(&(kind, name.clone()))
+                && !self.lost.may_define(kind, name.name.as_str())
+        }) else {
+            return;
+        };
+        let message = format!("there is no Workload `{name}`, so this means nobody until there is");
+        let hint = match self.near(kind, &name, found.len()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "leave it if the workload is yet to come".to_owned(),
+        };
+        let problem = Problem::at(&raw.source, node.span, message).path(path);
+        found.push(problem.hint(hint).warning());
     }
 
     fn check_profile(&self, raw: &Raw, now: Option<SystemTime>, found: &mut Vec<Problem>) {
@@ -377,3 +422,6 @@ fn has_live_image(alternative: &Alternative, now: SystemTime) -> bool {
         }
     })
 }
+
+/// Mistakes beyond this many are shown without the name that was likely meant: each search goes through all names.
+const MAX_SUGGESTED: usize = 50;

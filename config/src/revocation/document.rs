@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
 use super::{Action, Cause, IdPattern, Match, Revocation, without_zeros};
@@ -11,7 +12,7 @@ use crate::policy::RuleSource;
 use crate::problem::Reporter;
 use crate::scalar;
 use crate::shape::{Field, MapShape, Place, Shape, optional, required};
-use crate::yaml::Node;
+use crate::yaml::{Entry, Node};
 
 pub(crate) static SPEC: MapShape = MapShape {
     fields: &FIELDS,
@@ -127,6 +128,19 @@ pub(crate) fn check(
     now: Option<SystemTime>,
     reporter: &mut Reporter<'_>,
 ) {
+    let claims = |entry: &&Entry| {
+        EvidenceKind::ALL
+            .iter()
+            .any(|kind| kind.as_str() == entry.key)
+    };
+    let found = spec.get("match").map_or(&[][..], Node::entries);
+    for entry in found.iter().filter(claims) {
+        let kind = &entry.key;
+        reporter.hint(
+            entry.key_span,
+            &format!("claims of devices stand under `device`: `device: {{{kind}: ...}}`"),
+        );
+    }
     if let Some(entry) = spec.entry("match")
         && entry.value.entries().is_empty()
     {

@@ -38,7 +38,7 @@ impl Sort {
         })
     }
 
-    fn claims(self, kind: EvidenceKind) -> &'static [&'static str] {
+    pub(super) fn claims(self, kind: EvidenceKind) -> &'static [&'static str] {
         match self {
             Self::Identity => identities(kind),
             Self::Measurement => measurements(kind),

@@ -431,6 +431,10 @@ fn mistakes_have_a_place_and_a_remedy() {
         ),
         ("{policy_revision_below: \"7\"}", "<epoch>.<sequence>"),
         ("{device: {tpm: {imagee: x}}}", "did you mean `image`?"),
+        (
+            "{sev_snp: {tcb: {microcode: \"<72\"}}}",
+            "claims of devices stand under `device`: `device: {sev_snp: ...}`",
+        ),
         ("{devices: {tpm: {image: x}}}", "did you mean `device`?"),
     ] {
         let error = read(&document(found, "")).unwrap_err();
@@ -445,7 +449,7 @@ fn mistakes_have_a_place_and_a_remedy() {
 fn a_revocation_warns_a_day_before_its_end() {
     let warned = |hours: u64| {
         let expires = scalar::show_time(testing::now() + Duration::from_secs(hours * 3600));
-        let text = document("{workload: [a/x]}", &format!("  expires: {expires}\n"));
+        let text = document("{serial: [ab]}", &format!("  expires: {expires}\n"));
         let mesh = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example}\n---\n";
         let options = Options {
             now: Some(testing::now()),
@@ -549,5 +553,37 @@ fn an_instance_whose_standing_is_withdrawn_is_denied_by_its_own_word_and_nobody_
         let other = with(InstanceId([0xee; 16]), Withdrawn::Revoked);
         let found = decide(&other, "web", direction);
         assert!(matches!(found, Decision::Allow(_)), "{found:?}");
+    }
+}
+
+#[test]
+fn a_workload_that_is_not_there_is_a_warning_with_the_name_that_was_likely_meant() {
+    let beside = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example, danger_accept_simulated: true}\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: AttestationProfile\nmetadata: {name: p, namespace: edge}\nspec: {any_of: [{simulated: {images: [{name: i}]}}]}\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Node\nmetadata: {name: n, namespace: edge}\nspec: {hardware: {simulated_machine: n}}\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Workload\nmetadata: {name: gateway, namespace: edge}\nspec: {profile: p, members: {nodes: [n]}}\n---\n";
+    let warnings = |found: &str| {
+        let text = format!("{beside}{}", document(found, ""));
+        let set = PolicySet::parse(vec![Source::new("r.yaml", text)], Options::default());
+        let set = set.unwrap_or_else(|problems| panic!("{problems}"));
+        let warnings = set.warnings().iter();
+        warnings.map(ToString::to_string).collect::<String>()
+    };
+    for (found, words) in [
+        ("{workload: [edge/gatewy]}", "did you mean `edge/gateway`?"),
+        ("{workload: [gateway]}", "there is no Workload `a/gateway`"),
+        ("{workload: [edge/later]}", "means nobody until there is"),
+        (
+            "{spiffe_id: [\"spiffe://factory.example/ns/edge/workload/gatewy\"]}",
+            "did you mean `edge/gateway`?",
+        ),
+    ] {
+        let said = warnings(found);
+        assert!(said.contains(words), "{found}: {said}");
+    }
+    for found in [
+        "{workload: [edge/gateway]}",
+        "{spiffe_id: [\"spiffe://factory.example/ns/edge/**\"]}",
+        "{spiffe_id: [\"spiffe://elsewhere/ns/edge/workload/gatewy\"]}",
+        "{serial: [ab]}",
+    ] {
+        assert_eq!(warnings(found), "");
     }
 }
