@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
 
+use super::fields;
 use super::grant::{Grant, Part, Subject, selects};
 use super::who_can::Door;
 use crate::access::{AccessPolicy, Selector};
@@ -51,17 +52,13 @@ impl Difference {
     pub fn in_words(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for change in &self.doors {
-            let asks = |sign: char, grants: &[Grant]| -> String {
-                let asks = grants.iter().map(|grant| format!(" {sign} {}", grant.ask));
-                asks.collect()
-            };
+            let asks: Vec<String> = change.lines().into_iter().map(|(line, _)| line).collect();
             lines.push(format!(
-                "{} {} for {}:{}{}",
+                "{} {} for {}: {}",
                 change.door,
                 change.change.as_str(),
                 change.subject,
-                asks('+', &change.gains),
-                asks('-', &change.losses)
+                asks.join("; ")
             ));
         }
         let ports = self.ports.iter();
@@ -117,6 +114,55 @@ pub struct DoorChange {
     pub gains: Vec<Grant>,
     /// What was granted that no new rule grants.
     pub losses: Vec<Grant>,
+    /// Of both, what a rule of the same name grants before and after, on other terms.
+    pub terms: Vec<Terms>,
+}
+
+/// One sort of request, granted by a rule on terms that changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Terms {
+    /// As it was granted.
+    pub before: Grant,
+    /// As it is granted.
+    pub after: Grant,
+}
+
+impl Terms {
+    /// `POST /v1/chat: client attested, within 20m -> attested, within 30m`.
+    fn in_words(&self) -> String {
+        let (before, after) = (&self.before, &self.after);
+        let until = |grant: &Grant| grant.until.clone().unwrap_or_else(|| "no end".to_owned());
+        let parts = [
+            ("client", before.client.clone(), after.client.clone()),
+            ("server", before.server.clone(), after.server.clone()),
+            ("until", until(before), until(after)),
+        ];
+        let changed = parts
+            .into_iter()
+            .filter(|(_, before, after)| before != after);
+        let changed = changed.map(|(what, before, after)| format!("{what} {before} -> {after}"));
+        format!("{}: {}", after.ask, changed.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl DoorChange {
+    /// Every part of the change as words, and the rule that makes it: `+` for what is granted now, `-` for what was, `~` for
+    /// what is granted on other terms.
+    pub fn lines(&self) -> Vec<(String, &str)> {
+        let mut lines = Vec::new();
+        let is_gain = |grant: &&Grant| !self.terms.iter().any(|terms| terms.after == **grant);
+        for grant in self.gains.iter().filter(is_gain) {
+            lines.push((format!("+ {}", grant.in_words()), grant.rule.as_str()));
+        }
+        let is_loss = |grant: &&Grant| !self.terms.iter().any(|terms| terms.before == **grant);
+        for grant in self.losses.iter().filter(is_loss) {
+            lines.push((format!("- {}", grant.in_words()), grant.rule.as_str()));
+        }
+        for terms in &self.terms {
+            lines.push((format!("~ {}", terms.in_words()), terms.after.rule.as_str()));
+        }
+        lines
+    }
 }
 
 /// A port that changed whoever calls it.
@@ -145,7 +191,7 @@ pub struct RevocationChange {
     /// Namespace and name of the document.
     pub name: WorkloadName,
     /// In words.
-    pub what: &'static str,
+    pub what: String,
     /// Whether somebody may be trusted again.
     pub may_widen: bool,
 }
@@ -338,6 +384,17 @@ fn compare(
         beyond.map(Part::describe).collect()
     };
     let (gains, losses) = (beyond(&new, &old), beyond(&old, &new));
+    let pairs = new.iter().flat_map(|after| {
+        let same = |before: &&Part<'_>| {
+            before.rule.name == after.rule.name && before.ask.to_string() == after.ask.to_string()
+        };
+        old.iter().filter(same).map(|before| Terms {
+            before: before.describe(),
+            after: after.describe(),
+        })
+    });
+    let is_told = |terms: &Terms| gains.contains(&terms.after) || losses.contains(&terms.before);
+    let terms = pairs.filter(is_told).collect();
     let change = match (gains.is_empty(), losses.is_empty()) {
         (true, true) => return None,
         (false, true) if old.is_empty() => Change::Opens,
@@ -352,6 +409,7 @@ fn compare(
         change,
         gains,
         losses,
+        terms,
     })
 }
 
@@ -460,13 +518,16 @@ fn show((first, last): (u16, u16)) -> String {
 /// Changes of documents by which names are given.
 fn names(old: &PolicySet, new: &PolicySet) -> Vec<NameChange> {
     let (before, after) = (texts(old), texts(new));
+    let empty = String::new();
+    let text = |texts: &'_ BTreeMap<Key, String>, kind: Kind, name: &WorkloadName| {
+        texts.get(&key(kind, name)).unwrap_or(&empty).clone()
+    };
+    let fields_of = |kind: Kind, name: &WorkloadName| {
+        fields::changed_fields(&text(&before, kind, name), &text(&after, kind, name))
+    };
     let changed = |kind: Kind, name: &WorkloadName| {
-        let key = (
-            kind,
-            Some(name.namespace.to_string()),
-            name.name.to_string(),
-        );
-        before.get(&key) != after.get(&key)
+        let key = key(kind, name);
+        (before.get(&key) != after.get(&key)).then(|| fields::in_words(&fields_of(kind, name)))
     };
     let mut found = Vec::new();
     let meshes = |texts: &BTreeMap<Key, String>| -> Vec<String> {
@@ -474,7 +535,8 @@ fn names(old: &PolicySet, new: &PolicySet) -> Vec<NameChange> {
         meshes.map(|(_, text)| text.clone()).collect()
     };
     if meshes(&before) != meshes(&after) {
-        let what = "the Mesh document changed".to_owned();
+        let fields = fields::changed_fields(&meshes(&before).concat(), &meshes(&after).concat());
+        let what = format!("the Mesh document changed{}", fields::in_words(&fields));
         found.push(NameChange {
             workload: None,
             what,
@@ -494,14 +556,18 @@ fn names(old: &PolicySet, new: &PolicySet) -> Vec<NameChange> {
                 "profile {} becomes {}",
                 held.profile, workload.profile
             ));
-        } else if changed(Kind::AttestationProfile, &workload.profile) {
-            report(format!("profile {} changed", workload.profile));
+        } else if let Some(fields) = changed(Kind::AttestationProfile, &workload.profile) {
+            report(format!("profile {} changed{fields}", workload.profile));
         }
         if held.members != workload.members {
-            report("members changed".to_owned());
+            let mut fields = fields_of(Kind::Workload, &workload.name);
+            fields.retain(|field| field.starts_with("members"));
+            report(format!("members changed{}", fields::in_words(&fields)));
         }
-        for node in nodes(workload).filter(|node| changed(Kind::Node, node)) {
-            report(format!("node {node} changed"));
+        for node in nodes(workload) {
+            if let Some(fields) = changed(Kind::Node, node) {
+                report(format!("node {node} changed{fields}"));
+            }
         }
     }
     found
@@ -514,16 +580,15 @@ fn revocations(old: &PolicySet, new: &PolicySet) -> Vec<RevocationChange> {
         .map(|one| &one.name)
         .collect();
     let change = |name: &WorkloadName| {
-        let key = (
-            Kind::Revocation,
-            Some(name.namespace.to_string()),
-            name.name.to_string(),
-        );
+        let key = key(Kind::Revocation, name);
         let (what, may_widen) = match (before.get(&key), after.get(&key)) {
-            (None, _) => ("is new", false),
-            (Some(_), None) => ("is gone", true),
+            (None, _) => ("is new".to_owned(), false),
+            (Some(_), None) => ("is gone".to_owned(), true),
             (Some(old), Some(new)) if old == new => return None,
-            (Some(_), Some(_)) => ("changed", true),
+            (Some(old), Some(new)) => {
+                let fields = fields::changed_fields(old, new);
+                (format!("changed{}", fields::in_words(&fields)), true)
+            }
         };
         Some(RevocationChange {
             name: name.clone(),
@@ -543,6 +608,11 @@ fn nodes(workload: &Workload) -> impl Iterator<Item = &WorkloadName> {
 }
 
 type Key = (Kind, Option<String>, String);
+
+fn key(kind: Kind, name: &WorkloadName) -> Key {
+    let namespace = name.namespace.to_string();
+    (kind, Some(namespace), name.name.to_string())
+}
 
 /// Texts of documents without comments of their own lines, blank lines and spaces at line ends.
 fn texts(set: &PolicySet) -> BTreeMap<Key, String> {

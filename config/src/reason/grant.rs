@@ -68,6 +68,18 @@ pub struct Grant {
     pub rule: String,
 }
 
+impl Grant {
+    /// `POST /v1/chat, if client is attested, server is attested, until 2026-12-24T00:00:00Z`.
+    pub(super) fn in_words(&self) -> String {
+        let until = self.until.as_ref();
+        let until = until.map_or_else(String::new, |until| format!(", until {until}"));
+        format!(
+            "{}, if client is {}, server is {}{until}",
+            self.ask, self.client, self.server
+        )
+    }
+}
+
 /// A grant as it is compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'s> {

@@ -7,6 +7,7 @@
 //! only: where several grants include another only together, it says no. So a difference may be reported that several
 //! rules cover between them, but none is ever missed.
 
+mod fields;
 mod grant;
 mod inclusion;
 

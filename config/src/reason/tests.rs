@@ -316,6 +316,63 @@ fn demands_narrow_and_paths_widen() {
 }
 
 #[test]
+fn what_changed_of_a_rule_is_said_with_what_it_was() {
+    let rule = |more: &str| {
+        let rest = format!("{more}\n  allow: [{{methods: [POST], paths: [/v1/chat]}}]");
+        rule_of("d", "inference/llm", "{workload: edge/gateway}", &rest)
+    };
+    let within = |age: &str| rule(&format!("client: {{attested_within: {age}}}"));
+    let strict = rule("server: {binding: exporter}");
+    let said = |old: &str, new: &str| {
+        let difference = diff(&factory(old), &factory(new), testing::now());
+        difference.in_words().join("\n")
+    };
+    let head = "inference/llm:web";
+    assert_eq!(
+        said(&within("20m"), &within("30m")),
+        format!(
+            "{head} widens for edge/gateway: ~ POST /v1/chat: client attested, within 20m -> attested, within 30m"
+        )
+    );
+    assert_eq!(
+        said(&within("30m"), &strict),
+        format!(
+            "{head} shifts for edge/gateway: ~ POST /v1/chat: client attested, within 30m -> attested, server attested -> attested, bound by exporter"
+        )
+    );
+    let other = strict.replace("name: d,", "name: e,");
+    assert_eq!(
+        said(&within("20m"), &other),
+        format!(
+            "{head} shifts for edge/gateway: + POST /v1/chat, if client is attested, server is attested, bound by exporter; - POST /v1/chat, if client is attested, within 20m, server is attested"
+        )
+    );
+}
+
+#[test]
+fn a_changed_mesh_and_a_changed_revocation_name_their_fields() {
+    let mesh = |spec: &str| {
+        format!(
+            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\nspec: {{trust_domain: factory.example{spec}}}\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r, namespace: edge}}\nspec: {{match: {{serial: [ab]}}, action: cut, reason: stolen}}\n"
+        )
+    };
+    let read = |text: &str| {
+        PolicySet::parse(vec![Source::new("p.yaml", text)], Options::default()).unwrap()
+    };
+    let old = read(&mesh(", certificates: {lifetime: 1h}"));
+    let new =
+        read(&mesh(", certificates: {lifetime: 30m}, stale_after: 5m").replace("cut", "drain"));
+    let said = diff(&old, &new, testing::now()).in_words();
+    assert_eq!(
+        said,
+        [
+            "revocation edge/r changed: action cut -> drain",
+            "the Mesh document changed: certificates.lifetime 1h -> 30m, stale_after none -> 5m",
+        ]
+    );
+}
+
+#[test]
 fn a_change_for_a_namespace_is_told_once() {
     let old = rule_of(
         "d",
@@ -343,7 +400,10 @@ fn what_decides_names_counts_as_widening() {
     let difference = diff(&old, &new, testing::now());
     assert!(difference.doors.is_empty() && difference.may_widen());
     assert_eq!(difference.names.len(), 4);
-    assert_eq!(difference.names[0].what, "profile edge/p changed");
+    assert_eq!(
+        difference.names[0].what,
+        "profile edge/p changed: any_of[0].simulated.images[i].name i -> none, any_of[0].simulated.images[j].name none -> j"
+    );
 }
 
 #[test]
@@ -356,7 +416,12 @@ fn a_revocation_that_goes_may_widen_and_one_that_comes_does_not() {
     for (old, new, what, may_widen) in [
         (&without, &with, "is new", false),
         (&with, &without, "is gone", true),
-        (&with, &other, "changed", true),
+        (
+            &with,
+            &other,
+            "changed: match.workload + browser - gateway",
+            true,
+        ),
     ] {
         let difference = compare(old, new);
         assert_eq!(difference.revocations.len(), 1, "{difference:?}");

@@ -66,12 +66,21 @@ fn show_who_can(found: &WhoCan, transitively: bool) -> String {
                     reach.subject.to_string(),
                     grant.ask.clone(),
                     grant.client.clone(),
+                    grant.server.clone(),
                     until.map_or_else(|| "-".to_owned(), Clone::clone),
                     grant.rule.clone(),
                 ]);
             }
         }
-        output.push_str(&table(&["CLIENT", "MAY", "IF IT IS", "UNTIL", "BY"], rows));
+        let head = [
+            "CLIENT",
+            "MAY",
+            "IF IT IS",
+            "AND THE SERVER IS",
+            "UNTIL",
+            "BY",
+        ];
+        output.push_str(&table(&head, rows));
     }
     for shut in &found.shut {
         let _ = writeln!(
@@ -149,16 +158,17 @@ fn who_can_json(found: &WhoCan) -> Value {
 }
 
 fn grants(grants: &[Grant]) -> Vec<Value> {
-    let grants = grants.iter().map(|grant| {
-        json!({
-            "ask": grant.ask,
-            "client": grant.client,
-            "server": grant.server,
-            "until": grant.until,
-            "rule": grant.rule,
-        })
-    });
-    grants.collect()
+    grants.iter().map(grant).collect()
+}
+
+fn grant(grant: &Grant) -> Value {
+    json!({
+        "ask": grant.ask,
+        "client": grant.client,
+        "server": grant.server,
+        "until": grant.until,
+        "rule": grant.rule,
+    })
 }
 
 /// What `diff` is told.
@@ -225,16 +235,8 @@ fn show_diff(difference: &Difference) -> String {
     for change in &difference.doors {
         let (door, subject) = (&change.door, &change.subject);
         let _ = writeln!(output, "{door} {} for {subject}", change.change.as_str());
-        for (sign, grants) in [('+', &change.gains), ('-', &change.losses)] {
-            for grant in grants {
-                let until = grant.until.as_ref();
-                let until = until.map_or_else(String::new, |until| format!(", until {until}"));
-                let _ = writeln!(
-                    output,
-                    "  {sign} {}, if client is {}, server is {}{until}: {}",
-                    grant.ask, grant.client, grant.server, grant.rule
-                );
-            }
+        for (line, rule) in change.lines() {
+            let _ = writeln!(output, "  {line}: {rule}");
         }
     }
     for change in &difference.ports {
@@ -270,6 +272,10 @@ fn diff_json(difference: &Difference) -> Value {
             "change": change.change.as_str(),
             "gains": grants(&change.gains),
             "losses": grants(&change.losses),
+            "terms": change.terms.iter().map(|terms| json!({
+                "before": grant(&terms.before),
+                "after": grant(&terms.after),
+            })).collect::<Vec<_>>(),
         })
     });
     let ports = difference.ports.iter().map(|change| {
