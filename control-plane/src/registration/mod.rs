@@ -60,6 +60,12 @@ pub struct Instance {
     pub image: String,
     /// Why it may bear the name.
     pub member: String,
+    /// Serial number of its newest certificate; empty where that is of before this was kept.
+    pub serial: Vec<u8>,
+    /// SHA-256 of the key of its newest certificate; zeros likewise.
+    pub spki_sha256: [u8; 32],
+    /// SHA-256 of the key of the authority that signed it; zeros likewise.
+    pub authority_spki_sha256: [u8; 32],
     /// When its evidence was verified.
     pub evidence_time: SystemTime,
     /// End of its newest certificate.

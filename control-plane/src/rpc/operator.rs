@@ -8,7 +8,9 @@ mod folder;
 mod judging;
 mod limit;
 mod losses;
+mod shown;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -136,8 +138,19 @@ impl Operator for OperatorApi {
                 last_refusal: refusal.map_or_else(String::new, |(_, reason)| reason.to_owned()),
             }
         });
+        let set = &state.policy.set;
+        let images: BTreeSet<String> = (set.profiles().flat_map(|profile| &profile.any_of))
+            .flat_map(|one| {
+                one.kinds()
+                    .into_iter()
+                    .flat_map(move |kind| one.images(kind))
+            })
+            .map(|image| image.name.to_owned())
+            .collect();
         Ok(Response::new(v1::ListWorkloadsResponse {
             workloads: workloads.collect(),
+            nodes: set.nodes().map(|node| node.name.to_string()).collect(),
+            images: images.into_iter().collect(),
         }))
     }
 
@@ -298,10 +311,22 @@ impl OperatorApi {
             |(instance, session): (crate::registration::Instance, crate::registration::Session)| {
                 let own = published.of(&instance.workload, &instance.id);
                 let newest = own.state.revision;
+                let (identities, measurements) = shown::shown(&instance.ear);
+                let is_known = !instance.serial.is_empty();
+                let digest = |bytes: [u8; 32]| match is_known {
+                    true => bytes.to_vec(),
+                    false => Vec::new(),
+                };
                 v1::SidecarStatus {
                     is_canary: newest != published.state.revision,
                     workload: instance.workload.to_string(),
                     instance: instance.id.0.to_vec(),
+                    spki_sha256: digest(instance.spki_sha256),
+                    authority_sha256: digest(instance.authority_spki_sha256),
+                    serial: instance.serial,
+                    identities,
+                    measurements,
+                    member: instance.member,
                     class: instance.class,
                     kinds: instance.kinds,
                     evidence_time_ms: unix_ms(instance.evidence_time),

@@ -369,6 +369,7 @@ async fn a_canary_goes_on_after_a_restart_or_its_end_is_recorded() {
 #[tokio::test]
 async fn a_canary_ends_where_the_folder_no_longer_fits_it() {
     let factory = Factory::start(POLICY).await;
+    let _tries_it: [Connected; 1] = factory.sidecars(false).await;
     factory
         .ask(canary(50, harness::ANOTHER_RULE))
         .await
@@ -424,6 +425,14 @@ async fn a_change_that_is_no_canary_is_refused_and_says_why() {
     ] {
         let refused = factory.ask(canary(10, &text)).await.unwrap_err();
         assert!(refused.contains(expected), "{refused}");
+    }
+    for dry_run in [true, false] {
+        let asked = v1::ChangeRequest {
+            dry_run,
+            ..canary(10, harness::ANOTHER_RULE)
+        };
+        let nobody = factory.ask(asked).await.unwrap_err();
+        assert!(nobody.contains("nobody would try it"), "{nobody}");
     }
     let all = factory
         .ask(canary(100, harness::ANOTHER_RULE))

@@ -86,6 +86,11 @@ impl OperatorApi {
             .map(|(instance, _)| (instance.workload, instance.id))
             .collect();
         let members = Members::choose(asked.canary_percent, workloads, &connected);
+        if !(connected.iter()).any(|(workload, _)| members.concerns(workload)) {
+            return Err(Status::failed_precondition(
+                "no sidecar that this concerns is connected, so nobody would try it: apply it without `--canary`, or wait for one (`vouchsafe status`)",
+            ));
+        }
         let tries = |workload: &WorkloadName, id: &InstanceId| members.includes(workload, id);
         let mut judging = self.judge(present, &Arc::new(tried), tries).await?;
         judging.wait(PATIENCE).await;
