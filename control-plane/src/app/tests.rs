@@ -6,6 +6,7 @@ mod hardware;
 mod harness;
 mod keeping;
 mod machines;
+mod questions;
 mod restored;
 mod revoking;
 mod standing;

@@ -8,12 +8,13 @@ use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::result::{AttestationResult, DeviceResult, InstanceId};
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
-use vouchsafe_attestation::svid::ATTESTATION_RESULT_OID;
+use vouchsafe_attestation::svid::{ATTESTATION_RESULT_OID, sha256};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::load;
 use vouchsafe_config::policy::{Binding, Decision, Direction, Question, Request, normalize_path};
-use vouchsafe_config::revocation::Bearer;
+use vouchsafe_config::revocation::{Bearer, Match};
 use vouchsafe_config::set::{Options, PolicySet};
+use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
 use super::Outcome;
@@ -66,7 +67,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
     let trust_domain = &mesh.trust_domain;
     let to: WorkloadName = parse("--to", &asked.to)?;
     let port: Name = parse("--port", &asked.port)?;
-    let (id, result) = match &asked.peer {
+    let peer = match &asked.peer {
         Some(file) => read_peer(file)?,
         None => {
             let from = asked
@@ -79,9 +80,19 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
             } else {
                 Some(claimed(asked, now)?)
             };
-            (id, result)
+            Client {
+                id,
+                certificate: None,
+                result,
+            }
         }
     };
+    let Client {
+        id,
+        certificate,
+        result,
+    } = &peer;
+    let shown = certificate.as_ref();
     let path =
         normalize_path(asked.path.as_deref().unwrap_or("/")).map_err(|error| error.to_string())?;
     let request = asked.method.as_deref().map(|method| Request {
@@ -94,11 +105,12 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
         direction: Direction::Inbound,
         local: &to,
         peer: Bearer {
-            id: &id,
-            serial: None,
-            spki_sha256: None,
-            authority_spki_sha256: None,
-            intermediate_spki_sha256: &[],
+            id,
+            serial: shown.map(|shown| shown.serial.as_slice()),
+            spki_sha256: shown.map(|shown| &shown.spki_sha256),
+            authority_spki_sha256: shown.and_then(|shown| shown.authorities.last()),
+            // Whoever is named in the file counts: which of them ends the chain is the bundle's to say.
+            intermediate_spki_sha256: shown.map_or(&[], |shown| &shown.authorities),
             result: result.as_ref(),
         },
         // As our sidecars do wherever a rule asks for it.
@@ -108,6 +120,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
         request: request.as_ref(),
         now,
     });
+    let unknown = not_judged(set, shown, now);
     let shown = match &request {
         Some(request) => format!("{} {} ", request.method, request.path),
         None => String::new(),
@@ -115,7 +128,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
     let class = result
         .as_ref()
         .map_or("unattested", |result| result.class.as_str());
-    let output = format!("{id} ({class}) -> {to}:{port} {shown}\n{explanation}");
+    let output = format!("{id} ({class}) -> {to}:{port} {shown}\n{explanation}{unknown}");
     Ok(match explanation.decision {
         Decision::Allow(_) | Decision::Audit(_) => Outcome::good(output),
         Decision::Deny(_) => Outcome::bad(output),
@@ -199,15 +212,73 @@ fn claim_value(kind: EvidenceKind, name: &str, text: &str) -> Result<ClaimValue,
         .map_err(|error| format!("--claim: `{text}` for `{name}` is {error}"))
 }
 
+/// Revocations in force that mean certificates by what the question does not say: they are not judged, and that is said.
+fn not_judged(set: &PolicySet, shown: Option<&Certificate>, now: SystemTime) -> String {
+    let in_force = || set.revocations().filter(|one| one.is_in_force(now));
+    let names = |means: fn(&Match) -> bool| -> Vec<String> {
+        let found = in_force().filter(|one| means(&one.matches));
+        found.map(|one| one.name.to_string()).collect()
+    };
+    let (unjudged, remedy) = match shown {
+        None => (
+            names(|one| {
+                !(one.serials.is_empty() && one.spkis.is_empty() && one.authorities.is_empty())
+            }),
+            "give the client's certificate, with its chain: --peer FILE",
+        ),
+        Some(shown) if shown.authorities.is_empty() => (
+            names(|one| !one.authorities.is_empty()),
+            "give the whole chain: the file has no certificate of an authority",
+        ),
+        Some(_) => return String::new(),
+    };
+    match unjudged.is_empty() {
+        true => String::new(),
+        false => format!(
+            "  not judged: revocations by certificate ({}): {remedy}\n",
+            unjudged.join(", ")
+        ),
+    }
+}
+
+/// Whom the question is about.
+struct Client {
+    id: SpiffeId,
+    certificate: Option<Certificate>,
+    result: Option<AttestationResult>,
+}
+
+/// What revocations look for in a certificate.
+struct Certificate {
+    serial: Vec<u8>,
+    spki_sha256: [u8; 32],
+    /// Keys of the authorities behind it in the file, the one that signed it first.
+    authorities: Vec<[u8; 32]>,
+}
+
 /// What a certificate says of itself. It explains; it admits nobody.
-fn read_peer(file: &std::path::Path) -> Result<(SpiffeId, Option<AttestationResult>), String> {
+fn read_peer(file: &std::path::Path) -> Result<Client, String> {
     let shown = file.display();
     let failed = |what: &str| format!("{shown}: {what}");
-    let pem = std::fs::read(file).map_err(|error| failed(&error.to_string()))?;
-    let (_, pem) =
-        x509_parser::pem::parse_x509_pem(&pem).map_err(|_| failed("no certificate in PEM"))?;
-    let (_, certificate) =
-        X509Certificate::from_der(&pem.contents).map_err(|_| failed("no certificate"))?;
+    let text = std::fs::read(file).map_err(|error| failed(&error.to_string()))?;
+    let mut blocks = Vec::new();
+    for block in Pem::iter_from_buffer(&text).take(MAX_CHAIN) {
+        blocks.push(block.map_err(|_| failed("no certificate in PEM"))?);
+    }
+    let mut chain = Vec::new();
+    for block in blocks.iter().filter(|block| block.label == "CERTIFICATE") {
+        let parsed = X509Certificate::from_der(&block.contents);
+        chain.push(parsed.map_err(|_| failed("no certificate"))?.1);
+    }
+    let Some((certificate, authorities)) = chain.split_first() else {
+        return Err(failed("no certificate in PEM"));
+    };
+    let key = |one: &X509Certificate<'_>| sha256(one.public_key().raw);
+    let certified = Certificate {
+        serial: certificate.raw_serial().to_vec(),
+        spki_sha256: key(certificate),
+        authorities: authorities.iter().map(key).collect(),
+    };
     let mut id = None;
     let mut result = None;
     for extension in certificate.extensions() {
@@ -227,8 +298,15 @@ fn read_peer(file: &std::path::Path) -> Result<(SpiffeId, Option<AttestationResu
         }
     }
     let id = id.ok_or_else(|| failed("the certificate has no SPIFFE ID"))?;
-    Ok((id, result))
+    Ok(Client {
+        id,
+        certificate: Some(certified),
+        result,
+    })
 }
+
+/// More than any chain has; a file with a whole bundle behind the certificate is no chain.
+const MAX_CHAIN: usize = 16;
 
 #[cfg(test)]
 mod tests {

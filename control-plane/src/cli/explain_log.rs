@@ -1,19 +1,27 @@
-//! `vouchsafe explain --log FILE --id ID`: why something was denied, from what the access log kept of it.
+//! `vouchsafe explain --log FILE --id ID`: why something was denied, or ended, from what the access log kept of it.
 //!
 //! A line says who asked for what, by which certificate and under which policy revision; a denial also keeps what the
 //! peer had proven. That is all that the decision was made from, so it is made again here, by the policy that was in
-//! force where the control plane kept it, and shown rule by rule.
+//! force where the control plane kept it, and shown rule by rule. Of what was admitted the log does not keep what the peer
+//! had proven: its line names the rule itself, and why it ended ([`ended`]), so nothing is judged again.
 
+mod ended;
+
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use vouchsafe_config::load::{self, Overlay};
 use vouchsafe_config::policy::{Binding, Decision, DenyReason, Direction, Question, Request};
 use vouchsafe_config::reason::who_can::{Door, who_can};
 use vouchsafe_config::revocation::Bearer;
 use vouchsafe_config::set::{Options, PolicySet};
 
+use self::ended::Ended;
 use super::Outcome;
 use super::log_line::{Line, read_line};
 use crate::policy_sets;
@@ -40,15 +48,82 @@ pub(super) fn explain_log(asked: &ExplainLog) -> Outcome {
 
 fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
     let line = read_line(&find(&asked.log, asked.id.as_deref())?)?;
-    if let Some(by) = &line.ended_by {
-        let rule = line.rule.as_deref().unwrap_or("no rule (audit)");
-        return Ok(Outcome::bad(format!(
-            "{}\nadmitted by {rule}, and ended while it was live: {}, by {by}\n",
-            headline(&line),
-            line.reason
-        )));
+    match story(&line) {
+        Some(told) => Ok(told),
+        None => judge_again(asked, &line),
     }
-    let (set, from) = policy_of(asked, &line)?;
+}
+
+/// What became of something that policy had admitted, or was not asked about; `None` for what policy denied, at once or in
+/// an audit.
+fn story(line: &Line) -> Option<Outcome> {
+    let ended = Ended::parse(&line.reason);
+    let audited_alone = || {
+        let is_ended = ended.is_some_and(Ended::ends_what_is_audited);
+        line.ended_by.is_none() && !is_ended
+    };
+    match line.decision.as_str() {
+        "deny" => return None,
+        "audit" if audited_alone() => return None,
+        _ => {}
+    }
+    let mut out = format!("{}\n", headline(line));
+    let since = show_instant(line.time);
+    let _ = match (line.decision.as_str(), &line.rule) {
+        ("none", _) => writeln!(
+            out,
+            "NOT JUDGED: refused before policy was asked, at {since}"
+        ),
+        ("audit", _) => writeln!(
+            out,
+            "ALLOWED at {since}, though by no rule: the port is in `audit`"
+        ),
+        (_, Some(rule)) => writeln!(out, "ALLOWED at {since} by {rule}"),
+        (_, None) => writeln!(out, "ALLOWED at {since}"),
+    };
+    if line.reason.is_empty() {
+        let _ = writeln!(out, "it ended by itself{}", after(line));
+        return Some(Outcome::good(out));
+    }
+    let by = line.ended_by.as_ref();
+    let by = by.map_or_else(String::new, |by| format!(", by {by}"));
+    let is_cut = !by.is_empty() || ended.is_some_and(Ended::is_cut);
+    let verb = match is_cut {
+        true => "ENDED while it was live",
+        false => "FAILED",
+    };
+    let _ = writeln!(out, "{verb}{}: {}{by}", after(line), line.reason);
+    match ended.map(Ended::explain) {
+        Some((what, remedy)) => {
+            let _ = writeln!(out, "  what: {what}\n  do:   {remedy}");
+        }
+        None => out.push_str(
+            "  this version does not know the word: the sidecar is newer, ask its own version\n",
+        ),
+    }
+    Some(Outcome::bad(out))
+}
+
+/// When something ended, and how long it was live.
+fn after(line: &Line) -> String {
+    line.elapsed.map_or_else(String::new, |elapsed| {
+        format!(
+            " at {}, after {:.3} s",
+            show_instant(line.time + elapsed),
+            elapsed.as_secs_f64()
+        )
+    })
+}
+
+/// RFC 3339 in UTC, with the milliseconds of an access log.
+fn show_instant(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time);
+    time.map_or_else(|_| "-".to_owned(), |time| format!("{time:.3}"))
+}
+
+/// Makes a denial again, by what the log kept of it.
+fn judge_again(asked: &ExplainLog, line: &Line) -> Result<Outcome, String> {
+    let (set, from) = policy_of(asked, line)?;
     let mesh = set
         .mesh()
         .ok_or("the policy has no Mesh document, so the trust domain is unknown")?;
@@ -80,8 +155,8 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
         request: request.as_ref(),
         now: line.time,
     });
-    let mut output = format!("{}\n{from}\n{explanation}", headline(&line));
-    for grant in grants(&set, &line, &explanation) {
+    let mut output = format!("{}\n{from}\n{explanation}", headline(line));
+    for grant in grants(&set, line, &explanation) {
         let _ = writeln!(output, "{grant}");
     }
     let (found, reason) = match explanation.decision {
@@ -92,6 +167,13 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
     let agrees = found == line.decision && (reason.is_empty() || reason == line.reason);
     if line.is_attested && line.result.is_none() {
         output.push_str("the log keeps what a peer proved of denials only, so what rules demand of evidence is not judged here\n");
+    } else if let (false, Some((what, remedy))) = (agrees, beyond_policy(&line.reason)) {
+        let _ = writeln!(
+            output,
+            "DENIED: {}, whatever rules say\n  what: {what}\n  do:   {remedy}",
+            line.reason
+        );
+        return Ok(Outcome::bad(output));
     } else if !agrees {
         let _ = writeln!(
             output,
@@ -106,6 +188,16 @@ fn answer(asked: &ExplainLog) -> Result<Outcome, String> {
         Decision::Allow(_) | Decision::Audit(_) => Outcome::good(output),
         Decision::Deny(_) => Outcome::bad(output),
     })
+}
+
+/// What no document of a policy decides, but the control plane or the sidecar by itself.
+fn beyond_policy(reason: &str) -> Option<(&'static str, &'static str)> {
+    match Ended::parse(reason)? {
+        ended @ Ended::Denied(DenyReason::Stale | DenyReason::Lapsed | DenyReason::Revoked) => {
+            Some(ended.explain())
+        }
+        _ => None,
+    }
 }
 
 const NOT_PROVEN: DenyReason = DenyReason::BindingNotProven;
@@ -205,15 +297,28 @@ fn policy_of(asked: &ExplainLog, line: &Line) -> Result<(PolicySet, String), Str
     Ok((set, from))
 }
 
+/// What finds a line.
+#[derive(Deserialize)]
+struct Marks<'l> {
+    #[serde(borrow)]
+    id: Option<Cow<'l, str>>,
+    decision: Option<IgnoredAny>,
+}
+
 /// The line of a request.
 fn find(log: &Path, id: Option<&str>) -> Result<String, String> {
-    let wanted = match id {
-        Some(id) => format!("\"id\":\"{id}\""),
-        None => "\"decision\":".to_owned(),
+    let is_wanted = |line: &str| {
+        let Ok(marks) = serde_json::from_str::<Marks<'_>>(line) else {
+            return false;
+        };
+        match id {
+            Some(id) => marks.id.is_some_and(|found| found == id),
+            None => marks.decision.is_some(),
+        }
     };
     let mut found = None;
     lines(log, |line| {
-        if line.contains(&wanted) {
+        if is_wanted(line) {
             found = Some(line.to_owned());
         }
         found.is_none()
@@ -299,18 +404,22 @@ pub(super) mod tests {
         })
     }
 
-    #[track_caller]
-    fn check(lines: &[Value], id: Option<&str>, data: Option<&Path>, status: u8, words: &[&str]) {
+    fn explained(lines: &[Value], id: Option<&str>, data: Option<&Path>) -> Outcome {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("access.log");
         let text: Vec<String> = lines.iter().map(Value::to_string).collect();
         std::fs::write(&log, format!("sidecar starts\n{}\n", text.join("\n"))).unwrap();
-        let outcome = explain_log(&ExplainLog {
+        explain_log(&ExplainLog {
             log,
             id: id.map(str::to_owned),
             policy: vec![example()],
             data: data.map(Path::to_owned),
-        });
+        })
+    }
+
+    #[track_caller]
+    fn check(lines: &[Value], id: Option<&str>, data: Option<&Path>, status: u8, words: &[&str]) {
+        let outcome = explained(lines, id, data);
         let shown = format!("{}{}", outcome.output, outcome.error);
         for word in words {
             assert!(shown.contains(word), "{word}: {shown}");
@@ -380,12 +489,145 @@ pub(super) mod tests {
 
     #[test]
     fn what_was_ended_while_it_was_live_names_the_document_that_ended_it() {
-        let mut ended = line("/v1/chat/completions", "revoked");
+        let mut ended = ended("revoked");
+        ended["ended_by"] = "Revocation platform/incident-7".into();
+        let words = [
+            "ALLOWED at 2027-01-15T08:01:00.000Z by AccessPolicy inference/gateway-to-llm:15",
+            "ENDED while it was live at 2027-01-15T08:03:20.250Z, after 140.250 s: revoked, by Revocation platform/incident-7",
+        ];
+        check(&[ended], None, None, 1, &words);
+    }
+
+    /// A line of an attested peer that was let in, as a sidecar writes it: without what the peer had proven.
+    fn ended(reason: &str) -> Value {
+        let mut ended = line("/v1/chat/completions", reason);
         ended["decision"] = "allow".into();
         ended["rule"] = "AccessPolicy inference/gateway-to-llm:15".into();
-        ended["ended_by"] = "Revocation platform/incident-7".into();
-        let words = "admitted by AccessPolicy inference/gateway-to-llm:15, and ended while it was live: revoked, by Revocation platform/incident-7";
-        check(&[ended], None, None, 1, &[words]);
+        ended["elapsed_ms"] = 140_250.0.into();
+        if let Some(fields) = ended.as_object_mut() {
+            fields.remove("result");
+        }
+        ended
+    }
+
+    #[test]
+    fn whatever_a_stream_ended_by_it_is_said_to_have_been_allowed_and_never_judged_again() {
+        let words = [
+            "unknown_door",
+            "no_rule",
+            "unattested",
+            "class",
+            "evidence_too_old",
+            "claims",
+            "request",
+            "binding_not_proven",
+            "stale",
+            "lapsed",
+            "revoked",
+            "rule_removed",
+            "rule_expired",
+            "authority_removed",
+            "lease_ended",
+            "drain",
+            "idle",
+        ];
+        for reason in words {
+            let outcome = explained(&[ended(reason)], None, None);
+            let shown = &outcome.output;
+            for word in [
+                "ALLOWED at 2027-01-15T08:01:00.000Z by AccessPolicy inference/gateway-to-llm:15",
+                &format!(
+                    "ENDED while it was live at 2027-01-15T08:03:20.250Z, after 140.250 s: {reason}\n"
+                ),
+                "  what: ",
+                "  do:   ",
+            ] {
+                assert!(shown.contains(word), "{word}: {shown}");
+            }
+            assert!(!shown.contains("DENY"), "{shown}");
+            assert_eq!(outcome.status, 1);
+        }
+    }
+
+    #[test]
+    fn what_passed_and_what_failed_by_itself_are_no_denials() {
+        let passed = explained(&[ended("")], None, None);
+        assert_eq!(passed.status, 0);
+        assert!(
+            passed.output.contains("it ended by itself at"),
+            "{passed:?}"
+        );
+        check(
+            &[ended("upstream_closed")],
+            None,
+            None,
+            1,
+            &["ALLOWED at", "FAILED at", "closed before it had answered"],
+        );
+        let mut unjudged = ended("no_endpoint");
+        unjudged["decision"] = "none".into();
+        check(
+            &[unjudged],
+            None,
+            None,
+            1,
+            &["NOT JUDGED", "no instance of the called workload"],
+        );
+        check(
+            &[ended("made_up")],
+            None,
+            None,
+            1,
+            &["does not know the word"],
+        );
+    }
+
+    #[test]
+    fn what_an_audited_port_let_in_and_what_ended_it_are_told_apart() {
+        let mut audited = line("/v1/files", "request");
+        audited["decision"] = "audit".into();
+        check(
+            &[audited.clone()],
+            None,
+            None,
+            1,
+            &["does not allow this request"],
+        );
+        audited["reason"] = "revoked".into();
+        check(
+            &[audited],
+            None,
+            None,
+            1,
+            &["the port is in `audit`", "ENDED while it was live: revoked"],
+        );
+    }
+
+    #[test]
+    fn a_denial_that_no_document_makes_is_not_blamed_on_another_policy() {
+        for reason in ["stale", "lapsed", "revoked"] {
+            let denied = line("/v1/chat/completions", reason);
+            let outcome = explained(&[denied], None, None);
+            let shown = &outcome.output;
+            let words = format!("DENIED: {reason}, whatever rules say");
+            assert!(shown.contains(&words), "{shown}");
+            assert!(!shown.contains("is not the policy"), "{shown}");
+            assert_eq!(outcome.status, 1);
+        }
+    }
+
+    #[test]
+    fn an_id_is_found_by_its_field_and_not_by_what_a_peer_wrote_elsewhere() {
+        let mut lure = line("/v1/x", "no_rule");
+        lure["id"] = "5f00aa01-1-16".into();
+        lure["path"] = "/{\"id\":\"5f00aa01-1-17\"}".into();
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("access.log");
+        let spaced = line("/v1/files", "request").to_string();
+        let spaced = spaced.replace("\"id\":", "\"id\" : ");
+        std::fs::write(&log, format!("{lure}\n{spaced}\n")).unwrap();
+        let found = find(&log, Some("5f00aa01-1-17")).unwrap();
+        assert!(found.contains("/v1/files"), "{found}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Line {
     pub(super) port_number: Option<u16>,
     /// Method, path, whether it is gRPC.
     pub(super) request: Option<(String, String, bool)>,
+    /// How long it was live; older lines may lack it.
+    pub(super) elapsed: Option<Duration>,
     pub(super) decision: String,
     pub(super) reason: String,
     /// The rule that admitted it.
@@ -147,6 +149,10 @@ pub fn read_line(text: &str) -> Result<Line, String> {
             .transpose()
             .map_err(|_| "`port_number` is no port number")?,
         request,
+        // A log may say anything: what is no time is none.
+        elapsed: { line.get("elapsed_ms").and_then(Value::as_f64) }
+            .and_then(|elapsed| Duration::try_from_secs_f64(elapsed / 1000.0).ok())
+            .filter(|elapsed| *elapsed <= LONGEST),
         decision: need("decision")?.to_owned(),
         reason: field("reason").unwrap_or_default().to_owned(),
         rule: field("rule").map(str::to_owned),
@@ -165,3 +171,6 @@ fn revision(text: &str) -> Result<Revision, String> {
     };
     read().ok_or_else(|| format!("`{text}` is no revision: expected `<epoch>.<sequence>`"))
 }
+
+/// Longer than any connection lives; more would overflow a clock.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
