@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use vouchsafe_api::v1::operator_client::OperatorClient;
 
 use super::Outcome;
@@ -42,11 +42,21 @@ pub(super) async fn connect(data: &Path) -> Result<OperatorClient<Channel>, Outc
 
 /// What a failed call leaves behind.
 pub(super) fn failed(status: &Status) -> Outcome {
-    Outcome::failed(format!(
-        "the control plane says: {} ({:?})",
-        status.message(),
-        status.code()
-    ))
+    let said = match status.message() {
+        "" => status.code().description(),
+        said => said,
+    };
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound => Outcome::misused(format!("error: {said}\n")),
+        Code::FailedPrecondition | Code::Aborted => Outcome::refused(said),
+        Code::Unavailable | Code::Cancelled => Outcome::failed(format!(
+            "the control plane could not do it: {said}\nhint: ask again; `vouchsafe status` shows how it fares"
+        )),
+        Code::Unimplemented => Outcome::failed(
+            "the control plane is of an earlier version and does not know this: update it",
+        ),
+        _ => Outcome::failed(format!("the control plane could not do it: {said}")),
+    }
 }
 
 /// One HTTP/2 connection as a gRPC channel.
@@ -64,5 +74,39 @@ impl tonic::codegen::Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_control_plane_refuses_has_one_exit_code_and_no_word_of_the_protocol() {
+        for (code, exit, words) in [
+            (Code::InvalidArgument, 2, "error: why\n"),
+            (Code::NotFound, 2, "error: why\n"),
+            (
+                Code::FailedPrecondition,
+                1,
+                "refused, nothing was changed: why",
+            ),
+            (Code::Aborted, 1, "refused, nothing was changed: why"),
+            (Code::Unavailable, 3, "could not do it: why"),
+            (Code::Internal, 3, "could not do it: why"),
+            (Code::DataLoss, 3, "could not do it: why"),
+            (Code::Unimplemented, 3, "earlier version"),
+        ] {
+            let outcome = failed(&Status::new(code, "why"));
+            assert_eq!(outcome.status, exit, "{code:?}");
+            assert!(outcome.error.contains(words), "{}", outcome.error);
+            assert!(
+                !outcome.error.contains(&format!("{code:?}")),
+                "{}",
+                outcome.error
+            );
+        }
+        let silent = failed(&Status::new(Code::Internal, ""));
+        assert!(silent.error.contains("Internal error"), "{}", silent.error);
     }
 }

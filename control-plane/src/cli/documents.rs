@@ -1,17 +1,17 @@
 //! Command lines of what works on documents alone: `check`, `schema`, `explain`, `workload init`.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
-use super::Outcome;
 use super::check::check;
 use super::explain::{Explain, explain};
 use super::explain_log::{ExplainLog, explain_log};
 use super::schema;
 use super::workload_init::{WorkloadInit, init};
+use super::{Outcome, now};
 
 /// What `check` is told.
 #[derive(Debug, clap::Args)]
@@ -173,12 +173,4 @@ impl Init {
         };
         init(&wanted, now())
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the command line is the edge: here the present is read"
-)]
-fn now() -> SystemTime {
-    SystemTime::now()
 }

@@ -116,7 +116,8 @@ fn entry(number: u64, ask: &Ask) -> Result<RecordEntry, Outcome> {
     log::verify(&path, &kept).map_err(|error| broken(&error))?;
     let records = log::read(&path, number, 1).map_err(|error| broken(&error))?;
     let held = records.first().filter(|_| number > 0);
-    let held = held.ok_or_else(|| Outcome::failed(format!("the record has no entry {number}")))?;
+    let held =
+        held.ok_or_else(|| Outcome::misused(format!("error: the record has no entry {number}\n")))?;
     RecordEntry::decode(&held.leaf)
         .map_err(|error| Outcome::failed(format!("record {number}: {error}")))
 }
@@ -214,10 +215,72 @@ pub(super) fn record_line(record: &Record) -> String {
             show_time(value.get("end").and_then(Value::as_u64).unwrap_or_default()),
             text("reason")
         ),
+        "operator_act" => act_line(&value, &text),
+        "revoked" => {
+            let until = match number(&value, "expires") {
+                0 => "until an act ends it".to_owned(),
+                expires => format!("until {}", show_time(expires)),
+            };
+            format!(
+                "REVOKED by {} ({}, {}) {until}, by {}: {}{}",
+                text("name"),
+                text("action"),
+                text("how"),
+                text("actor"),
+                text("reason"),
+                in_his_words(&text("why"), &text("reason"))
+            )
+        }
+        "revocation_ended" => format!(
+            "revocation {} ended ({}), by {}{}",
+            text("name"),
+            text("how"),
+            text("actor"),
+            in_his_words(&text("why"), "")
+        ),
         "authority_created" => format!("{} made, key {}", text("role"), text("spki_sha256")),
         _ => record.json.clone(),
     };
     format!("{:>6}  {}  {what}\n", record.number, show_time(time))
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Why somebody did something, where that says more than what is said already.
+fn in_his_words(why: &str, said: &str) -> String {
+    match why {
+        "" => String::new(),
+        why if why == said => String::new(),
+        why => format!(": {why}"),
+    }
+}
+
+/// What an operator asked for: the change itself follows in records of its own.
+fn act_line(value: &Value, text: &impl Fn(&str) -> String) -> String {
+    let mut line = format!("{} by {}: {}", text("act"), text("actor"), text("reason"));
+    let (drop, live) = (number(value, "would_drop"), number(value, "live"));
+    if drop + live > 0 {
+        line.push_str(&format!("; would end {drop} of {live} live connections"));
+    }
+    match number(value, "unanswered") {
+        0 => {}
+        silent => line.push_str(&format!("; {silent} sidecars did not say")),
+    }
+    if !text("max_drop").is_empty() {
+        line.push_str(&format!("; allowed {}", text("max_drop")));
+    }
+    let files = value.get("files").and_then(Value::as_array);
+    let files: Vec<&str> = files
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    if !files.is_empty() {
+        line.push_str(&format!("; files {}", files.join(", ")));
+    }
+    line
 }
 
 /// What became of an instance, and below it what changed in its evidence.
@@ -237,4 +300,46 @@ fn standing_line(value: &Value, text: &impl Fn(&str) -> String) -> String {
         line.push_str(&format!("\n        {change}"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &Value, expected: &str) {
+        let line = record_line(&Record {
+            number: 7,
+            json: json.to_string(),
+            ..Record::default()
+        });
+        assert_eq!(line, format!("     7  2027-01-15T08:00:00Z  {expected}\n"));
+    }
+
+    #[test]
+    fn acts_and_revocations_are_told_in_words_with_times_as_times() {
+        let time = 1_800_000_000_000_u64;
+        let act = json!({"kind": "operator_act", "time": time, "act": "apply", "actor": "uid 0", "reason": "narrower", "files": ["a.yaml", "b.yaml"], "would_drop": 3, "live": 9, "unanswered": 1, "max_drop": "25%"});
+        check(
+            &act,
+            "apply by uid 0: narrower; would end 3 of 9 live connections; 1 sidecars did not say; allowed 25%; files a.yaml, b.yaml",
+        );
+        let quiet = json!({"kind": "operator_act", "time": time, "act": "prepare_authority", "actor": "uid 0", "reason": "ceremony", "would_drop": 0, "live": 0, "unanswered": 0, "max_drop": ""});
+        check(&quiet, "prepare_authority by uid 0: ceremony");
+        let revoked = json!({"kind": "revoked", "time": time, "name": "platform/x", "action": "cut", "reason": "stolen", "expires": time + 60_000, "how": "new", "actor": "uid 0", "why": "stolen"});
+        check(
+            &revoked,
+            "REVOKED by platform/x (cut, new) until 2027-01-15T08:01:00Z, by uid 0: stolen",
+        );
+        let for_ever = json!({"kind": "revoked", "time": time, "name": "platform/x", "action": "drain", "reason": "stolen", "expires": 0, "how": "changed", "actor": "the policy folder", "why": ""});
+        check(
+            &for_ever,
+            "REVOKED by platform/x (drain, changed) until an act ends it, by the policy folder: stolen",
+        );
+        let ended = json!({"kind": "revocation_ended", "time": time, "name": "platform/x", "action": "", "reason": "", "expires": 0, "how": "removed", "actor": "uid 0", "why": "found it"});
+        check(
+            &ended,
+            "revocation platform/x ended (removed), by uid 0: found it",
+        );
+    }
 }

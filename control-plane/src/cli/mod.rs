@@ -1,7 +1,7 @@
 //! The operator's command line.
 //!
-//! Exit codes are stable: 0 as it should be · 1 something was looked at and is not as it should be · 2 wrong usage ·
-//! 3 it could not be done. Output goes to standard output, what is wrong to standard error; `-o json` is for programs.
+//! Exit codes are stable, and the same for all commands ([`EXIT_CODES`]). Output goes to standard output, what is wrong to
+//! standard error; `-o json` is for programs.
 
 pub mod check;
 pub mod explain;
@@ -33,6 +33,7 @@ mod workload;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -65,6 +66,15 @@ impl Outcome {
         }
     }
 
+    /// Refused, so nothing was changed.
+    pub fn refused(error: impl Into<String>) -> Self {
+        Self {
+            status: 1,
+            error: format!("refused, nothing was changed: {}\n", error.into()),
+            ..Self::default()
+        }
+    }
+
     /// The question makes no sense.
     pub fn misused(error: impl Into<String>) -> Self {
         Self {
@@ -93,7 +103,7 @@ impl Outcome {
 
 /// Zero-trust service mesh for confidential AI factories: control plane and operator's command line.
 #[derive(Debug, Parser)]
-#[command(name = "vouchsafe", version, max_term_width = 100)]
+#[command(name = "vouchsafe", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -106,7 +116,7 @@ enum Command {
     /// Makes what a first start makes (keys, store, record) and prints the root pin for proxy.yaml.
     Init(serve::Arguments),
     /// Shows the control plane, its authorities and its sidecars.
-    Status(Ask),
+    Status(status::Arguments),
     /// Checks policy documents and bootstrap files: all mistakes at once, and what follows from what is right.
     Check(documents::Check),
     /// Prints the JSON Schema of a kind, for editors.
@@ -272,6 +282,14 @@ async fn run(command: Command) -> Outcome {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line is the edge: here the present is read"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// A table for people: no borders, so that columns can be cut and copied.
 fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
@@ -303,3 +321,30 @@ fn json(value: &serde_json::Value) -> String {
 }
 
 const DEFAULT_DATA: &str = "/var/lib/vouchsafe";
+
+/// What exit codes mean, below the list of commands; `deploy/README.md` has the same table.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it is as it should be, or it is done
+  1  it was looked at and is not as it should be, or it was refused and nothing was changed
+  2  the question has no answer: a wrong flag, a name that is not there, documents that can't be read
+  3  it could not be done: no control plane answers, or a file can't be read or written";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_its_exit_codes_are_documented() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/README.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let codes = EXIT_CODES.lines().skip(1);
+        for line in codes {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            let row = format!("| {code} | {meaning} |");
+            assert!(page.contains(&row), "{row}");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use vouchsafe_config::reason::who_can::{Door, Shut, WhoCan, who_can};
 use vouchsafe_config::reason::{Grant, Subject};
 use vouchsafe_config::set::{Options, PolicySet};
 
-use super::{Format, Outcome, json, table};
+use super::{Format, Outcome, json, now, table};
 
 /// What `who-can` is told.
 #[derive(Debug, clap::Args)]
@@ -404,14 +404,6 @@ fn show_found(decision: Decision) -> String {
         Decision::Audit(reason) => format!("audit: {}", reason.as_str()),
         Decision::Deny(reason) => format!("deny: {}", reason.as_str()),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the command line is the edge: here the present is read"
-)]
-fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 #[cfg(test)]

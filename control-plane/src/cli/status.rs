@@ -1,17 +1,40 @@
 //! `vouchsafe status`.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use vouchsafe_api::v1::{
-    CanaryStatus, Endpoint, Revision, RevocationStatus, SidecarStatus, StatusRequest,
+    CanaryStatus, Endpoint, Revision, RevocationStatus, ShownClaim, SidecarStatus, StatusRequest,
     StatusResponse,
 };
 
 use super::change::{canary_in_words, canary_json};
 use super::client::{connect, failed};
-use super::{Ask, Format, Outcome, authority, json, show_time, table};
+use super::{Outcome, authority, json, show_time, table};
 use crate::endorsements::{cache, folder};
 
-pub(super) async fn show(ask: &Ask) -> Outcome {
+/// What `status` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Data folder of the control plane.
+    #[arg(long, default_value = super::DEFAULT_DATA)]
+    data: PathBuf,
+    /// How much, and for whom.
+    #[arg(short, long, value_enum, default_value_t = Width::Table)]
+    output: Width,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Width {
+    /// For people.
+    Table,
+    /// For people, with what the flags of `vouchsafe revoke` ask for: serial numbers, keys, hardware, measurements.
+    Wide,
+    /// For programs, with everything.
+    Json,
+}
+
+pub(super) async fn show(ask: &Arguments) -> Outcome {
     let mut client = match connect(&ask.data).await {
         Ok(client) => client,
         Err(outcome) => return outcome,
@@ -24,8 +47,9 @@ pub(super) async fn show(ask: &Ask) -> Outcome {
     let now = cache::from_ms(status.now_ms);
     let endorsements = folder::count(&ask.data, now);
     let output = match ask.output {
-        Format::Json => json(&as_json(&status, endorsements)),
-        Format::Table => for_people(&status, endorsements),
+        Width::Json => json(&as_json(&status, endorsements)),
+        Width::Table => for_people(&status, endorsements),
+        Width::Wide => for_people(&status, endorsements) + &bearers(&status.sidecars),
     };
     // A policy folder whose content is refused is what a script must notice, and so is a control plane that has stopped.
     match status.policy_error.is_empty() && status.outrun.is_none() {
@@ -68,6 +92,12 @@ fn as_json(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> serde_j
         "sidecars": status.sidecars.iter().map(|sidecar| json!({
             "workload": sidecar.workload,
             "instance": hex::encode(&sidecar.instance),
+            "serial": hex::encode(&sidecar.serial),
+            "spki_sha256": hex::encode(&sidecar.spki_sha256),
+            "authority_sha256": hex::encode(&sidecar.authority_sha256),
+            "identities": sidecar.identities.iter().map(shown_json).collect::<Vec<_>>(),
+            "measurements": sidecar.measurements.iter().map(shown_json).collect::<Vec<_>>(),
+            "member": sidecar.member,
             "class": sidecar.class,
             "kinds": sidecar.kinds,
             "evidence_time_ms": sidecar.evidence_time_ms,
@@ -176,6 +206,7 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
         };
         vec![
             sidecar.workload.clone(),
+            short(&sidecar.instance),
             format!("{} ({})", sidecar.class, sidecar.kinds.join(", ")),
             show_time(sidecar.evidence_time_ms),
             show_time(sidecar.not_after_ms),
@@ -190,6 +221,7 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
     out.push_str(&table(
         &[
             "SIDECAR",
+            "INSTANCE",
             "CLASS",
             "EVIDENCE",
             "CERTIFICATE ENDS",
@@ -202,6 +234,44 @@ fn for_people(status: &StatusResponse, endorsements: Option<[usize; 3]>) -> Stri
         sidecars.collect(),
     ));
     out
+}
+
+/// What tells instances apart, and what a revocation can name of them.
+fn bearers(sidecars: &[SidecarStatus]) -> String {
+    let mut out = String::new();
+    for sidecar in sidecars {
+        let instance = hex::encode(&sidecar.instance);
+        out.push_str(&format!("\n{}  instance {instance}\n", sidecar.workload));
+        let known = |bytes: &[u8]| match bytes {
+            [] => "unknown until it renews".to_owned(),
+            bytes => hex::encode(bytes),
+        };
+        let rows = [
+            ("--serial", known(&sidecar.serial)),
+            ("--spki", known(&sidecar.spki_sha256)),
+            ("--authority", known(&sidecar.authority_sha256)),
+        ];
+        let claims = |flag, claims: &[ShownClaim]| -> Vec<(&'static str, String)> {
+            let shown = claims.iter();
+            let shown = shown.map(|one| (flag, format!("{}  ({})", one.value, one.claim)));
+            shown.collect()
+        };
+        let hardware = claims("--hardware-id", &sidecar.identities);
+        let measured = claims("--measurement", &sidecar.measurements);
+        for (flag, value) in rows.into_iter().chain(hardware).chain(measured) {
+            out.push_str(&format!("  {flag:<13}  {value}\n"));
+        }
+    }
+    out
+}
+
+/// The beginning of an instance's name: enough to tell replicas apart.
+fn short(instance: &[u8]) -> String {
+    hex::encode(instance.get(..4).unwrap_or(instance))
+}
+
+fn shown_json(one: &ShownClaim) -> serde_json::Value {
+    json!({"claim": one.claim, "value": one.value})
 }
 
 fn canary_for_people(canary: &CanaryStatus) -> String {
@@ -290,6 +360,48 @@ mod tests {
             behind_since_ms: behind * 1_000,
             ..SidecarStatus::default()
         }
+    }
+
+    #[test]
+    fn replicas_are_told_apart_and_shown_with_what_a_revocation_names() {
+        let replica = |number: u8| SidecarStatus {
+            workload: "inference/llm".to_owned(),
+            instance: vec![number; 16],
+            serial: vec![0x5e, number],
+            spki_sha256: vec![number; 32],
+            identities: vec![ShownClaim {
+                claim: "tpm.ek_sha256".to_owned(),
+                value: format!("ee{number}"),
+            }],
+            measurements: vec![ShownClaim {
+                claim: "tpm.image".to_owned(),
+                value: "llm-1".to_owned(),
+            }],
+            ..SidecarStatus::default()
+        };
+        let status = StatusResponse {
+            sidecars: vec![replica(1), replica(2)],
+            ..StatusResponse::default()
+        };
+        let table = for_people(&status, None);
+        assert!(
+            table.contains("01010101") && table.contains("02020202"),
+            "{table}"
+        );
+        let wide = bearers(&status.sidecars);
+        for words in [
+            format!("inference/llm  instance {}\n", "02".repeat(16)),
+            "--serial       5e02\n".to_owned(),
+            format!("--spki         {}\n", "02".repeat(32)),
+            "--authority    unknown until it renews\n".to_owned(),
+            "--hardware-id  ee2  (tpm.ek_sha256)\n".to_owned(),
+            "--measurement  llm-1  (tpm.image)\n".to_owned(),
+        ] {
+            assert!(wide.contains(&words), "{words}: {wide}");
+        }
+        let value = as_json(&status, None);
+        assert_eq!(value["sidecars"][1]["serial"], "5e02");
+        assert_eq!(value["sidecars"][0]["identities"][0]["value"], "ee1");
     }
 
     #[test]
