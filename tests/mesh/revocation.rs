@@ -183,6 +183,41 @@ fn a_command_cuts_live_flows_and_only_an_act_on_the_record_lets_them_in_again() 
     let mut revoked = Flow::open(&factory.client).expect("the client is let in");
     let mut kept = Flow::open(&factory.other).expect("the other client is let in");
 
+    let slip = [
+        "revoke",
+        "app/slip",
+        "--workload",
+        "app/cliet",
+        "--reason",
+        "x",
+    ];
+    let slip = factory.mesh.cli(&slip);
+    assert_eq!(slip.code, 2, "{slip:?}");
+    assert!(
+        slip.stderr.contains("did you mean `app/client`?"),
+        "{slip:?}"
+    );
+    assert_eq!(kinds_of(&factory.mesh, "revoked").len(), 0);
+    // A serial number that nobody bears: that is said, and whose one that a renewal replaced was.
+    let nobody = command(&factory.mesh, &["revoke", "explain", "--serial", "4bcd"]);
+    let said = nobody["warnings"].to_string();
+    assert!(
+        said.contains("means nobody who is known now") && said.contains("is in the record"),
+        "{nobody}"
+    );
+    let status = factory.mesh.status();
+    let sidecars = status["sidecars"].as_array().expect("a list").iter();
+    let serials = sidecars.map(|one| one["serial"].as_str().unwrap_or_default());
+    for serial in serials.filter(|serial| !serial.is_empty()) {
+        let one = command(&factory.mesh, &["revoke", "explain", "--serial", serial]);
+        let meant = one["sidecars"].as_array().expect("a list").iter();
+        let meant = meant.filter(|one| one["revoked"] == true);
+        assert_eq!(
+            (meant.count(), one["warnings"].to_string()),
+            (1, "[]".to_owned())
+        );
+    }
+
     let predicates = ["--node", "app/two", "--reason", "stolen"];
     let asked = [&["revoke", "explain", "app/incident-8"][..], &predicates].concat();
     let would = command(&factory.mesh, &asked);

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::{Value, json};
-use vouchsafe_api::v1::{PolicyFile, Revision};
+use vouchsafe_api::v1::{ChangeResponse, PolicyFile, Revision};
 use vouchsafe_config::load;
 
-use super::change::{self, Limits};
+use super::change::{self, Limits, Telling};
 use super::{Ask, Format, Outcome, json, show_time, table};
 use crate::policy_sets;
 use crate::telemetry::Chain;
@@ -58,7 +58,13 @@ impl Apply {
         request.replace_all = self.path.is_dir();
         request.files = files;
         request.canary_percent = self.canary.map_or(0, |share| share.0);
-        run(request, &self.limits, &self.ask, "the policy is applied").await
+        let headline = match self.canary {
+            None => "the policy is applied",
+            Some(_) => {
+                "the canary has begun: its sidecars try the policy, and nothing changes for others"
+            }
+        };
+        run(request, &self.limits, &self.ask, |_| headline).await
     }
 
     fn files(&self) -> Result<Vec<PolicyFile>, String> {
@@ -108,7 +114,7 @@ impl Promote {
         let mut request = self.limits.request("promote", &self.reason);
         request.force = self.force;
         let headline = "the canary is everybody's policy";
-        run(request, &self.limits, &self.ask, headline).await
+        run(request, &self.limits, &self.ask, |_| headline).await
     }
 }
 
@@ -148,7 +154,10 @@ impl Rollback {
             request,
             &self.limits,
             &self.ask,
-            "the former policy is in force again",
+            |response| match &response.canary {
+                None => "the former policy is in force again",
+                Some(_) => "the canary is ended: its sidecars are back on the policy in force",
+            },
         )
         .await
     }
@@ -158,13 +167,20 @@ async fn run(
     request: vouchsafe_api::v1::ChangeRequest,
     limits: &Limits,
     ask: &Ask,
-    headline: &str,
+    headline: impl Fn(&ChangeResponse) -> &'static str,
 ) -> Outcome {
     if request.reason.trim().is_empty() && !limits.dry_run {
         return Outcome::misused("error: say why with `--reason`: it stands in the record\n");
     }
     match change::ask(request, ask).await {
-        Ok(response) => change::show(&response, limits.dry_run, headline, ask.output),
+        Ok(response) => {
+            let telling = Telling {
+                is_dry_run: limits.dry_run,
+                headline: headline(&response),
+                warnings: &[],
+            };
+            change::show(&response, &telling, ask.output)
+        }
         Err(outcome) => outcome,
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 use vouchsafe_api::v1::{
-    CanaryStatus, ChangeRequest, ChangeResponse, Fallen, RevocationStatus, SidecarChange,
+    CanaryStatus, ChangeRequest, ChangeResponse, Fallen, Revision, RevocationStatus, SidecarChange,
     WorkloadLoss,
 };
 
@@ -76,27 +76,36 @@ pub(super) async fn ask(request: ChangeRequest, ask: &Ask) -> Result<ChangeRespo
     let mut client = connect(&ask.data).await?;
     match client.change(request).await {
         Ok(response) => Ok(response.into_inner()),
-        Err(status) if status.code() == tonic::Code::InvalidArgument => {
-            Err(Outcome::misused(format!("error: {}\n", status.message())))
-        }
         Err(status) => Err(failed(&status)),
     }
 }
 
-/// What came of it. `headline` is the first line where it was made.
-pub(super) fn show(
-    response: &ChangeResponse,
-    is_dry_run: bool,
-    headline: &str,
-    format: Format,
-) -> Outcome {
-    let is_good = match is_dry_run {
+/// How a change is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Telling<'t> {
+    /// It was only asked about.
+    pub(super) is_dry_run: bool,
+    /// The first line where it was made.
+    pub(super) headline: &'t str,
+    /// What the operator should know besides.
+    pub(super) warnings: &'t [String],
+}
+
+/// What came of it.
+pub(super) fn show(response: &ChangeResponse, telling: &Telling<'_>, format: Format) -> Outcome {
+    let is_good = match telling.is_dry_run {
         true => true,
         false => response.made && response.sidecars.iter().all(|one| one.error.is_empty()),
     };
     let output = match format {
-        Format::Json => json(&as_json(response)),
-        Format::Table => in_words(response, is_dry_run, headline),
+        Format::Json => {
+            let mut value = as_json(response);
+            if let Some(value) = value.as_object_mut() {
+                value.insert("warnings".to_owned(), json!(telling.warnings));
+            }
+            json(&value)
+        }
+        Format::Table => in_words(response, telling),
     };
     match is_good {
         true => Outcome::good(output),
@@ -151,12 +160,50 @@ pub(super) fn explained(
     }
     if !response.sidecars.is_empty() {
         out.push('\n');
-        out.push_str(&sidecars(response, "would end"));
+        out.push_str(&sidecars(response, "rests on it"));
+        out.push_str(&connections(response));
     }
     out
 }
 
-fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> String {
+/// Live connections and streams by name, and how many are not shown.
+fn connections(response: &ChangeResponse) -> String {
+    let rows = fallen(response);
+    let mut out = String::new();
+    let told = || { response.sidecars.iter() }.flat_map(|one| &one.fallen);
+    let sum = |most: usize| {
+        let weights = told().take(most).map(|fallen| fallen.weight);
+        weights.fold(0, u64::saturating_add)
+    };
+    let (shown, listed) = (sum(MAX_LISTED), sum(usize::MAX));
+    if !rows.is_empty() {
+        out.push('\n');
+        let head = [
+            "AT",
+            "DIRECTION",
+            "PEER",
+            "SERIAL",
+            "PORT",
+            "WHAT",
+            "REASON",
+        ];
+        out.push_str(&table(&head, rows));
+    }
+    let total = response.would_drop;
+    if shown < listed {
+        let _ = writeln!(out, "and {} more, which `-o json` lists", listed - shown);
+    }
+    if listed < total {
+        let _ = writeln!(
+            out,
+            "and {} more, which sidecars counted and did not list: each lists 512 at most",
+            total - listed
+        );
+    }
+    out
+}
+
+fn in_words(response: &ChangeResponse, telling: &Telling<'_>) -> String {
     let mut out = String::new();
     let would = match response.made {
         true => "ended",
@@ -165,11 +212,16 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
     if response.made {
         let _ = writeln!(
             out,
-            "{headline}\nin force at revision {}, {} after it was asked for",
+            "{}\n{} revision {}, {} after it was asked for",
+            telling.headline,
+            match began(response) {
+                true => "they are told by",
+                false => "in force at",
+            },
             revision(response),
             milliseconds(response.in_force_us)
         );
-    } else if is_dry_run {
+    } else if telling.is_dry_run {
         let _ = writeln!(out, "nothing was changed: this only says what would happen");
         if !response.refused.is_empty() {
             let _ = writeln!(out, "it would be REFUSED: {}", response.refused);
@@ -177,8 +229,14 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
     } else {
         let _ = writeln!(out, "REFUSED, nothing was changed: {}", response.refused);
     }
+    for warning in telling.warnings {
+        let _ = writeln!(out, "WARNING: {warning}");
+    }
     if let Some(canary) = &response.canary {
-        let _ = writeln!(out, "{}", canary_in_words(canary));
+        let _ = match began(response) {
+            true => writeln!(out, "{}", canary_in_words(canary)),
+            false => writeln!(out, "{}", tried(canary)),
+        };
     }
     for change in response.difference.iter().flat_map(|one| &one.changes) {
         let _ = writeln!(out, "  {change}");
@@ -197,29 +255,27 @@ fn in_words(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Stri
     }
     out.push('\n');
     out.push_str(&sidecars(response, would));
-    let fallen = fallen(response);
-    if !fallen.is_empty() {
-        out.push('\n');
-        let head = [
-            "AT",
-            "DIRECTION",
-            "PEER",
-            "SERIAL",
-            "PORT",
-            "WHAT",
-            "REASON",
-        ];
-        out.push_str(&table(&head, fallen));
-    }
-    let listed: u64 = response
-        .sidecars
-        .iter()
-        .flat_map(|one| one.fallen.iter().map(|fallen| fallen.weight))
-        .fold(0, u64::saturating_add);
-    if listed < response.would_drop {
-        let _ = writeln!(out, "and {} more", response.would_drop - listed);
-    }
+    out.push_str(&connections(response));
     out
+}
+
+/// Whether the change is a canary that begins: nobody had tried it when it was judged.
+fn began(response: &ChangeResponse) -> bool {
+    let canary = response.canary.as_ref();
+    canary.is_some_and(|canary| canary.revision.unwrap_or_default() == Revision::default())
+}
+
+/// Who tried a canary that a change makes everybody's, or ends.
+fn tried(canary: &CanaryStatus) -> String {
+    format!(
+        "the canary of {}% was tried by {} of the {} connected sidecars of {}; they denied {} and ended {} since it began",
+        canary.percent,
+        canary.sidecars,
+        canary.of,
+        canary.workloads.join(", "),
+        canary.denied,
+        canary.ended
+    )
 }
 
 /// Who tries a canary.
@@ -416,9 +472,18 @@ mod tests {
         }
     }
 
+    fn told(response: &ChangeResponse, is_dry_run: bool, headline: &str) -> Outcome {
+        let telling = Telling {
+            is_dry_run,
+            headline,
+            warnings: &["look out".to_owned()],
+        };
+        show(response, &telling, Format::Table)
+    }
+
     fn response() -> ChangeResponse {
         ChangeResponse {
-            revision: Some(vouchsafe_api::v1::Revision {
+            revision: Some(Revision {
                 epoch: 1,
                 sequence: 7,
             }),
@@ -462,7 +527,7 @@ mod tests {
 
     #[test]
     fn what_would_drop_is_named_with_dependants_and_with_who_did_not_answer() {
-        let outcome = show(&response(), true, "", Format::Table);
+        let outcome = told(&response(), true, "");
         assert_eq!(outcome.status, 0);
         for words in [
             "nothing was changed",
@@ -473,7 +538,7 @@ mod tests {
             "the last client of data/store:web",
             "unknown: it did not answer in time",
             "spiffe://f/x",
-            "and 2 more",
+            "and 2 more, which sidecars counted and did not list",
         ] {
             assert!(
                 outcome.output.contains(words),
@@ -489,7 +554,7 @@ mod tests {
             refused: "it would end too much".to_owned(),
             ..response()
         };
-        let outcome = show(&refused, false, "done", Format::Table);
+        let outcome = told(&refused, false, "done");
         assert_eq!(outcome.status, 1);
         assert!(outcome.output.contains("REFUSED"), "{}", outcome.output);
         let mut made = ChangeResponse {
@@ -497,7 +562,7 @@ mod tests {
             in_force_us: 3_900,
             ..response()
         };
-        let outcome = show(&made, false, "done", Format::Table);
+        let outcome = told(&made, false, "done");
         assert_eq!(outcome.status, 0, "{}", outcome.output);
         assert!(
             outcome
@@ -507,8 +572,75 @@ mod tests {
         assert!(outcome.output.contains("4.2 ms"), "{}", outcome.output);
         made.sidecars[0].applied_us = 0;
         made.sidecars[0].error = "it does not compile".to_owned();
-        let outcome = show(&made, false, "done", Format::Table);
+        let outcome = told(&made, false, "done");
         assert_eq!(outcome.status, 1);
         assert!(outcome.output.contains("NOT: it does not compile"));
+    }
+
+    #[test]
+    fn a_canary_that_begins_puts_nothing_in_force_and_its_end_is_told_as_one() {
+        let mut made = ChangeResponse {
+            made: true,
+            canary: Some(CanaryStatus {
+                percent: 20,
+                sidecars: 1,
+                of: 5,
+                workloads: vec!["edge/gateway".to_owned()],
+                ..CanaryStatus::default()
+            }),
+            ..response()
+        };
+        let begun = told(&made, false, "the canary has begun").output;
+        assert!(
+            begun.starts_with("the canary has begun\nthey are told by revision 1.7"),
+            "{begun}"
+        );
+        assert!(
+            begun.contains("all others stay on the policy in force")
+                && !begun.contains("in force at"),
+            "{begun}"
+        );
+        if let Some(canary) = &mut made.canary {
+            canary.revision = made.revision;
+        }
+        let ended = told(&made, false, "the canary is ended").output;
+        assert!(
+            ended.contains("in force at revision 1.7") && !ended.contains("all others stay"),
+            "{ended}"
+        );
+        assert!(
+            ended.contains("the canary of 20% was tried by 1 of the 5 connected sidecars"),
+            "{ended}"
+        );
+    }
+
+    #[test]
+    fn a_list_that_is_cut_off_says_so_and_what_is_to_be_known_besides_is_said() {
+        let mut response = response();
+        let one = response.sidecars[0].fallen[0].clone();
+        response.sidecars[0].fallen = vec![one; 130];
+        response.sidecars[0].total = 200;
+        response.would_drop = 200;
+        let shown = told(&response, true, "").output;
+        for words in [
+            "WARNING: look out\n",
+            "and 30 more, which `-o json` lists\n",
+            "and 70 more, which sidecars counted and did not list",
+        ] {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
+        assert_eq!(shown.matches("spiffe://f/x").count(), MAX_LISTED);
+    }
+
+    #[test]
+    fn whom_a_revocation_means_now_is_told_with_the_connections() {
+        let held = RevocationStatus {
+            name: "platform/x".to_owned(),
+            in_force: true,
+            ..RevocationStatus::default()
+        };
+        let shown = explained(&held, &response(), Format::Table);
+        assert!(shown.contains("spiffe://f/x"), "{shown}");
+        assert!(shown.contains("and 2 more"), "{shown}");
     }
 }

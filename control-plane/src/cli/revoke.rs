@@ -1,16 +1,20 @@
 //! `vouchsafe revoke`: ends trust by predicate, shows beforehand whom that means, and ends such an end again.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod flags;
+mod whom;
 
-use serde_json::{Map, Value, json};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
 use vouchsafe_api::v1::{ChangeRequest, PolicyFile, StatusRequest};
-use vouchsafe_attestation::claims::{ClaimType, EvidenceKind, definition};
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_config::revocation::EXPIRY_WARNING;
 
-use super::change::{self, Limits};
+use self::flags::{ActionWord, Expiry, Predicates, Terms};
+use self::whom::Known;
+use super::change::{self, Limits, Telling};
 use super::client::{connect, failed};
-use super::{Ask, Format, Outcome, json, show_time, table};
+use super::{Ask, Format, Outcome, json, now, show_time, table};
 use crate::rpc::operator::REVOCATIONS_FOLDER;
 
 /// What `revoke` is told.
@@ -49,53 +53,22 @@ struct End {
 /// A revocation. All predicates that are given must hold; of one that is given several times one must.
 #[derive(Debug, clap::Args)]
 struct Wanted {
-    /// What it is called: `namespace/name`.
+    /// What it is called: `namespace/name`; what is only asked about needs no name.
     name: Option<WorkloadName>,
-    /// Serial number of a certificate, in hex.
-    #[arg(long)]
-    serial: Vec<String>,
-    /// SHA-256 of a public key.
-    #[arg(long)]
-    spki: Vec<String>,
-    /// Pattern of SPIFFE IDs; `*` is one segment of the path, `**` at the end all the rest.
-    #[arg(long)]
-    spiffe_id: Vec<String>,
-    /// Workload: `namespace/name`.
-    #[arg(long)]
-    workload: Vec<String>,
-    /// Machine, by its `Node` document: `namespace/name`.
-    #[arg(long)]
-    node: Vec<String>,
-    /// Hardware identity, as evidence proves it: of a TPM, a processor, a GPU.
-    #[arg(long)]
-    hardware_id: Vec<String>,
-    /// Measurement in hex, or name of a reference image.
-    #[arg(long)]
-    measurement: Vec<String>,
-    /// Intel's advisory that explains a device's level.
-    #[arg(long)]
-    advisory: Vec<String>,
-    /// SHA-256 of the public key of an issuing authority, as `vouchsafe status` shows it.
-    #[arg(long)]
-    authority: Vec<String>,
-    /// Class of attestation results: `hardware`, `software`, `simulated`.
-    #[arg(long)]
-    class: Vec<String>,
-    /// Results that were made under an older policy than this revision.
-    #[arg(long)]
-    policy_revision_below: Option<String>,
-    /// Claim of a device: `sev_snp.tcb.microcode<72`, `nvidia_gpu.driver<570.86`, `tpm.image=llm-1`.
-    #[arg(long)]
-    claim: Vec<String>,
-    /// What becomes of live connections: `cut`, `drain`, `deny_new`. What is new is denied in any case.
-    #[arg(long, default_value = "cut")]
-    action: String,
+    #[command(flatten)]
+    predicates: Predicates,
+    /// What becomes of live connections. What is new is denied in any case.
+    #[arg(long, value_enum, default_value = "cut")]
+    action: ActionWord,
     /// Why: it stands in the document, in the record and in `explain`.
     #[arg(long, default_value = "")]
     reason: String,
-    /// When it ends by itself, like `2026-12-24T00:00:00Z`; by default never.
+    /// When it ends by itself, like `2026-12-24T00:00:00Z`, or how long from now, like `24h`; by default never.
     #[arg(long)]
-    expires: Option<String>,
+    expires: Option<Expiry>,
+    /// Names workloads that the policy does not have yet: whoever comes to bear the name is meant.
+    #[arg(long)]
+    allow_unknown: bool,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -109,192 +82,157 @@ impl Arguments {
             Some(Command::End(end)) => end.run().await,
             Some(Command::Explain(mut wanted)) => {
                 wanted.limits.dry_run = true;
-                match (&wanted.name, wanted.predicates()) {
-                    (Some(name), Ok(found)) if found.is_empty() => explain(name, &wanted.ask).await,
-                    _ => wanted.run().await,
+                match &wanted.name {
+                    Some(name) if wanted.predicates.is_empty() => explain(name, &wanted.ask).await,
+                    _ => wanted.run(now()).await,
                 }
             }
-            None => self.wanted.run().await,
+            None => self.wanted.run(now()).await,
         }
     }
 }
 
+/// What is written, where to, and what is to be said of it beforehand.
+#[derive(Debug)]
+struct Draft {
+    called: WorkloadName,
+    file: String,
+    text: String,
+    expires: Option<SystemTime>,
+    warnings: Vec<String>,
+}
+
 impl Wanted {
-    async fn run(&self) -> Outcome {
-        let Some(called) = &self.name else {
-            return Outcome::misused(format!("error: {UNNAMED}\n"));
-        };
-        if self.reason.trim().is_empty() && !self.limits.dry_run {
-            return Outcome::misused("error: say why with `--reason`: it stands in the record\n");
-        }
-        let document = match self.document() {
-            Ok(document) => document,
+    async fn run(&self, now: SystemTime) -> Outcome {
+        let draft = match self.draft(now) {
+            Ok(draft) => draft,
             Err(message) => return Outcome::misused(format!("error: {message}\n")),
         };
+        let known = match Known::ask(&self.ask).await {
+            Ok(known) => known,
+            Err(outcome) => return outcome,
+        };
+        let mut warnings = draft.warnings.clone();
+        match self.unknown(&known, &draft) {
+            Ok(unknown) => warnings.extend(unknown),
+            Err(message) => return Outcome::misused(message),
+        }
         let mut request = self.limits.request("revoke", &self.reason);
-        let name = format!(
-            "{REVOCATIONS_FOLDER}/{}.{}.yaml",
-            called.namespace, called.name
-        );
         request.files.push(PolicyFile {
-            name: name.clone(),
-            text: document.clone(),
+            name: draft.file.clone(),
+            text: draft.text.clone(),
         });
         let response = match change::ask(request, &self.ask).await {
             Ok(response) => response,
             Err(outcome) => return outcome,
         };
         if response.not_writable {
-            return Outcome {
-                status: 3,
-                output: document,
-                error: format!(
-                    "error: {}; put the document above where the folder comes from\n",
-                    response.refused
-                ),
-            };
+            return self.not_writable(&draft, &response.refused);
         }
-        let end = match &self.expires {
-            Some(expires) => format!("at {expires}, or by"),
+        warnings.extend(known.remarks(&self.predicates, &response, &self.ask.data));
+        let called = &draft.called;
+        let end = match draft.expires {
+            Some(expires) => format!("at {}, or by", flags::show(expires)),
             None => "only by".to_owned(),
         };
         let headline = format!(
-            "revoked by {called}, in {name}; it ends {end} `vouchsafe revoke end {called} --reason …`"
+            "revoked by {called}, in {}; it ends {end} `vouchsafe revoke end {called} --reason …`",
+            draft.file
         );
-        change::show(&response, self.limits.dry_run, &headline, self.ask.output)
+        let telling = Telling {
+            is_dry_run: self.limits.dry_run,
+            headline: &headline,
+            warnings: &warnings,
+        };
+        change::show(&response, &telling, self.ask.output)
     }
 
-    /// `match`, as the flags say it.
-    fn predicates(&self) -> Result<Map<String, Value>, String> {
-        let mut found = Map::new();
-        for (key, values) in [
-            ("serial", &self.serial),
-            ("spki_sha256", &self.spki),
-            ("spiffe_id", &self.spiffe_id),
-            ("workload", &self.workload),
-            ("node", &self.node),
-            ("hardware_id", &self.hardware_id),
-            ("measurement", &self.measurement),
-            ("advisory", &self.advisory),
-            ("authority_sha256", &self.authority),
-            ("class", &self.class),
-        ] {
-            if !values.is_empty() {
-                found.insert(key.to_owned(), json!(values));
-            }
-        }
-        if let Some(revision) = &self.policy_revision_below {
-            found.insert("policy_revision_below".to_owned(), json!(revision));
-        }
-        if !self.claim.is_empty() {
-            found.insert("device".to_owned(), devices(&self.claim)?);
-        }
-        Ok(found)
-    }
-
-    /// The document, as a person would write it.
-    fn document(&self) -> Result<String, String> {
-        let found = self.predicates()?;
-        if found.is_empty() {
-            return Err("say whom it means: `--workload`, `--serial`, `--claim` and so on; `vouchsafe revoke --help` lists them".to_owned());
-        }
-        let called = self.name.as_ref().ok_or(UNNAMED)?;
-        let (namespace, name) = (&called.namespace, &called.name);
-        let reason = match self.reason.as_str() {
-            // Only asked about: nobody will read it.
-            "" => "asked about",
-            reason => reason,
+    /// What the flags make, without asking anybody.
+    fn draft(&self, now: SystemTime) -> Result<Draft, String> {
+        let is_asked_about = self.limits.dry_run;
+        let called = match &self.name {
+            Some(called) => called.clone(),
+            None if is_asked_about => hypothetical()?,
+            None => return Err(UNNAMED.to_owned()),
         };
-        let mut text = format!(
-            "apiVersion: vouchsafe.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  match:\n"
-        );
-        for (key, value) in &found {
-            text.push_str(&format!("    {key}: {}\n", flow(value)));
-        }
-        text.push_str(&format!(
-            "  action: {}\n  reason: {}\n",
-            json!(self.action),
-            json!(reason)
-        ));
-        if let Some(expires) = &self.expires {
-            text.push_str(&format!("  expires: {}\n", json!(expires)));
-        }
-        Ok(text)
-    }
-}
-
-/// `device` of a match, from `kind.claim<value`.
-fn devices(claims: &[String]) -> Result<Value, String> {
-    let mut devices: BTreeMap<EvidenceKind, Map<String, Value>> = BTreeMap::new();
-    for claim in claims {
-        let shape = || {
-            format!(
-                "--claim `{claim}`: expected `<kind>.<claim><comparison><value>`, like `sev_snp.tcb.microcode<72` or `tpm.image=llm-1`"
-            )
+        let reason = match self.reason.trim() {
+            "" if is_asked_about => "asked about",
+            "" => return Err("say why with `--reason`: it stands in the record".to_owned()),
+            _ => &self.reason,
         };
-        let at = claim.find(['<', '>', '=']).ok_or_else(shape)?;
-        let (name, comparison) = claim.split_at(at);
-        let (kind, name) = name.trim().split_once('.').ok_or_else(shape)?;
-        let kind: EvidenceKind = kind
-            .parse()
-            .map_err(|error| format!("--claim `{claim}`: {error}"))?;
-        let known = definition(kind, name)
-            .ok_or_else(|| format!("--claim `{claim}`: `{kind}` has no claim `{name}`"))?;
-        let comparison = comparison.trim();
-        let value = match comparison.strip_prefix('=') {
-            Some(value) => equal(known.value, value.trim()),
-            None => json!(comparison),
-        };
-        insert(devices.entry(kind).or_default(), name, value).ok_or_else(|| {
-            format!("--claim `{claim}`: the claim is given twice; write the document yourself")
+        let expires = self.expires.map(|expires| expires.at(now)).transpose()?;
+        let text = self.predicates.document(&Terms {
+            name: &called,
+            action: self.action,
+            reason,
+            expires,
         })?;
+        let soon = expires.filter(|end| *end <= now + EXPIRY_WARNING);
+        let warnings = soon.map(|end| {
+            format!(
+                "it ends within a day, at {}: whoever it means is trusted again then",
+                flags::show(end)
+            )
+        });
+        Ok(Draft {
+            file: format!(
+                "{REVOCATIONS_FOLDER}/{}.{}.yaml",
+                called.namespace, called.name
+            ),
+            called,
+            text,
+            expires,
+            warnings: warnings.into_iter().collect(),
+        })
     }
-    let devices = devices
-        .into_iter()
-        .map(|(kind, claims)| (kind.to_string(), Value::Object(claims)));
-    Ok(Value::Object(devices.collect()))
-}
 
-/// A value that a claim equals, in the form that documents demand of its type.
-fn equal(claim: ClaimType, text: &str) -> Value {
-    match (claim, text) {
-        (ClaimType::Bool, "true") => json!(true),
-        (ClaimType::Bool, "false") => json!(false),
-        // One that is no number is refused with the rest of the document.
-        (ClaimType::Number, text) => text
-            .parse::<u64>()
-            .map_or_else(|_| json!(text), |number| json!(number)),
-        (_, text) => json!(text),
+    /// What is to be said of names that the policy lacks. `Err`: they are a slip, as far as anybody can tell.
+    fn unknown(&self, known: &Known, draft: &Draft) -> Result<Vec<String>, String> {
+        let unknown = known.unknown_names(&self.predicates, &draft.called.namespace);
+        let is_refused = |may_come: bool| !(may_come && self.allow_unknown);
+        if !unknown.iter().any(|one| is_refused(one.may_come)) {
+            let told = unknown.into_iter().map(|one| one.what);
+            return Ok(told.collect());
+        }
+        let mut message = String::new();
+        for one in unknown.iter().filter(|one| is_refused(one.may_come)) {
+            message.push_str(&format!("error: {}\n", one.what));
+        }
+        if unknown.iter().all(|one| one.may_come) {
+            message.push_str(
+                "hint: say `--allow-unknown` if it is yet to come; `vouchsafe workload list` shows which there are\n",
+            );
+        }
+        Err(message)
     }
-}
 
-/// Puts a claim into its families; `None` where it is there already.
-fn insert(into: &mut Map<String, Value>, name: &str, value: Value) -> Option<()> {
-    match name.split_once('.') {
-        None => into.insert(name.to_owned(), value).is_none().then_some(()),
-        Some((family, rest)) => {
-            let family = into.entry(family).or_insert_with(|| json!({}));
-            insert(family.as_object_mut()?, rest, value)
+    /// The folder is somebody else's to write.
+    fn not_writable(&self, draft: &Draft, refused: &str) -> Outcome {
+        let output = match self.ask.output {
+            Format::Table => draft.text.clone(),
+            Format::Json => json(&json!({
+                "made": false,
+                "refused": refused,
+                "not_writable": true,
+                "file": draft.file,
+                "document": draft.text,
+            })),
+        };
+        Outcome {
+            status: 3,
+            output,
+            error: format!(
+                "error: {refused}; put the document above where the folder comes from, as {}\n",
+                draft.file
+            ),
         }
     }
 }
 
-/// YAML in one line; keys are words of ours, texts are quoted as in JSON, which YAML reads.
-fn flow(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let entries: Vec<String> = map
-                .iter()
-                .map(|(key, value)| format!("{key}: {}", flow(value)))
-                .collect();
-            format!("{{{}}}", entries.join(", "))
-        }
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(flow).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
-    }
+/// The name of what is only asked about.
+fn hypothetical() -> Result<WorkloadName, String> {
+    let name = "hypothetical/revocation".parse();
+    name.map_err(|error| format!("{error}"))
 }
 
 impl End {
@@ -316,7 +254,12 @@ impl End {
             Err(outcome) => return outcome,
         };
         let headline = format!("revocation {} is ended", self.name);
-        change::show(&response, false, &headline, self.ask.output)
+        let telling = Telling {
+            is_dry_run: false,
+            headline: &headline,
+            warnings: &[],
+        };
+        change::show(&response, &telling, self.ask.output)
     }
 }
 
@@ -371,9 +314,10 @@ async fn list(ask: &Ask) -> Outcome {
                 match (one.in_force, one.ends_soon) {
                     (false, _) => "has ended".to_owned(),
                     (true, true) => format!("{}, SOON", show_time(one.expires_ms)),
+                    (true, false) if one.expires_ms == 0 => "never".to_owned(),
                     (true, false) => show_time(one.expires_ms),
                 },
-                format!("{}:{}", file_name(&one.file), one.line),
+                format!("{}:{}", one.file, one.line),
                 one.reason.clone(),
             ]
         })
@@ -387,20 +331,14 @@ async fn list(ask: &Ask) -> Outcome {
     ))
 }
 
-fn file_name(file: &str) -> &str {
-    let name = Path::new(file).file_name().and_then(|name| name.to_str());
-    name.unwrap_or(file)
-}
-
 /// What to do without a name.
 const UNNAMED: &str = "say what it is called and whom it means, as in `vouchsafe revoke platform/incident-7 --workload edge/gateway --reason stolen`";
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser as _;
-    use vouchsafe_config::set::Options;
-    use vouchsafe_config::set::PolicySet;
-    use vouchsafe_config::source::Source;
 
     use super::*;
 
@@ -411,158 +349,106 @@ mod tests {
     }
 
     fn wanted(options: &[&str]) -> Wanted {
-        let line = ["revoke", "platform/r", "--reason", "they said \"so\""];
-        Line::try_parse_from(line.iter().chain(options))
-            .unwrap_or_else(|error| panic!("{error}"))
-            .wanted
+        let line = Line::try_parse_from(["revoke"].iter().chain(options));
+        line.unwrap_or_else(|error| panic!("{error}")).wanted
     }
 
-    /// The documents that a revocation needs beside itself.
-    const BESIDE: &str = "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example}\n---\napiVersion: vouchsafe.dev/v1alpha1\nkind: Node\nmetadata: {name: gpu-07, namespace: platform}\nspec: {hardware: {gpu_ueids: [\"17\"]}}\n---\n";
-
-    fn read(text: &str) -> PolicySet {
-        let source = Source::new("r.yaml", format!("{BESIDE}{text}"));
-        PolicySet::parse(vec![source], Options::default())
-            .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
     }
 
     #[test]
-    fn every_predicate_is_a_flag_whose_document_says_the_same() {
-        let sha = "ab".repeat(32);
-        for (flag, value, line) in [
-            ("--serial", "5e0c41", "serial: [\"5e0c41\"]".to_owned()),
-            ("--spki", &*sha, format!("spki_sha256: [\"{sha}\"]")),
-            (
-                "--spiffe-id",
-                "spiffe://factory.example/ns/edge/**",
-                "spiffe_id: [\"spiffe://factory.example/ns/edge/**\"]".to_owned(),
-            ),
-            (
-                "--workload",
-                "edge/gateway",
-                "workload: [\"edge/gateway\"]".to_owned(),
-            ),
-            ("--node", "gpu-07", "node: [\"gpu-07\"]".to_owned()),
-            (
-                "--hardware-id",
-                "9f3c",
-                "hardware_id: [\"9f3c\"]".to_owned(),
-            ),
-            (
-                "--measurement",
-                "5fee30d",
-                "measurement: [\"5fee30d\"]".to_owned(),
-            ),
-            (
-                "--advisory",
-                "INTEL-SA-00828",
-                "advisory: [\"INTEL-SA-00828\"]".to_owned(),
-            ),
-            (
-                "--authority",
-                &*sha,
-                format!("authority_sha256: [\"{sha}\"]"),
-            ),
-            ("--class", "software", "class: [\"software\"]".to_owned()),
-            (
-                "--policy-revision-below",
-                "1.42",
-                "policy_revision_below: \"1.42\"".to_owned(),
-            ),
-            (
-                "--claim",
-                "sev_snp.tcb.microcode<72",
-                "device: {sev_snp: {tcb: {microcode: \"<72\"}}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "nvidia_gpu.driver<570.86",
-                "device: {nvidia_gpu: {driver: \"<570.86\"}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "nvidia_gpu.vbios<=96.00.9F.00.01",
-                "device: {nvidia_gpu: {vbios: \"<=96.00.9F.00.01\"}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "tdx.tcb_status=OutOfDate",
-                "device: {tdx: {tcb_status: \"OutOfDate\"}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "tpm.firmware=7",
-                "device: {tpm: {firmware: 7}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "sev_snp.debug=true",
-                "device: {sev_snp: {debug: true}}".to_owned(),
-            ),
-            (
-                "--claim",
-                "nvidia_gpu.driver=570.10",
-                "device: {nvidia_gpu: {driver: \"570.10\"}}".to_owned(),
-            ),
-        ] {
-            let document = wanted(&[flag, value]).document().unwrap();
-            assert!(document.contains(&format!("    {line}\n")), "{document}");
-            let set = read(&document);
-            let revocation = set.revocations().next().unwrap();
-            assert_eq!(revocation.reason, "they said \"so\"");
-            assert_eq!(revocation.action.as_str(), "cut");
-        }
-    }
-
-    #[test]
-    fn flags_stand_beside_each_other_and_one_claim_s_families_stay_together() {
-        let document = wanted(&[
-            "--claim",
-            "sev_snp.tcb.microcode<72",
-            "--claim",
-            "sev_snp.tcb.snp<23",
-            "--claim",
-            "tpm.firmware<7",
-            "--workload",
-            "edge/gateway",
-            "--workload",
-            "edge/other",
-            "--action",
-            "drain",
-            "--expires",
-            "2026-12-24T00:00:00Z",
-        ])
-        .document()
-        .unwrap();
-        assert!(
-            document.contains("tcb: {microcode: \"<72\", snp: \"<23\"}"),
-            "{document}"
-        );
-        assert!(
-            document.contains("workload: [\"edge/gateway\", \"edge/other\"]"),
-            "{document}"
-        );
-        let set = read(&document);
-        let revocation = set.revocations().next().unwrap();
-        assert_eq!(revocation.matches.devices.len(), 2);
-        assert!(revocation.expires.is_some());
-        assert_eq!(revocation.action.as_str(), "drain");
-    }
-
-    #[test]
-    fn what_can_t_be_said_by_a_flag_is_refused() {
+    fn what_is_only_asked_about_needs_neither_name_nor_reason() {
+        let asked = wanted(&["--serial", "ab", "--dry-run"])
+            .draft(now())
+            .unwrap();
+        assert_eq!(asked.file, "revocations/hypothetical.revocation.yaml");
         for (options, words) in [
-            (&[][..], "say whom it means"),
-            (&["--claim", "tpm"], "expected `<kind>.<claim>"),
-            (&["--claim", "tpm.imagee=x"], "no claim `imagee`"),
-            (&["--claim", "tpn.image=x"], "tpn"),
+            (&["--serial", "ab"][..], "say what it is called"),
+            (&["platform/r", "--serial", "ab"], "--reason"),
+            (&["platform/r", "--dry-run"], "say whom it means"),
             (
-                &["--claim", "tpm.firmware<7", "--claim", "tpm.firmware>3"],
-                "given twice",
+                &[
+                    "platform/r",
+                    "--serial",
+                    "ab",
+                    "--reason",
+                    "x",
+                    "--expires",
+                    "2020-01-01T00:00:00Z",
+                ],
+                "would mean nobody",
             ),
         ] {
-            let error = wanted(options).document().unwrap_err();
+            let error = wanted(options).draft(now()).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn an_end_within_a_day_is_warned_of() {
+        let warned = |expires| {
+            let line = [
+                "platform/r",
+                "--serial",
+                "ab",
+                "--reason",
+                "x",
+                "--expires",
+                expires,
+            ];
+            wanted(&line).draft(now()).unwrap().warnings
+        };
+        assert_eq!(
+            warned("24h"),
+            [
+                "it ends within a day, at 2027-01-16T08:00:00Z: whoever it means is trusted again then"
+            ]
+        );
+        assert_eq!(warned("25h"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_is_refused_unless_it_is_meant() {
+        let known = Known {
+            workloads: vec!["edge/gateway".to_owned()],
+            ..Known::default()
+        };
+        let unknown = |options: &[&str]| {
+            let mut line = vec!["platform/r", "--reason", "x"];
+            line.extend(options);
+            let wanted = wanted(&line);
+            wanted.unknown(&known, &wanted.draft(now()).unwrap())
+        };
+        let slip = unknown(&["--workload", "edge/gatewy"]).unwrap_err();
+        assert!(
+            slip.contains("did you mean `edge/gateway`?") && slip.contains("--allow-unknown"),
+            "{slip}"
+        );
+        let meant = unknown(&["--workload", "edge/gatewy", "--allow-unknown"]).unwrap();
+        assert_eq!(meant.len(), 1, "{meant:?}");
+        let machine = unknown(&["--node", "platform/gpu-07", "--allow-unknown"]).unwrap_err();
+        assert!(
+            machine.contains("there is no Node") && !machine.contains("hint"),
+            "{machine}"
+        );
+        assert_eq!(unknown(&["--workload", "edge/gateway"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_folder_that_can_t_be_written_leaves_the_document_in_the_form_that_was_asked_for() {
+        let line = ["platform/r", "--serial", "ab", "--reason", "x"];
+        let mut wanted = wanted(&line);
+        let draft = wanted.draft(now()).unwrap();
+        let shown = wanted.not_writable(&draft, "it is read-only");
+        assert_eq!(
+            (shown.status, shown.output.as_str()),
+            (3, draft.text.as_str())
+        );
+        wanted.ask.output = Format::Json;
+        let shown = wanted.not_writable(&draft, "it is read-only");
+        let value: Value = serde_json::from_str(&shown.output).unwrap();
+        assert_eq!(value["document"], draft.text);
+        assert_eq!(value["not_writable"], true);
     }
 }
