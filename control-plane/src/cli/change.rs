@@ -170,7 +170,7 @@ pub(super) fn explained(
 fn connections(response: &ChangeResponse) -> String {
     let rows = fallen(response);
     let mut out = String::new();
-    let told = || { response.sidecars.iter() }.flat_map(|one| &one.fallen);
+    let told = || response.sidecars.iter().flat_map(|one| &one.fallen);
     let sum = |most: usize| {
         let weights = told().take(most).map(|fallen| fallen.weight);
         weights.fold(0, u64::saturating_add)

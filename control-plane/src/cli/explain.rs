@@ -110,7 +110,7 @@ fn answer(asked: &Explain, set: &PolicySet, now: SystemTime) -> Result<Outcome, 
             spki_sha256: shown.map(|shown| &shown.spki_sha256),
             authority_spki_sha256: shown.and_then(|shown| shown.authorities.last()),
             // Whoever is named in the file counts: which of them ends the chain is the bundle's to say.
-            intermediate_spki_sha256: shown.map_or(&[], |shown| &shown.authorities),
+            intermediate_spki_sha256: shown.map_or(&[][..], |shown| &shown.authorities),
             result: result.as_ref(),
         },
         // As our sidecars do wherever a rule asks for it.
