@@ -1,6 +1,6 @@
 //! `vouchsafe restored`: says of a data folder that was brought back from a copy that it is the one that counts.
 
-use super::change::{self, Limits, MaxDrop};
+use super::change::{self, Limits, MaxDrop, Telling};
 use super::{Ask, Outcome};
 
 /// Why.
@@ -31,6 +31,11 @@ impl Arguments {
             Err(outcome) => return outcome,
         };
         let headline = "what this data folder holds counts from now on, in an epoch of its own; what was revoked, enrolled or spent since the copy was made is not known to it";
-        change::show(&response, false, headline, self.ask.output)
+        let telling = Telling {
+            is_dry_run: false,
+            headline,
+            warnings: &[],
+        };
+        change::show(&response, &telling, self.ask.output)
     }
 }

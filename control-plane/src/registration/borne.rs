@@ -21,6 +21,8 @@ pub struct Certificate {
     pub serial: Vec<u8>,
     /// SHA-256 of its public key.
     pub spki_sha256: [u8; 32],
+    /// SHA-256 of the public key of the authority that signed it.
+    pub authority_spki_sha256: [u8; 32],
     /// Its end.
     pub not_after: SystemTime,
 }
@@ -83,7 +85,7 @@ impl Certificate {
             id,
             serial: Some(&self.serial),
             spki_sha256: Some(&self.spki_sha256),
-            authority_spki_sha256: None,
+            authority_spki_sha256: Some(&self.authority_spki_sha256),
             intermediate_spki_sha256: &[],
             result: None,
         }

@@ -60,19 +60,14 @@ pub struct Instance {
     pub image: String,
     /// Why it may bear the name.
     pub member: String,
-    /// Serial number of its newest certificate; empty where that is of before this was kept.
-    pub serial: Vec<u8>,
-    /// SHA-256 of the key of its newest certificate; zeros likewise.
-    pub spki_sha256: [u8; 32],
-    /// SHA-256 of the key of the authority that signed it; zeros likewise.
-    pub authority_spki_sha256: [u8; 32],
     /// When its evidence was verified.
     pub evidence_time: SystemTime,
     /// End of its newest certificate.
     pub not_after: SystemTime,
     /// End of the last to end of all its certificates: a successor may end before the one that it follows.
     pub trusted_until: SystemTime,
-    /// Its certificates that have not ended, and the newest: an operator may name any of them.
+    /// Its certificates that have not ended, the newest last: an operator may name any of them. None where they are of before
+    /// this was kept.
     pub certificates: Vec<Certificate>,
     /// Where peers reach it.
     pub endpoints: Vec<Endpoint>,
@@ -216,6 +211,15 @@ struct Inner {
 }
 
 impl Inner {
+    /// Why nobody may talk to an instance. What evidence says of it outweighs what was said of its certificate.
+    fn withdrawal(&self, instance: &Instance) -> Option<Withdrawal> {
+        let named = || self.named.get(&instance.id).cloned();
+        match &instance.withdrawn {
+            Some(withdrawal) if withdrawal.state == Withdrawn::Revoked => Some(withdrawal.clone()),
+            withdrawn => named().or_else(|| withdrawn.clone()),
+        }
+    }
+
     /// The revision that an instance is to hold.
     fn newest_of(&self, id: &InstanceId) -> Revision {
         wanted(&self.instances, self.newest, self.canary.as_ref(), id)
@@ -291,7 +295,9 @@ impl Registry {
         let live = inner.instances.values().filter(|one| one.not_after > now);
         live.map(|instance| {
             let session = inner.sessions.get(&instance.id);
-            (instance.clone(), session.cloned().unwrap_or_default())
+            let mut instance = instance.clone();
+            instance.withdrawn = inner.withdrawal(&instance);
+            (instance, session.cloned().unwrap_or_default())
         })
         .collect()
     }

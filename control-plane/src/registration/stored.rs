@@ -28,12 +28,6 @@ pub(super) struct StoredInstance {
     kinds: Vec<String>,
     image: String,
     member: String,
-    #[serde(default)]
-    serial: String,
-    #[serde(default)]
-    spki_sha256: String,
-    #[serde(default)]
-    authority_spki_sha256: String,
     evidence_time_ms: u64,
     not_after_ms: u64,
     #[serde(default)]
@@ -64,6 +58,7 @@ pub(super) struct StoredInstance {
 struct StoredCertificate {
     serial: String,
     spki_sha256: String,
+    authority_spki_sha256: String,
     not_after_ms: u64,
 }
 
@@ -72,6 +67,7 @@ impl From<&Certificate> for StoredCertificate {
         Self {
             serial: hex::encode(&borne.serial),
             spki_sha256: hex::encode(borne.spki_sha256),
+            authority_spki_sha256: hex::encode(borne.authority_spki_sha256),
             not_after_ms: unix_ms(borne.not_after),
         }
     }
@@ -82,6 +78,7 @@ impl StoredCertificate {
         Some(Certificate {
             serial: hex::decode(&self.serial).ok()?,
             spki_sha256: digest(&self.spki_sha256)?,
+            authority_spki_sha256: digest(&self.authority_spki_sha256)?,
             not_after: time(self.not_after_ms)?,
         })
     }
@@ -167,9 +164,6 @@ impl From<&Instance> for StoredInstance {
             kinds: instance.kinds.clone(),
             image: instance.image.clone(),
             member: instance.member.clone(),
-            serial: hex::encode(&instance.serial),
-            spki_sha256: hex::encode(instance.spki_sha256),
-            authority_spki_sha256: hex::encode(instance.authority_spki_sha256),
             evidence_time_ms: unix_ms(instance.evidence_time),
             not_after_ms: unix_ms(instance.not_after),
             trusted_until_ms: unix_ms(instance.trusted_until),
@@ -239,9 +233,6 @@ impl StoredInstance {
             kinds: self.kinds,
             image: self.image,
             member: self.member,
-            serial: hex::decode(&self.serial).ok()?,
-            spki_sha256: digest(&self.spki_sha256)?,
-            authority_spki_sha256: digest(&self.authority_spki_sha256)?,
             evidence_time: time(self.evidence_time_ms)?,
             not_after: time(self.not_after_ms)?,
             trusted_until: time(self.trusted_until_ms.max(self.not_after_ms))?,

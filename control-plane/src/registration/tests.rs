@@ -42,15 +42,13 @@ pub(super) fn instance(number: u8) -> Instance {
         kinds: vec!["tpm".into()],
         image: "node".into(),
         member: "node inference/gpu-07".into(),
-        serial: vec![0x40, number],
-        spki_sha256: [10; 32],
-        authority_spki_sha256: [11; 32],
         evidence_time: now(),
         not_after: now() + Duration::from_secs(60),
         trusted_until: now() + Duration::from_secs(60),
         certificates: vec![Certificate {
             serial: vec![number, 1],
             spki_sha256: [number; 32],
+            authority_spki_sha256: [11; 32],
             not_after: now() + Duration::from_secs(60),
         }],
         endpoints: vec![Endpoint {

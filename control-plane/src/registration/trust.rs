@@ -356,13 +356,7 @@ impl Registry {
         let steady = inner.steady.at(now, self.elapsed());
         let inner = &*inner;
         let live = { inner.instances.values() }.filter(|one| one.is_certified(steady));
-        let named = |one: &Instance| inner.named.get(&one.id).cloned();
-        // What evidence says of an instance outweighs what was said of its certificate.
-        let of = |one: &Instance| match &one.withdrawn {
-            Some(withdrawal) if withdrawal.state == Withdrawn::Revoked => Some(withdrawal.clone()),
-            withdrawn => named(one).or_else(|| withdrawn.clone()),
-        };
-        live.filter_map(of).collect()
+        live.filter_map(|one| inner.withdrawal(one)).collect()
     }
 }
 

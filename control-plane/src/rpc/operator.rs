@@ -34,6 +34,7 @@ use vouchsafe_config::set::PolicySet;
 use crate::ca::{AuthorityFacts, CaError, CertificateAuthority};
 use crate::keeper::authority::PrepareError;
 use crate::log::{self, Head, StoredRecord};
+use crate::registration::Certificate;
 use crate::renewals::AnnounceError;
 use crate::state::{ControlPlane, stopped};
 use crate::telemetry::Chain;
@@ -312,18 +313,17 @@ impl OperatorApi {
                 let own = published.of(&instance.workload, &instance.id);
                 let newest = own.state.revision;
                 let (identities, measurements) = shown::shown(&instance.ear);
-                let is_known = !instance.serial.is_empty();
-                let digest = |bytes: [u8; 32]| match is_known {
-                    true => bytes.to_vec(),
-                    false => Vec::new(),
+                let newest_certificate = instance.certificates.last();
+                let digest = |of: fn(&Certificate) -> &[u8]| -> Vec<u8> {
+                    newest_certificate.map_or_else(Vec::new, |one| of(one).to_vec())
                 };
                 v1::SidecarStatus {
                     is_canary: newest != published.state.revision,
                     workload: instance.workload.to_string(),
                     instance: instance.id.0.to_vec(),
-                    spki_sha256: digest(instance.spki_sha256),
-                    authority_sha256: digest(instance.authority_spki_sha256),
-                    serial: instance.serial,
+                    spki_sha256: digest(|one| &one.spki_sha256),
+                    authority_sha256: digest(|one| &one.authority_spki_sha256),
+                    serial: digest(|one| &one.serial),
                     identities,
                     measurements,
                     member: instance.member,

@@ -101,7 +101,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn issued(serial: u8, seconds: u64) -> RecordEntry {
-    let json = vouchsafe_api::convert::record::Issuance {
+    let json = vouchsafe_api::convert::record::attestation::Issuance {
         purpose: "renew".to_owned(),
         spiffe_id: "spiffe://factory.example/ns/edge/workload/gateway".to_owned(),
         instance: [7; 16],
