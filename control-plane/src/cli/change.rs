@@ -94,7 +94,7 @@ pub(super) struct Telling<'t> {
 /// What came of it.
 pub(super) fn show(response: &ChangeResponse, telling: &Telling<'_>, format: Format) -> Outcome {
     let is_good = match telling.is_dry_run {
-        true => true,
+        true => response.refused.is_empty(),
         false => response.made && response.sidecars.iter().all(|one| one.error.is_empty()),
     };
     let output = match format {
@@ -554,6 +554,7 @@ mod tests {
             refused: "it would end too much".to_owned(),
             ..response()
         };
+        assert_eq!(told(&refused, true, "done").status, 1);
         let outcome = told(&refused, false, "done");
         assert_eq!(outcome.status, 1);
         assert!(outcome.output.contains("REFUSED"), "{}", outcome.output);

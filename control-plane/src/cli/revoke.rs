@@ -12,7 +12,7 @@ use vouchsafe_config::revocation::EXPIRY_WARNING;
 
 use self::flags::{ActionWord, Expiry, Predicates, Terms};
 use self::whom::Known;
-use super::change::{self, Limits, Telling};
+use super::change::{self, Limits, MaxDrop, Telling};
 use super::client::{connect, failed};
 use super::{Ask, Format, Outcome, json, now, show_time, table};
 use crate::rpc::operator::REVOCATIONS_FOLDER;
@@ -82,6 +82,12 @@ impl Arguments {
             Some(Command::End(end)) => end.run().await,
             Some(Command::Explain(mut wanted)) => {
                 wanted.limits.dry_run = true;
+                // A question is refused nothing.
+                wanted.limits.replace = true;
+                wanted.limits.max_drop = MaxDrop {
+                    number: 100,
+                    is_percent: true,
+                };
                 match &wanted.name {
                     Some(name) if wanted.predicates.is_empty() => explain(name, &wanted.ask).await,
                     _ => wanted.run(now()).await,
@@ -239,7 +245,7 @@ impl End {
     async fn run(&self) -> Outcome {
         // Nothing that lives rests on a revocation, so nothing can end with it.
         let limits = Limits {
-            max_drop: change::MaxDrop {
+            max_drop: MaxDrop {
                 number: 100,
                 is_percent: true,
             },

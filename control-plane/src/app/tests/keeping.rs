@@ -10,8 +10,7 @@ use crate::store::Store;
 impl Factory {
     fn knows_the_other_rule(&self) -> bool {
         let state = Arc::clone(&self.control_plane().mesh.borrow().state);
-        let found = state.policy.set.access_policies().count() == 2;
-        found
+        state.policy.set.access_policies().count() == 2
     }
 
     fn policy_folder(&self) -> PathBuf {

@@ -463,6 +463,12 @@ async fn what_would_drop_is_asked_of_every_sidecar_and_bounds_the_change() {
         "{}",
         refused.refused
     );
+    let asked = v1::ChangeRequest {
+        dry_run: true,
+        ..revoke("{workload: [api]}")
+    };
+    let told = factory.change(asked).await.unwrap();
+    assert_eq!(told.refused, refused.refused, "a question hides a refusal");
     let loss = &refused.losses[0];
     assert_eq!((loss.workload.as_str(), loss.instances), ("dev/api", 1));
     assert_eq!(loss.doors, ["dev/api:http"]);

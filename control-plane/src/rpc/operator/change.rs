@@ -73,9 +73,14 @@ impl OperatorApi {
         let change = folder_change(&asked, &before.set, Path::new(&control_plane.policy_folder))?;
         let after = control_plane.load_with(&change).await.map_err(status_of)?;
         let after = Arc::new(after);
-        if !asked.replace && (asked.act == ROLLBACK || !asked.dry_run) {
-            keeps_revocations(&asked, &before.set, &after.set, control_plane.now())?;
-        }
+        let kept = match asked.replace {
+            true => Ok(()),
+            false => keeps_revocations(&asked, &before.set, &after.set, control_plane.now()),
+        };
+        let lost = match kept {
+            Err(lost) if asked.dry_run && asked.act != ROLLBACK => lost.message().to_owned(),
+            kept => kept.map(|()| String::new())?,
+        };
         // A folder that is applied twice is as it should be; whoever revokes or goes back means to change something.
         if asked.act != APPLY && !asked.dry_run && after.files == before.files {
             return Err(Status::failed_precondition(
@@ -86,7 +91,8 @@ impl OperatorApi {
         let judging = self.judge(&before, &after, everybody).await?;
         let names = change.names();
         let deed = Deed::Change(change, Judged::between(&before, &after));
-        let wanted = Wanted::new(&asked, judging);
+        let mut wanted = Wanted::new(&asked, judging);
+        wanted.refused = lost;
         self.order(wanted, &asked.act, names, deed).await
     }
 
@@ -113,7 +119,8 @@ impl OperatorApi {
             None => {}
         }
         let said = judging.said(control_plane);
-        if is_wanted {
+        if refused.is_empty() {
+            // Also of what is only asked about: whether it would be refused is a part of the answer.
             refused = limit.passed(&said).unwrap_or_default();
         }
         let mut response = v1::ChangeResponse {
