@@ -94,10 +94,47 @@ impl Certificate {
 
 /// Adds those that were borne before and have not ended.
 pub(super) fn keep(held: &mut Vec<Certificate>, before: &[Certificate], now: SystemTime) {
-    let older = before.iter().rev().filter(|one| one.not_after > now);
+    let is_new = |one: &Certificate| held.iter().all(|new| new.serial != one.serial);
+    let older = before.iter().rev();
+    let older = older.filter(|one| one.not_after > now && is_new(one));
     let older: Vec<Certificate> = older.take(MAX_CERTIFICATES).cloned().collect();
     held.splice(..0, older.into_iter().rev());
 }
 
 /// A new one each half minute for an hour. Whoever renews more often than that has his oldest forgotten.
 const MAX_CERTIFICATES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn certificate(serial: u8, end: u64) -> Certificate {
+        Certificate {
+            serial: vec![serial],
+            spki_sha256: [serial; 32],
+            authority_spki_sha256: [0; 32],
+            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(end),
+        }
+    }
+
+    #[test]
+    fn what_was_borne_is_kept_until_it_ends_the_newest_last_and_within_bounds() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let mut held = vec![certificate(3, 300)];
+        let before = [
+            certificate(1, 100),
+            certificate(2, 101),
+            certificate(3, 300),
+        ];
+        keep(&mut held, &before, now);
+        assert_eq!(held, [certificate(2, 101), certificate(3, 300)]);
+        let many: Vec<Certificate> = (0..200).map(|serial| certificate(serial, 101)).collect();
+        let mut held = vec![certificate(250, 300)];
+        keep(&mut held, &many, now);
+        assert_eq!(held.len(), MAX_CERTIFICATES + 1);
+        assert_eq!(held.first(), Some(&certificate(72, 101)), "the newest stay");
+        assert_eq!(held.last(), Some(&certificate(250, 300)));
+    }
+}

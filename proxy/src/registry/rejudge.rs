@@ -194,7 +194,14 @@ impl Registry {
                         self.judge_stream(live, key, stream, new, now, &mut outcome);
                     }
                 }
-                let stands = |held: &Rc<Admission>| !lost.contains(&Rc::as_ptr(held));
+                let stands = |held: &Rc<Admission>| {
+                    let ends = held.rule.get().and_then(|rule| {
+                        let peer = live.peer();
+                        let result = peer.as_ref().and_then(|verified| verified.peer.result());
+                        old.rule_ends(rule, live.direction, result, live.binding())
+                    });
+                    !lost.contains(&Rc::as_ptr(held)) && ends.is_none_or(|end| now < end)
+                };
                 if !live.relies_on.borrow().iter().any(stands) && judged.insert(live.id) {
                     self.judge_idle(live, admission, new, now, &mut outcome);
                 }
