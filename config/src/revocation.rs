@@ -172,6 +172,20 @@ impl Revocation {
         names_one && self.is_in_force(now)
     }
 
+    /// Whether it names the bearer of a certificate, by what a certificate shows: what it says besides of evidence is not
+    /// known of one that has gone by, and errs on the side of ending trust.
+    pub fn names(&self, borne: &Bearer<'_>, trust_domain: &TrustDomain, now: SystemTime) -> bool {
+        let of_certificate = Match {
+            serials: self.matches.serials.clone(),
+            spkis: self.matches.spkis.clone(),
+            spiffe_ids: self.matches.spiffe_ids.clone(),
+            workloads: self.matches.workloads.clone(),
+            authorities: self.matches.authorities.clone(),
+            ..Match::default()
+        };
+        self.names_certificates(now) && of_certificate.holds(borne, trust_domain)
+    }
+
     /// Authorities that nobody is to be certified by any more, whoever it is.
     pub fn revokes_authorities(&self, now: SystemTime) -> &[[u8; 32]] {
         let alone = Match {

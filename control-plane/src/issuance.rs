@@ -58,7 +58,7 @@ pub fn hardware_name(hardware: &NodeHardware) -> String {
 }
 
 /// Stands for a machine whose host hides who it is. No token can pin it.
-const UNKNOWN_MACHINE: &str = "unknown";
+pub(crate) const UNKNOWN_MACHINE: &str = "unknown";
 
 /// No certificate for whom a revocation means.
 ///
@@ -85,12 +85,20 @@ pub fn refuse_by<'r>(
 ) -> Result<(), Refused> {
     match revocations.find(|one| one.means(bearer, trust_domain, now)) {
         None => Ok(()),
-        Some(revocation) => Err(Refused::new(
-            "revoked",
-            "ask the operator: a revocation ends only by its own expiry or by an act of his",
-            format!("{}: {}", revocation.source, revocation.reason),
-        )),
+        Some(revocation) => Err(revoked(&format!(
+            "{}: {}",
+            revocation.source, revocation.reason
+        ))),
     }
+}
+
+/// What whoever is revoked is told.
+pub(crate) fn revoked(detail: &str) -> Refused {
+    Refused::new(
+        "revoked",
+        "ask the operator: a revocation ends only by its own expiry or by an act of his",
+        detail.to_owned(),
+    )
 }
 
 /// Decides whether a machine, as evidence proved it, may bear a workload's name.

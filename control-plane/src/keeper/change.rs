@@ -78,7 +78,10 @@ impl Keeper {
     /// Makes a change and answers.
     pub(super) async fn obey(&mut self, order: Order) {
         let Order { deed, act, answer } = order;
-        let made = match (deed, self.control_plane.registry.outrun()) {
+        let made = match (
+            deed,
+            self.control_plane.registry.outrun(self.control_plane.now()),
+        ) {
             (Deed::BeginEpoch, _) => self.begin_epoch(act).await,
             // Before a folder is changed whose policy could not be put in force.
             (_, Some(outrun)) => Err(ChangeError::Outrun(PublishError::Outrun(outrun))),

@@ -60,7 +60,10 @@ impl Keeper {
     }
 
     pub(super) async fn publish(&mut self, mut inputs: Inputs) -> Result<(), PublishError> {
-        if let (None, Some(outrun)) = (self.epoch, self.control_plane.registry.outrun()) {
+        if let (None, Some(outrun)) = (
+            self.epoch,
+            self.control_plane.registry.outrun(self.control_plane.now()),
+        ) {
             return Err(PublishError::Outrun(outrun));
         }
         self.settle_revocations(&inputs.policy.set).await?;
@@ -82,7 +85,7 @@ impl Keeper {
         // What peers act upon is in the store before they hear of it, so that no crash forgets it.
         if let Err(error) = control_plane.registry.settle().await {
             control_plane.metrics.store_failures.inc();
-            // Whoever must be cut is cut all the same.
+            // Where only this write fails, whoever must be cut is cut all the same.
             tracing::error!(error = %Chain(&error), "failed to write a revocation down before it is published, will try again");
         }
         write_revision(&control_plane.registry, &next.state, next.highest()).await?;

@@ -1,5 +1,7 @@
 //! A control plane whose data folder is an older copy: it stops, says so, and begins another epoch by an operator's act.
 
+use std::sync::Arc;
+
 use vouchsafe_api::convert::record::Event;
 use vouchsafe_api::convert::record::acts::OperatorAct;
 use vouchsafe_attestation::revision::Revision;
@@ -11,7 +13,7 @@ use crate::change::ChangeError;
 impl Keeper {
     /// Looks whether sidecars hold what was never made here, and says so once.
     pub(super) fn look_ahead(&self) {
-        let found = self.control_plane.registry.outrun();
+        let found = self.control_plane.registry.outrun(self.control_plane.now());
         let was = *self.outrun.borrow();
         if found == was {
             return;
@@ -41,11 +43,11 @@ impl Keeper {
             .await;
         recorded.map_err(ChangeError::Record)?;
         let policy = match &self.pending {
-            Some(policy) => policy.clone(),
-            None => self.publish.borrow().state.policy.clone(),
+            Some(policy) => Arc::clone(policy),
+            None => Arc::clone(&self.publish.borrow().state.policy),
         };
         let inputs = inputs(control_plane, policy);
-        self.epoch = Some(control_plane.registry.next_epoch());
+        self.epoch = Some(control_plane.registry.next_epoch(control_plane.now()));
         let published = self.publish(inputs).await;
         self.epoch = None;
         published.map_err(ChangeError::Canary)?;

@@ -1,18 +1,21 @@
 //! Certificates that instances bear, and revocations that name one.
 //!
 //! A certificate lives for an hour and is followed by the next within minutes, so whoever names one, by its serial number
-//! or its key, means the instance that bears it: with what it bears since, and with what its machine asks for afresh.
+//! or its key, means whoever bears that workload's name on that machine: with what it bears since, and with what it asks
+//! for afresh. On machines that hide who they are it means the instance, and nobody new is let in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use vouchsafe_attestation::name::WorkloadName;
+use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 use vouchsafe_config::revocation::{Bearer, Revocation};
 
-use super::Registry;
+use super::{Inner, Registry};
+use crate::issuance::UNKNOWN_MACHINE;
 
 /// A certificate that an instance bears, or bore last.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,35 +39,55 @@ impl Registry {
         domain: &TrustDomain,
         now: SystemTime,
     ) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let mut named = BTreeMap::new();
         let naming: Vec<&Revocation> = { revocations }
             .filter(|one| one.names_certificates(now))
             .collect();
-        for instance in inner.instances.values().filter(|_| !naming.is_empty()) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if naming.is_empty() {
+            inner.named.clear();
+            return;
+        }
+        // There may be thousands of revocations and of instances, and all wait for this.
+        let serials = { naming.iter() }.flat_map(|one| &one.matches.serials);
+        let serials: HashSet<&[u8]> = serials.map(Vec::as_slice).collect();
+        let spkis = { naming.iter() }.flat_map(|one| &one.matches.spkis);
+        let spkis: HashSet<&[u8; 32]> = spkis.collect();
+        let is_named = |borne: &&Certificate| {
+            serials.contains(without_zeros(&borne.serial)) || spkis.contains(&borne.spki_sha256)
+        };
+        let mut found: BTreeMap<(&WorkloadName, &str), &Revocation> = BTreeMap::new();
+        let mut named = BTreeMap::new();
+        for instance in inner.instances.values() {
+            let mut certificates = instance.certificates.iter().filter(is_named).peekable();
+            if certificates.peek().is_none() {
+                continue;
+            }
             let id = SpiffeId::for_workload(domain, &instance.workload);
-            let names = |one: &&&Revocation| {
-                let mut certificates = instance.certificates.iter();
-                certificates.any(|borne| one.means(&borne.bearer(&id), domain, now))
+            let certificates: Vec<&Certificate> = certificates.collect();
+            let means = |one: &&&Revocation| {
+                let mut certificates = certificates.iter();
+                certificates.any(|borne| one.names(&borne.bearer(&id), domain, now))
             };
-            // The sternest.
-            let Some(one) = naming.iter().filter(names).max_by_key(|one| one.action) else {
+            let meaning = naming.iter().filter(means).copied();
+            let Some(one) = meaning.max_by_key(|one| one.action) else {
                 continue;
             };
-            let before = inner.named.get(&instance.id);
-            let mut withdrawal = Withdrawal {
-                instance: instance.id,
-                state: Withdrawn::Named(one.action),
-                reason: one.name.to_string(),
-                since: now,
-            };
-            if let Some(before) = before.filter(|before| {
-                (before.state, &before.reason) == (withdrawal.state, &withdrawal.reason)
-            }) {
-                withdrawal.since = before.since;
+            if instance.hardware == UNKNOWN_MACHINE {
+                named.insert(instance.id, inner.naming(instance.id, one, now));
+            } else {
+                let place = (&instance.workload, instance.hardware.as_str());
+                let sternest = found.entry(place).or_insert(one);
+                if sternest.action < one.action {
+                    *sternest = one;
+                }
             }
-            named.insert(instance.id, withdrawal);
+        }
+        for instance in inner.instances.values() {
+            let place = (&instance.workload, instance.hardware.as_str());
+            if let Some(one) = found.get(&place) {
+                named.insert(instance.id, inner.naming(instance.id, one, now));
+            }
         }
         inner.named = named;
     }
@@ -78,9 +101,43 @@ impl Registry {
     }
 }
 
+impl Inner {
+    /// That a revocation names an instance; since when, where it did so before.
+    fn naming(&self, instance: InstanceId, one: &Revocation, now: SystemTime) -> Withdrawal {
+        let named = Withdrawal {
+            instance,
+            state: Withdrawn::Named(one.action),
+            reason: one.name.to_string(),
+            since: now,
+        };
+        let before = self.named.get(&instance);
+        let is_same =
+            |before: &&Withdrawal| (before.state, &before.reason) == (named.state, &named.reason);
+        let since = before.filter(is_same).map(|before| before.since);
+        Withdrawal {
+            since: since.unwrap_or(now),
+            ..named
+        }
+    }
+
+    /// Whether a revocation names whoever bears a workload's name on a machine.
+    pub(super) fn names_place(&self, workload: &WorkloadName, hardware: &str) -> bool {
+        let named = self.named.keys();
+        let mut named = named.filter_map(|id| self.instances.get(id));
+        hardware != UNKNOWN_MACHINE
+            && named.any(|one| one.workload == *workload && one.hardware == hardware)
+    }
+}
+
+/// Serial numbers are compared without leading zeros.
+fn without_zeros(serial: &[u8]) -> &[u8] {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    serial.get(zeros..).unwrap_or_default()
+}
+
 impl Certificate {
     /// Whoever bears it, as far as it tells.
-    fn bearer<'a>(&'a self, id: &'a SpiffeId) -> Bearer<'a> {
+    pub(crate) fn bearer<'a>(&'a self, id: &'a SpiffeId) -> Bearer<'a> {
         Bearer {
             id,
             serial: Some(&self.serial),

@@ -24,7 +24,7 @@ use vouchsafe_api::convert::mesh_state::report::Report;
 use vouchsafe_attestation::name::WorkloadName;
 use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::revision::Revision;
-use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
+use vouchsafe_attestation::standing::{Action, Withdrawal, Withdrawn};
 use vouchsafe_verifier::evidence::tpm::TpmState;
 
 pub use self::borne::Certificate;
@@ -32,7 +32,7 @@ use self::steady::Steady;
 use self::stored::StoredInstance;
 pub(crate) use self::stored::StoredTpm;
 use crate::canary::Facts;
-use crate::issuance::token_spent;
+use crate::issuance::{revoked, token_spent};
 use crate::reappraisal::Editions;
 use crate::refusal::{Refused, unavailable};
 use crate::standing::{Duties, Duty, Vigil};
@@ -211,12 +211,14 @@ struct Inner {
 }
 
 impl Inner {
-    /// Why nobody may talk to an instance. What evidence says of it outweighs what was said of its certificate.
+    /// Why nobody may talk to an instance: of two reasons the sterner. Bad evidence and silence cut, and a revocation that
+    /// is as stern as silence outlasts it.
     fn withdrawal(&self, instance: &Instance) -> Option<Withdrawal> {
-        let named = || self.named.get(&instance.id).cloned();
+        let named = self.named.get(&instance.id);
+        let cuts = named.is_some_and(|one| one.state == Withdrawn::Named(Action::Cut));
         match &instance.withdrawn {
-            Some(withdrawal) if withdrawal.state == Withdrawn::Revoked => Some(withdrawal.clone()),
-            withdrawn => named().or_else(|| withdrawn.clone()),
+            Some(own) if own.state == Withdrawn::Revoked || !cuts => Some(own.clone()),
+            _ => named.cloned(),
         }
     }
 
@@ -355,7 +357,10 @@ impl Registry {
     pub fn has_instances(&self, workload: &WorkloadName, now: SystemTime) -> bool {
         let inner = self.lock();
         let mut instances = inner.instances.values();
-        instances.any(|one| one.workload == *workload && one.is_trusted(now))
+        instances.any(|one| {
+            let is_trusted = one.is_trusted(now) && inner.withdrawal(one).is_none();
+            one.workload == *workload && is_trusted
+        })
     }
 
     /// Registers a new instance, spending a token where one admits it; in the store when it returns.
@@ -389,7 +394,12 @@ impl Registry {
             if let Some(token) = spend {
                 inner.pins.insert(token, instance.hardware.clone());
             }
+            let (workload, hardware) = (instance.workload.clone(), instance.hardware.clone());
             inner.take(instance, self.elapsed());
+            // It came in force while this one was judged.
+            if inner.names_place(&workload, &hardware) {
+                return Err(revoked("a certificate of this workload on this machine"));
+            }
         }
         self.notify();
         Ok(())

@@ -31,7 +31,8 @@ impl Registry {
     ) -> Places {
         let inner = self.lock();
         let mut found: BTreeMap<&WorkloadName, Vec<(&Instance, Endpoint)>> = BTreeMap::new();
-        for instance in inner.instances.values().filter(|one| one.is_trusted(now)) {
+        let is_trusted = |one: &&Instance| one.is_trusted(now) && inner.withdrawal(one).is_none();
+        for instance in inner.instances.values().filter(is_trusted) {
             let claimed = instance.endpoints.iter();
             let declared = claimed.filter_map(|endpoint| {
                 let mut seen = HashSet::new();

@@ -2,6 +2,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use vouchsafe_api::convert::attest::reattest::Proof;
+use vouchsafe_attestation::claims::Class;
+use vouchsafe_config::policy::RuleSource;
+use vouchsafe_config::revocation::{Cause, Match, Revocation};
 use vouchsafe_verifier::evidence::tpm::JudgedList;
 use vouchsafe_verifier::evidence::tpm::attest::ClockInfo;
 use vouchsafe_verifier::evidence::tpm::hash::HashAlgorithm;
@@ -352,4 +355,75 @@ async fn an_instance_that_ended_has_no_endpoint_and_is_forgotten_later() {
     assert_eq!(registry.places(later, |_, _| true).endpoints.len(), 0);
     registry.flush(later + KEPT_AFTER_END).await.unwrap();
     assert_eq!(registry.instance(&InstanceId([1; 16])), None);
+}
+
+/// Names the first certificate of `instance(1)`, whose evidence nobody looks at then.
+fn naming(action: Action) -> Revocation {
+    Revocation {
+        name: "platform/seen".parse().unwrap(),
+        matches: Match {
+            serials: vec![vec![1, 1]],
+            classes: vec![Class::Hardware],
+            ..Match::default()
+        },
+        action,
+        reason: "seen elsewhere".to_owned(),
+        expires: None,
+        source: RuleSource {
+            document: "Revocation platform/seen".to_owned(),
+            file: "seen.yaml".to_owned(),
+            line: 1,
+        },
+        cause: Cause::Act,
+    }
+}
+
+#[tokio::test]
+async fn whoever_bears_the_name_on_the_machine_of_a_named_certificate_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    let domain = "factory.example".parse().unwrap();
+    let beside = Instance {
+        hardware: instance(1).hardware,
+        ..instance(2)
+    };
+    for one in [instance(1), beside, instance(3)] {
+        registry.enroll(one, None).await.unwrap();
+    }
+    let name = |revocations: &[Revocation]| registry.name_by(revocations.iter(), &domain, now());
+    name(&[naming(Action::Drain)]);
+    let found = registry.withdrawals(now());
+    let ids: Vec<u8> = found.iter().map(|one| one.instance.0[0]).collect();
+    assert_eq!(ids, [1, 2], "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|one| one.state == Withdrawn::Named(Action::Drain))
+    );
+    // Whoever was let in by an older policy comes too late.
+    let late = Instance {
+        hardware: instance(1).hardware,
+        ..instance(4)
+    };
+    let refused = registry.enroll(late, None).await.unwrap_err();
+    assert_eq!(refused.reason, "revoked");
+    name(&[]);
+    assert_eq!(registry.withdrawals(now()), []);
+}
+
+#[tokio::test]
+async fn a_mild_revocation_shields_nobody_from_what_silence_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = registry(folder.path()).await;
+    let domain = "factory.example".parse().unwrap();
+    registry.enroll(instance(1), None).await.unwrap();
+    registry.left(&InstanceId([1; 16]), now()).unwrap();
+    for (action, expected) in [
+        (Action::DenyNew, Withdrawn::Lapsed),
+        (Action::Drain, Withdrawn::Lapsed),
+        (Action::Cut, Withdrawn::Named(Action::Cut)),
+    ] {
+        registry.name_by([naming(action)].iter(), &domain, now());
+        assert_eq!(registry.withdrawals(now())[0].state, expected, "{action:?}");
+    }
 }

@@ -1,8 +1,8 @@
 //! The standing of instances: what proofs, silence and bad evidence change in their registrations.
 //!
 //! A revocation is one step in memory, which nothing interrupts, and is written down at once. It is in the store before it
-//! is published ([`Registry::settle`]), unless the store fails: then it is published all the same, and written by the next
-//! flush. What a proof or silence changes follows with the next flush: a restart begins its
+//! is published ([`Registry::settle`]), unless that one write fails: then it is published all the same, and written by the next
+//! flush. Where the store takes nothing at all, no revision is made either, and the log and a metric say so each time. What a proof or silence changes follows with the next flush: a restart begins its
 //! watch anew anyway.
 
 use std::collections::BTreeSet;

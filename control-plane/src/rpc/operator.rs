@@ -98,10 +98,12 @@ impl Operator for OperatorApi {
             accepts_simulated: control_plane.fixed.accepts_simulated,
             revocations: revocations(&state.policy.set, now),
             canary: published.canary.as_deref().map(|one| self.canary(one)),
-            outrun: { control_plane.registry.outrun() }.map(|one| v1::Outrun {
-                revision: Some(one.revision.into()),
-                sidecars: one.sidecars as u64,
-                of: one.of as u64,
+            outrun: { control_plane.registry.outrun(self.control_plane.now()) }.map(|one| {
+                v1::Outrun {
+                    revision: Some(one.revision.into()),
+                    sidecars: one.sidecars as u64,
+                    of: one.of as u64,
+                }
             }),
             brakes: { control_plane.registry.held().into_iter() }
                 .map(|grip| v1::BrakeStatus {

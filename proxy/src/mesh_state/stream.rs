@@ -1,5 +1,6 @@
 //! The stream that mesh state comes by: kept open, answered, and reopened with patience.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -108,8 +109,16 @@ impl MeshStateClient {
         (progress.has_asked, progress.reported) = (false, None);
         let mut broken = SaidOnce::default();
         let mut questions = Questions::default();
+        // What is to be acknowledged once all workers follow it; what comes meanwhile is taken in, and takes its place.
+        let mut following: Option<Following> = None;
         loop {
             let message = tokio::select! {
+                // Where workers are quick, acknowledgements keep their place among what is said.
+                biased;
+                answer = followed(&mut following) => {
+                    stream.say(answer).await?;
+                    continue;
+                }
                 message = stream.next(&self.clock) => message?,
                 report = questions.answered() => {
                     stream.say(WatchRequest::ProbeReport(report)).await?;
@@ -121,13 +130,18 @@ impl MeshStateClient {
             let before = progress.held.revision();
             match self.take(progress, &mut questions, message) {
                 Ok(answer) => {
-                    if progress.held.revision() != before {
+                    match answer {
                         // Applied means that nobody lives on what it ended: an operator's command returns when this is
                         // acknowledged.
-                        self.connections.followed().await;
-                    }
-                    if let Some(answer) = answer {
-                        stream.say(answer).await?;
+                        Some(answer) if progress.held.revision() != before => {
+                            let workers = self.connections.clone();
+                            following = Some(Box::pin(async move {
+                                workers.followed().await;
+                                answer
+                            }));
+                        }
+                        Some(answer) => stream.say(answer).await?,
+                        None => {}
                     }
                     if progress.held.revision() == revision {
                         broken.recovered();
@@ -405,6 +419,21 @@ struct Progress {
     beats: u32,
     /// What this stream was told of our doors.
     reported: Option<Report>,
+}
+
+/// An acknowledgement, once all workers follow what it is for.
+type Following = Pin<Box<dyn Future<Output = WatchRequest> + Send>>;
+
+/// The acknowledgement that is due; never, while none is.
+async fn followed(following: &mut Option<Following>) -> WatchRequest {
+    match following {
+        None => std::future::pending().await,
+        Some(answer) => {
+            let answer = answer.await;
+            *following = None;
+            answer
+        }
+    }
 }
 
 fn acknowledgement(revision: Revision, outcome: Result<Hash, String>) -> WatchRequest {

@@ -18,7 +18,8 @@ use crate::ca::{CertifiedRequest, random};
 use crate::case::Case;
 use crate::ear::CoLocation;
 use crate::issuance::{
-    Decision, Membership, Plan, hardware_name, membership, plan, refuse_revoked,
+    Decision, Membership, Plan, UNKNOWN_MACHINE, hardware_name, membership, plan, refuse_revoked,
+    revoked,
 };
 use crate::reappraisal::{editions, terms};
 use crate::reference::Fitting;
@@ -106,20 +107,18 @@ impl Conversation {
         let policy = Arc::clone(&control_plane.mesh.borrow().state.policy);
         let domain = &policy.mesh.trust_domain;
         refuse_revoked(&policy.set, domain, &bearer, now)?;
-        // Whoever is named by a certificate is named with what follows it; and a machine that begins anew is whoever bore
-        // the name there.
-        let registry = &control_plane.registry;
+        // Whoever is named by a certificate is named with what follows it on that machine. Which of those that hide their
+        // machine begins anew nobody knows, so none of them does.
         let borne = match &challenged.known {
-            Some(known) => known.certificates.clone(),
-            None => registry.borne(&case.hello.workload, &machine),
+            Some(known) if machine == UNKNOWN_MACHINE => known.certificates.clone(),
+            Some(_) | None => { &control_plane.registry }.borne(&case.hello.workload, &machine),
         };
         for certificate in &borne {
-            let bearer = Bearer {
-                serial: Some(&certificate.serial),
-                spki_sha256: Some(&certificate.spki_sha256),
-                ..bearer
-            };
-            refuse_revoked(&policy.set, domain, &bearer, now)?;
+            let bearer = certificate.bearer(&plan.template.id);
+            let naming = { policy.set.revocations() }.filter(|one| one.names(&bearer, domain, now));
+            if let Some(one) = { naming }.next() {
+                return Err(revoked(&format!("{}: {}", one.source, one.reason)));
+            }
         }
         let signed = control_plane
             .ca

@@ -51,7 +51,7 @@ impl OperatorApi {
         }
         let published = control_plane.mesh.borrow().clone();
         let before = Arc::clone(&published.state.policy);
-        let outrun = control_plane.registry.outrun();
+        let outrun = control_plane.registry.outrun(control_plane.now());
         if let Some(outrun) = outrun.filter(|_| asked.act != RESTORED && !asked.dry_run) {
             return Err(status_of(ChangeError::Outrun(PublishError::Outrun(outrun))));
         }
