@@ -9,11 +9,18 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use criterion::Criterion;
+use policy::{Demands, Size};
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
 use vouchsafe_config::policy::{Binding, Context, Decision, Direction, Request, authorize};
 
-/// Rules of the measured door and of all others together.
-const SIZES: [(usize, usize); 4] = [(10, 0), (10, 1_000), (10, 10_000), (1_000, 0)];
+/// Rules of the measured door, of all others together, and revocations.
+const SIZES: [(usize, usize, usize); 5] = [
+    (10, 0, 0),
+    (10, 1_000, 0),
+    (10, 10_000, 0),
+    (1_000, 0, 0),
+    (10, 0, 1_000),
+];
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
@@ -23,8 +30,26 @@ fn main() -> anyhow::Result<()> {
     let mut group = criterion.benchmark_group("authorize");
     // Compiling the largest policy is not what is measured.
     group.warm_up_time(Duration::from_millis(500));
-    for (door, others) in SIZES {
-        let policy = policy::compile(door, others)?;
+    let sizes = SIZES.map(|(door, others, revoked)| Size {
+        door,
+        others,
+        revoked,
+        demands: Demands::Claims,
+    });
+    let by_name = Size {
+        demands: Demands::Name,
+        ..Size::default()
+    };
+    for size in sizes.into_iter().chain([by_name]) {
+        let policy = policy::compile(size)?;
+        let of = match size.demands {
+            Demands::Claims => format!("{}_of_{}", size.door, size.door + size.others),
+            Demands::Name => format!("{}_by_name", size.door),
+        };
+        let of = match size.revoked {
+            0 => of,
+            revoked => format!("{of}_revoked_{revoked}"),
+        };
         for (what, path, allowed) in [
             ("first", "/v0/items/7", true),
             ("last", "/last", true),
@@ -52,7 +77,7 @@ fn main() -> anyhow::Result<()> {
                 matches!(decision, Decision::Allow(_)) == allowed,
                 "`{path}` was decided {decision:?}"
             );
-            group.bench_function(format!("{what}/{door}_of_{}", door + others), |bencher| {
+            group.bench_function(format!("{what}/{of}"), |bencher| {
                 bencher.iter(|| authorize(black_box(&policy), black_box(&context)));
             });
         }

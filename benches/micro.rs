@@ -11,6 +11,7 @@ use std::hint::black_box;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::BytesMut;
+use policy::{Demands, Size};
 use vouchsafe_attestation::binding::{EvidenceDigest, Nonce, Purpose, Role, Transcript};
 use vouchsafe_attestation::claims::EvidenceKind;
 use vouchsafe_attestation::peer::{PeerRole, verify_peer};
@@ -22,11 +23,13 @@ use vouchsafe_proxy::http1::head::RequestHead;
 use vouchsafe_proxy::lane::preamble::{FlowProtocol, Preamble};
 
 /// Every case, in the order of the table.
-const CASES: [&str; 18] = [
+const CASES: [&str; 20] = [
     "authorize_10_first",
     "authorize_10_last",
     "authorize_10_denied",
     "authorize_10_of_10000",
+    "authorize_10_unattested",
+    "authorize_10_revoked_1000",
     "verify_peer",
     "verify_peer_claims",
     "transcript",
@@ -53,10 +56,33 @@ fn main() -> anyhow::Result<()> {
     };
     let times: u64 = arguments.next().context("how many times?")?.parse()?;
     match case.as_str() {
-        "authorize_10_first" => decide(0, "/v0/items/7", true, times),
-        "authorize_10_last" => decide(0, "/last", true, times),
-        "authorize_10_denied" => decide(0, "/nowhere", false, times),
-        "authorize_10_of_10000" => decide(10_000, "/last", true, times),
+        "authorize_10_first" => decide(Size::default(), "/v0/items/7", true, times),
+        "authorize_10_last" => decide(Size::default(), "/last", true, times),
+        "authorize_10_denied" => decide(Size::default(), "/nowhere", false, times),
+        "authorize_10_of_10000" => {
+            let others = 10_000;
+            let size = Size {
+                others,
+                ..Size::default()
+            };
+            decide(size, "/last", true, times)
+        }
+        "authorize_10_unattested" => {
+            let demands = Demands::Name;
+            let size = Size {
+                demands,
+                ..Size::default()
+            };
+            decide(size, "/last", true, times)
+        }
+        "authorize_10_revoked_1000" => {
+            let revoked = 1000;
+            let size = Size {
+                revoked,
+                ..Size::default()
+            };
+            decide(size, "/last", true, times)
+        }
         "verify_peer" => verify(false, times),
         "verify_peer_claims" => verify(true, times),
         "transcript" => transcript(times),
@@ -73,11 +99,11 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn decide(others: usize, path: &str, allowed: bool, times: u64) -> anyhow::Result<()> {
-    let made = support::certified(true)?;
+fn decide(size: Size, path: &str, allowed: bool, times: u64) -> anyhow::Result<()> {
+    let made = support::certified(size.demands == Demands::Claims)?;
     let peer = verify_peer(&made.chain, &made.bundle, PeerRole::Client, support::now())?;
     let (local, port) = ("bench/server".parse()?, "api".parse()?);
-    let policy = policy::compile(10, others)?;
+    let policy = policy::compile(size)?;
     let request = Request {
         method: "GET",
         path,
