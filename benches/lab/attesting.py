@@ -1,25 +1,22 @@
 """What `./attestation` measures, and the small mesh that it needs: a control plane, software TPMs, two sidecars."""
 
 import dataclasses
-import json
 import re
 import resource
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from typing import Callable
 
 from . import machine
 from .machine import LabError
+from .mesh import ControlPlane, until
 from .processes import Process, free_port, prepare
 
 MICRO = 1e6
 DOMAIN = "bench.test"
-START_DEADLINE = 30
-
 # Instances that attest at once with simulated evidence: enough to keep the control plane's core busy.
 SLOTS = 8
 
@@ -88,7 +85,7 @@ def _run_issue(lab, variant, seconds, **more):
         more |= {"swtpm": ",".join(map(str, lab.tpms)), "workloads": "bench/tpm-", "connections": len(lab.tpms)}
     else:
         more |= {"connections": SLOTS}
-    return lab.load.run("issue", target=f"127.0.0.1:{lab.control_plane.port}", root_pin=lab.root_pin, seconds=seconds,
+    return lab.load.run("issue", target=f"127.0.0.1:{lab.control_plane.listen}", root_pin=lab.control_plane.root_pin, seconds=seconds,
                         pids=lab.control_plane.pid, **more)
 
 
@@ -123,28 +120,17 @@ MEASURES = [
 def bring_up(lab, tpms, say):
     """Starts everything; it ends with `lab.stack`."""
     lab.tpms = _software_tpms(lab, tpms, say)
-    listen = free_port()
-    folder = lab.folder / "control-plane"
-    (folder / "policy").mkdir(parents=True)
-    (folder / "policy" / "policy.yaml").write_text(_documents([_endorsement_key(tpm) for tpm in lab.tpms]))
-    (folder / "control-plane.yaml").write_text(
-        f"apiVersion: vouchsafe.dev/v1alpha1\nkind: ControlPlane\nspec: {{listen: '127.0.0.1:{listen}', data: data, "
-        "policy: policy, metrics: none}\n")
-    lab.control_plane = _start(lab, "control-plane", [lab.built["vouchsafe"], "serve", "--config", folder / "control-plane.yaml"],
-                               lab.core, folder)
-    lab.control_plane.port = listen
-    lab.root_pin = _root_pin(lab.control_plane)
+    documents = _documents([_endorsement_key(tpm) for tpm in lab.tpms])
+    lab.control_plane = ControlPlane(lab.built["vouchsafe"], lab.core, lab.folder / "control-plane", documents, lab.stack)
     say("  up: control plane" + (f" and {len(lab.tpms)} software TPMs" if lab.tpms else ""))
     certificates, attested = lab.folder / "certificates", lab.folder / "attested"
     lab.load.certificates(certificates)
     # The client's certificate with claims, and all that attesting opens lazily.
     _cpu_per_unit(_run_issue(lab, "simulated", 0.3, save=attested))
-    files = (f"files: {{chain: {certificates}/server.pem, key: {certificates}/server.key, "
-             f"bundle: [{{file: {certificates}/ca.pem}}], policy: {folder}/policy}}")
-    remote = (f"control_plane: {{addresses: ['127.0.0.1:{listen}'], root_pins: ['{lab.root_pin}'], "
-              "attester: {simulated: {machine: server, image: bench}}}")
+    files = (f"{{files: {{chain: {certificates}/server.pem, key: {certificates}/server.key, "
+             f"bundle: [{{file: {certificates}/bundle.pem}}], policy: {lab.control_plane.folder}/policy}}}}")
     lab.sidecars = {CLAIMS_OFF: (_sidecar(lab, "sidecar-of-files", files), certificates),
-                    CLAIMS_ON: (_sidecar(lab, "sidecar-attested", remote), attested)}
+                    CLAIMS_ON: (_sidecar(lab, "sidecar-attested", lab.control_plane.identity("server")), attested)}
     say("  up: a sidecar without claims and one with them")
 
 
@@ -166,7 +152,7 @@ def _software_tpms(lab, count, say):
         process = _start(lab, f"tpm-{number}", [
             "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--server", f"type=unixio,path={path}",
             "--flags", "not-need-init,startup-clear"], lab.other, folder)
-        _until(f"software TPM {number} to answer", process, lambda path=path: _connects(path))
+        until(f"software TPM {number} to answer", process, lambda path=path: _connects(path))
         sockets.append(path)
     return sockets
 
@@ -187,31 +173,17 @@ def _endorsement_key(tpm):
     return done.stdout.strip()
 
 
-def _root_pin(control_plane):
-    def said():
-        for line in control_plane.log.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry.get("message") == "control plane ready":
-                return entry["root_pin"]
-        return None
-
-    return _until("the control plane to be ready", control_plane, said)
-
-
 def _sidecar(lab, name, identity):
     folder, port, metrics = lab.folder / name, free_port(), free_port()
     folder.mkdir()
     (folder / "proxy.yaml").write_text(
         "apiVersion: vouchsafe.dev/v1alpha1\nkind: Proxy\nspec:\n"
-        f"  trust_domain: {DOMAIN}\n  workload: bench/server\n  identity: {{{identity}}}\n"
+        f"  trust_domain: {DOMAIN}\n  workload: bench/server\n  identity: {identity}\n"
         f"  inbound: [{{listen: '127.0.0.1:{port}', ports: [{{name: api, upstream: '127.0.0.1:9'}}]}}]\n"
         f"  metrics: '127.0.0.1:{metrics}'\n  admin: {folder}/admin.sock\n  workers: 1\n")
     process = _start(lab, name, [lab.built["vouchsafe-proxy"], "--config", folder / "proxy.yaml"], lab.core, folder)
     process.port = port
-    _until(f"{name} to be ready", process, lambda: _is_ready(metrics))
+    until(f"{name} to be ready", process, lambda: _is_ready(metrics))
     return process
 
 
@@ -221,17 +193,6 @@ def _is_ready(port):
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _until(what, process, question):
-    deadline = time.monotonic() + START_DEADLINE
-    while time.monotonic() < deadline:
-        process.assert_alive()
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.02)
-    raise LabError(f"waited {START_DEADLINE} s for {what}:\n{process.tail()}")
 
 
 def _documents(endorsement_keys):

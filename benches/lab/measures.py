@@ -31,34 +31,34 @@ def all_measures():
         # Taken once for each pair while it is started, not in rounds.
         Measure("rest", "at rest", RESTS, None, applies=lambda peer: False, quick=True),
         _requests("http1_64", "HTTP/1.1, 64 connections", 64, quick=True),
-        _requests("http1_256", "HTTP/1.1, 256 connections", 256, applies=_standard),
+        _requests("http1_256", "HTTP/1.1, 256 connections", 256),
         _open("open_1000", 1000),
         _open("open_3000", 3000),
         _in_flight("http2", "HTTP/2, 8 connections of 32 GETs", "request"),
         _in_flight("grpc", "gRPC-shaped HTTP/2, 8 connections of 32 calls", "call"),
         Measure("per_connection", "one connection per request, 32 at once", {"cpu": "µs", "rate": "/s"}, _per_connection,
-                higher=("rate",), applies=_standard),
-        Measure("handshake", "full mutual handshake, inbound side", {"cpu": "µs"}, _handshake,
-                applies=lambda peer: not peer.is_direct and _standard(peer)),
+                higher=("rate",)),
+        Measure("handshake", "full mutual handshake, inbound side", {"cpu": "µs", "rate": "new connections/s"}, _handshake,
+                higher=("rate",), applies=lambda peer: not peer.is_direct),
         _bulk(1),
         _bulk(8),
         Measure("bulk_8_cores_2", "bulk, 8 streams through two workers each on two cores",
                 {"rate": "GB/s", "scale": "of 1 stream on 1 core", "per_cpu": "GB/CPU-s", "rate_1": "GB/s"}, _two_cores,
                 higher=("rate", "scale", "per_cpu", "rate_1"), quick=True,
-                applies=lambda peer: not peer.is_direct and peer.scales and _standard(peer)),
+                applies=lambda peer: not peer.is_direct and peer.scales),
         _sse("sse", 50, 10, quick=True),
         _sse("sse_200", 200, 100, extra=True),
+        _policy("policy_10", "ten rules with claims, to one rule with claims for any request", "any", inverse=True),
+        _policy("policy_1000", "1,000 rules, to ten", "1000"),
+        _policy("policy_10000", "10,000 rules, to ten", "10000"),
+        _policy("revocations_1000", "1,000 revocations, to none", "revocations_1000"),
+        _policy("claims", "attested with claims, to neither", "unattested", inverse=True),
         *(_added(percent, "http", "") for percent in (25, 50, 75)),
         *(_added(percent, kind, f"_{kind}") for kind in ("http2", "grpc") for percent in (25, 50, 75)),
     ]
 
 
 RESTS = {"idle": "MiB, both", "first": "KiB per connection", "most": "KiB per connection", "start": "ms to first answer"}
-
-
-def _standard(peer):
-    """Policies of other sizes are compared on small requests only."""
-    return not peer.options or peer.options["rules"] == 10
 
 
 def _requests(name, title, connections, **more):
@@ -84,7 +84,7 @@ def _open(name, rate):
             report["too_slow"] = True
         return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
-    return Measure(name, f"open loop, {rate:,}/s", LATENCY, run, applies=_standard, repeats=3)
+    return Measure(name, f"open loop, {rate:,}/s", LATENCY, run, repeats=3)
 
 
 def _in_flight(kind, title, unit):
@@ -93,7 +93,7 @@ def _in_flight(kind, title, unit):
         return report, _throughput(report)
 
     return Measure(kind, title, {"cpu": f"µs/{unit}", "rate": "/s", "p50": "µs", "p99": "µs"}, run, higher=("rate",),
-                   applies=_standard, quick=True, repeats=3)
+                   quick=True, repeats=3)
 
 
 def _in_flight_shape(pair):
@@ -108,7 +108,7 @@ def _per_connection(pair, load, seconds):
 
 
 def _handshake(pair, load, seconds):
-    report = load.run("handshake", target=_address(pair.inbound_port), connections=8, folder=pair.lab.certificates,
+    report = load.run("handshake", target=_address(pair.inbound_port), connections=8, folder=pair.certificates,
                       seconds=seconds, pids=pair.inbound_pid, post_quantum=pair.peer.ours, alpn=pair.peer.alpn)
     return report, {"cpu": _cpu_per(report, report["count"]), "rate": report["rate"]}
 
@@ -122,7 +122,7 @@ def _bulk(streams):
 
     plural = "s" if streams > 1 else ""
     return Measure(f"bulk_{streams}", f"bulk, {streams} stream{plural}", {"per_cpu": "GB/CPU-s", "rate": "GB/s"}, run,
-                   higher=("per_cpu", "rate"), applies=_standard)
+                   higher=("per_cpu", "rate"))
 
 
 def _two_cores(pair, load, seconds):
@@ -146,8 +146,7 @@ def _sse(name, streams, interval, extra=False, quick=False):
                           pids=_pids(pair))
         return report, _latency(report) | {"cpu": _cpu_per(report, report["count"])}
 
-    return Measure(name, f"server-sent events, {streams} streams of {interval} ms", LATENCY, run, applies=_standard,
-                   extra=extra, quick=quick, repeats=1 if extra else 2)
+    return Measure(name, f"server-sent events, {streams} streams of {interval} ms", LATENCY, run, extra=extra, quick=quick, repeats=1 if extra else 2)
 
 
 def _added(percent, kind, suffix):
@@ -169,8 +168,26 @@ def _added(percent, kind, suffix):
     return Measure(f"added_{percent}{suffix}", f"{of}, latency added over no proxy at {percent} % of the pair's saturation",
                    LATENCY | {"rate": "/s"}, run, higher=("rate",),
                    # Who copies bytes saturates the client before itself: a share of that says nothing.
-                   applies=lambda peer: not peer.is_direct and _standard(peer) and (kind == "http" or not peer.copies),
+                   applies=lambda peer: not peer.is_direct and (kind == "http" or not peer.copies),
                    extra=True, by_name=kind != "http" and percent != 50)
+
+
+def _policy(name, title, policy, inverse=False):
+    """What one policy costs over another: the same pair under both, one directly after the other. `inverse` where the pair's
+    own policy is the dearer one."""
+
+    def run(pair, load, seconds):
+        reports = [load.run("http", target=_address(each.out), connections=64, seconds=seconds, pids=_pids(each))
+                   for each in (pair, pair.under(policy))]
+        usual, other = (_cpu_per(report, report["count"]) for report in reports)
+        dear, cheap = (usual, other) if inverse else (other, usual)
+        reports[1]["errors"] += reports[0]["errors"]
+        reports[1]["first_error"] = reports[1]["first_error"] or reports[0]["first_error"]
+        return reports[1], {"cpu": dear, "times": dear / cheap if dear and cheap else None}
+
+    return Measure(name, f"policy, HTTP/1.1 at 64 connections: {title}", {"cpu": "µs/request", "times": "times"}, run,
+                   applies=lambda peer: peer.ours and not peer.by_name and not peer.copies and peer.multiplexes,
+                   extra=name != "policy_10000", repeats=3)
 
 
 LATENCY = {"p50": "µs", "p99": "µs", "p99.9": "µs"}

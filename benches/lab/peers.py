@@ -13,8 +13,9 @@ from .processes import Process, free_port, wait_for_answer
 
 CONFIGURATIONS = Path(__file__).resolve().parents[1] / "peers"
 
-# How long a pair may take to its first answer; ours with 10,000 policies compiles them first.
+# How long a pair may take to its first answer; ours with 10,000 rules has them read and compiled first.
 START_DEADLINE = 15
+LONG_START_DEADLINE = 60
 
 
 @dataclasses.dataclass
@@ -36,15 +37,17 @@ class Peer:
     multiplexes: bool = True
     # Protocol that the inbound proxy wants offered in a bare handshake.
     alpn: str | None = None
+    # Compared only where it is asked for.
+    by_name: bool = False
     options: dict = dataclasses.field(default_factory=dict)
 
     @property
     def is_direct(self):
-        return self.binary is None
+        return self.name == "direct"
 
 
 def others(envoy_path):
-    """The peers that a machine may have, as `reference` pairs; those whose binary is missing are left out by the caller."""
+    """The peers that a machine may have; those whose binary is missing are left out by the caller."""
     haproxy, nginx, stunnel = (machine.find(name) for name in ("haproxy", "nginx", "stunnel"))
     return [
         Peer("haproxy_http", False, haproxy, ("-f", "@configuration@"), separate_h2=True, descriptors=1),
@@ -64,24 +67,35 @@ ENVOY = ("-c", "@configuration@", "--concurrency", "@workers@", "--disable-hot-r
 
 
 def ours(binary):
-    """Our sidecar: both protocols on both lanes, and the policies whose cost is asked for."""
+    """Our sidecar: both protocols on both lanes, attested by a control plane, and by name the same under other policies."""
 
     def one(name, protocol, lane, **options):
         return Peer(name, protocol == "tcp", binary, ("--config", "@configuration@"), ours=True,
                     # Idle HTTP clients have nothing upstream, and the flows of a shared lane share its connections.
                     descriptors=2 if (protocol, lane) == ("tcp", "dedicated") else 1,
-                    multiplexes=lane == "shared",
-                    options={"protocol": protocol, "lane": lane, "rules": 10, **options})
+                    multiplexes=lane == "shared", by_name=bool(options),
+                    options={"protocol": protocol, "lane": lane, **USUAL, **options})
 
     return [
         one("ours_http_shared", "http", "shared"),
         one("ours_http_dedicated", "http", "dedicated"),
         one("ours_tcp_shared", "tcp", "shared"),
         one("ours_tcp_dedicated", "tcp", "dedicated"),
-        one("ours_http_any", "http", "shared", rules=0),
-        one("ours_http_1000", "http", "shared", rules=1000),
-        one("ours_http_10000", "http", "shared", rules=10_000),
+        *(one(f"ours_http_{name}", "http", "shared", **options) for name, options in POLICIES.items()),
     ]
+
+
+# What the rules of a pair are like unless it is called otherwise.
+USUAL = {"rules": policy.RULES_OF_DOOR, "revocations": 0, "attested": True}
+
+# The policies whose cost is asked for: what differs from the usual one.
+POLICIES = {
+    "any": {"rules": 0},
+    "1000": {"rules": 1000},
+    "10000": {"rules": 10_000},
+    "revocations_1000": {"revocations": 1000},
+    "unattested": {"attested": False},
+}
 
 
 DIRECT = Peer("direct", True)
@@ -99,7 +113,10 @@ class Pair:
         self.connections = connections or lab.connections
         self.core = lab.proxy_core if core is None else core
         self.workers = workers
-        self._wide = None
+        # Pairs of the same that a measure started beside it.
+        self._others = {}
+        # Where a client that is no sidecar has its certificate.
+        self.certificates = lab.certificates
         self.processes = []
         self.folder = tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=lab.folder)
         self.seconds_to_first_answer = None
@@ -108,7 +125,8 @@ class Pair:
         # Measurements that failed.
         self.failures = 0
         # Under an instrument everything takes longer.
-        self.patience = getattr(lab, "patience", START_DEADLINE)
+        usual = LONG_START_DEADLINE if peer.options.get("rules", 0) > 1000 else START_DEADLINE
+        self.patience = max(getattr(lab, "patience", 0), usual)
 
     def __enter__(self):
         try:
@@ -118,9 +136,9 @@ class Pair:
             raise
 
     def __exit__(self, *_):
-        if self._wide is not None:
-            self._wide.__exit__()
-            self._wide = None
+        for other in self._others.values():
+            other.__exit__()
+        self._others.clear()
         for process in reversed(self.processes):
             process.stop()
         self.processes.clear()
@@ -137,9 +155,17 @@ class Pair:
 
     def wide(self, cores):
         """The same pair with a worker for each of these cores, started when it is first asked for."""
-        if self._wide is None:
-            self._wide = Pair(self.peer, self.lab, self.connections, cores, len(cores)).__enter__()
-        return self._wide
+        return self._beside("wide", self.peer, cores, len(cores))
+
+    def under(self, name):
+        """The same pair under another policy of [`POLICIES`], started when it is first asked for."""
+        options = self.peer.options | POLICIES[name]
+        return self._beside(name, dataclasses.replace(self.peer, options=options), self.core, self.workers)
+
+    def _beside(self, name, peer, core, workers):
+        if name not in self._others:
+            self._others[name] = Pair(peer, self.lab, self.connections, core, workers).__enter__()
+        return self._others[name]
 
     def _start(self):
         if self.peer.is_direct:
@@ -185,10 +211,7 @@ class Pair:
 
     def _configuration(self, side, folder, values):
         if self.peer.ours:
-            values = values | self.peer.options
-            (folder / "policy").mkdir()
-            (folder / "policy" / "policy.yaml").write_text(
-                policy.documents(values["protocol"], values["rules"]))
+            values = values | self.peer.options | {"identity": self._identity(side, folder)}
             template = CONFIGURATIONS / f"vouchsafe-{side}.yaml"
         else:
             program, _, kind = self.peer.name.partition("_")
@@ -199,6 +222,19 @@ class Pair:
         written = folder / template.name
         written.write_text(text)
         return written
+
+    def _identity(self, side, folder):
+        workload = "server" if side == "inbound" else "client"
+        options = self.peer.options
+        if options["attested"]:
+            plane, self.certificates = self.lab.meshes.of(options)
+            return plane.identity(workload)
+        (folder / "policy").mkdir()
+        (folder / "policy" / "policy.yaml").write_text(policy.documents(policy.Wanted(**{
+            name: options[name] for name in ("protocol", "rules", "revocations", "attested")})))
+        made = self.lab.certificates
+        return (f"{{files: {{chain: {made}/{workload}.pem, key: {made}/{workload}.key, bundle: [{{file: {made}/bundle.pem}}], "
+                f"policy: {folder}/policy}}}}")
 
     def _command(self, configuration, folder):
         places = {"@configuration@": str(configuration), "@folder@": str(folder), "@workers@": str(self.workers)}
@@ -220,8 +256,8 @@ class Pair:
     def assert_alive(self):
         for process in self.processes:
             process.assert_alive()
-        if self._wide is not None:
-            self._wide.assert_alive()
+        for other in self._others.values():
+            other.assert_alive()
 
 
 def version(peer):

@@ -49,9 +49,9 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
-    /// Makes an authority and two P-256 leaves (client, server) with SPIFFE IDs.
+    /// Makes a root, an authority below it and two leaves (client, server) with SPIFFE IDs, all P-256.
     Certificates {
-        /// Folder that receives `ca.pem`, `{client,server}.{pem,key,both}`.
+        /// Folder that receives `ca.pem`, `bundle.pem`, `{client,server}.{pem,key,both}`.
         #[arg(long)]
         folder: PathBuf,
         /// Trust domain of the SPIFFE IDs.
