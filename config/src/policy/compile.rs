@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use vouchsafe_attestation::name::{Name, WorkloadName};
-use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::standing::Withdrawal;
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
+use super::revoked::Revocations;
 use super::{Port, Protocol, RuleId, RuleSource, Strict};
 use crate::access::{AccessPolicy, Allow, Demands, Selector};
 use crate::revocation::{Bearer, Revocation};
@@ -24,12 +24,7 @@ pub struct Policy {
     /// Workload and door of each rule.
     places: Vec<(usize, usize)>,
     sources: Vec<RuleSource>,
-    /// Those of documents first, then those of instances.
-    revocations: Vec<Revocation>,
-    /// How many are of documents.
-    acts: usize,
-    /// Place of the revocation of an instance.
-    withdrawn: HashMap<InstanceId, usize>,
+    revocations: Revocations,
 }
 
 /// A workload and its doors.
@@ -89,14 +84,9 @@ impl Policy {
         let labelled = Labelled::new(workloads.clone());
         let mut policy = Self {
             trust_domain: Some(trust_domain.clone()),
-            revocations: revocations.cloned().collect(),
+            revocations: Revocations::new(revocations),
             ..Self::default()
         };
-        // Of several that mean one bearer the sternest counts.
-        policy
-            .revocations
-            .sort_by_key(|one| std::cmp::Reverse(one.action));
-        policy.acts = policy.revocations.len();
         for workload in workloads {
             policy.add(workload, &by_door, &labelled);
         }
@@ -165,29 +155,19 @@ impl Policy {
 
     /// With the instances of this trust domain that are not to be trusted now.
     pub fn withdraw(mut self, withdrawals: impl IntoIterator<Item = Withdrawal>) -> Self {
-        for withdrawal in withdrawals {
-            let place = self.revocations.len();
-            self.withdrawn.insert(withdrawal.instance, place);
-            self.revocations.push(Revocation::from(withdrawal));
-        }
+        self.revocations.withdraw(withdrawals);
         self
     }
 
     /// The revocation that means a bearer now; of several the sternest. Allocates nothing.
     pub fn revoked(&self, bearer: &Bearer<'_>, now: SystemTime) -> Option<&Revocation> {
         let trust_domain = self.trust_domain.as_ref()?;
-        let means = |one: &&Revocation| one.means(bearer, trust_domain, now);
-        // Those of instances may be thousands, and each request asks.
-        let instance = bearer.result.map(|result| &result.instance);
-        let withdrawn = instance.and_then(|instance| self.withdrawn.get(instance));
-        let withdrawn = withdrawn.and_then(|place| self.revocations.get(*place));
-        let mut acts = self.revocations.iter().take(self.acts);
-        withdrawn.filter(means).or_else(|| acts.find(means))
+        self.revocations.of(bearer, trust_domain, now)
     }
 
     /// All revocations, also those that have expired: of documents, the sternest first, then of instances.
     pub fn revocations(&self) -> &[Revocation] {
-        &self.revocations
+        self.revocations.all()
     }
 
     /// Whether one of the same meaning is among the revocations.
@@ -196,11 +176,10 @@ impl Policy {
         match other.matches.instances.as_slice() {
             // Of instances there may be thousands, each with its place; documents name none.
             [instance] => {
-                let held = self.withdrawn.get(instance);
-                let held = held.and_then(|place| self.revocations.get(*place));
+                let held = self.revocations.of_instance(instance);
                 held.is_some_and(is_same)
             }
-            _ => self.revocations.iter().take(self.acts).any(is_same),
+            _ => self.revocations.acts().iter().any(is_same),
         }
     }
 
@@ -302,6 +281,6 @@ pub(crate) fn bears(
         .all(|(key, value)| workload.labels.get(key) == Some(value))
 }
 
-fn path_of(workload: &WorkloadName) -> Box<str> {
+pub(super) fn path_of(workload: &WorkloadName) -> Box<str> {
     format!("/ns/{}/workload/{}", workload.namespace, workload.name).into()
 }

@@ -13,6 +13,7 @@ mod carry;
 mod compile;
 mod explain;
 mod path;
+mod revoked;
 
 pub use authorize::{Failure, Question, authorize, authorize_live};
 pub use compile::Policy;
