@@ -283,6 +283,11 @@ impl CertificateAuthority {
         Arc::clone(&self.revoked.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether an operator revoked an authority.
+    pub fn is_revoked(&self, spki_sha256: &[u8; 32]) -> bool {
+        self.revoked().contains(spki_sha256)
+    }
+
     /// Has none of these sign any more, and those sign again that are not among them.
     pub fn revoke(&self, spkis: Vec<[u8; 32]>) {
         if *self.revoked() != *spkis {

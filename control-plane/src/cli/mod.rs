@@ -1,6 +1,6 @@
 //! The operator's command line.
 //!
-//! Exit codes are stable, and the same for all commands ([`EXIT_CODES`]). Output goes to standard output, what is wrong to
+//! Exit codes are stable, and the same for all commands (`EXIT_CODES`). Output goes to standard output, what is wrong to
 //! standard error; `-o json` is for programs.
 
 pub mod check;

@@ -275,6 +275,7 @@ fn authorities(ca: &CertificateAuthority, now: SystemTime) -> Vec<v1::AuthorityS
     let signer = facts.iter().find(|one| Some(one.spki_sha256) == signs);
     let since = signer.map(|one| one.not_before);
     let state = |one: &AuthorityFacts| match since {
+        _ if ca.is_revoked(&one.spki_sha256) => "revoked",
         _ if one.role == "root" || Some(one.spki_sha256) == signs => "active",
         Some(since) if one.not_before < since => "draining",
         Some(_) | None => "prepared",

@@ -252,6 +252,12 @@ async fn a_revoked_authority_signs_nothing_more_and_another_takes_its_place() {
     factory.change(revoke(&found)).await.unwrap();
     let after = Arc::clone(&factory.control_plane().mesh.borrow().state);
     assert_eq!(factory.control_plane().ca.bundle().len(), bundle + 1);
+    let status = factory.status().await;
+    let states = { status.authorities.iter() }.filter(|one| one.role == "issuing");
+    let states: Vec<(bool, &str)> = states
+        .map(|one| (one.spki_sha256 == revoked, one.state.as_str()))
+        .collect();
+    assert_eq!(states, [(true, "revoked"), (false, "active")]);
     assert!(
         after.has_other_bundle(&before),
         "no sidecar hears of the other"
