@@ -386,7 +386,8 @@ fn is_workload(id: &SpiffeId, trust_domain: &TrustDomain, name: &WorkloadName) -
         && parts.next().is_none()
 }
 
-fn without_zeros(serial: &[u8]) -> &[u8] {
+/// A serial number as it is compared: leading zeros say nothing.
+pub fn without_zeros(serial: &[u8]) -> &[u8] {
     let zeros = serial.iter().take_while(|byte| **byte == 0).count();
     serial.get(zeros..).unwrap_or_default()
 }

@@ -3,7 +3,8 @@
 //!
 //! Of each reason and network the first few in a minute are recorded one by one, with their evidence; the others are
 //! counted, and the count is a record of its own when the minute is over. There is a bound for all strangers together as
-//! well, so that many networks are no way around it. What a registered instance is refused is always recorded by itself.
+//! well, so that many networks are no way around it. What a registered instance is refused is
+//! recorded by itself, unless it is revoked: then it is a stranger's.
 //!
 //! Pure: who looks at a clock tells what has elapsed.
 

@@ -8,7 +8,7 @@ use vouchsafe_attestation::standing::{Action, Withdrawal};
 use vouchsafe_attestation::trust_domain::TrustDomain;
 
 use super::compile::path_of;
-use crate::revocation::{Bearer, Revocation};
+use crate::revocation::{Bearer, Revocation, without_zeros};
 
 /// All revocations of a policy: of documents, the sternest first, then of instances.
 #[derive(Debug, Default)]
@@ -124,12 +124,6 @@ impl Revocations {
             (own, act) => act.or(own),
         }
     }
-}
-
-/// Serial numbers are compared without leading zeros.
-fn without_zeros(serial: &[u8]) -> &[u8] {
-    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
-    serial.get(zeros..).unwrap_or_default()
 }
 
 #[cfg(test)]

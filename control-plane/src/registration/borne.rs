@@ -12,7 +12,7 @@ use vouchsafe_attestation::result::InstanceId;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_attestation::standing::{Withdrawal, Withdrawn};
 use vouchsafe_attestation::trust_domain::TrustDomain;
-use vouchsafe_config::revocation::{Bearer, Revocation};
+use vouchsafe_config::revocation::{Bearer, Revocation, without_zeros};
 
 use super::{Inner, Registry};
 use crate::issuance::UNKNOWN_MACHINE;
@@ -127,12 +127,6 @@ impl Inner {
         hardware != UNKNOWN_MACHINE
             && named.any(|one| one.workload == *workload && one.hardware == hardware)
     }
-}
-
-/// Serial numbers are compared without leading zeros.
-fn without_zeros(serial: &[u8]) -> &[u8] {
-    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
-    serial.get(zeros..).unwrap_or_default()
 }
 
 impl Certificate {
