@@ -89,6 +89,7 @@ def _open(name, rate):
 
 def _in_flight(kind, title, unit):
     def run(pair, load, seconds):
+        pair = pair.over_http2() if kind == "http2" else pair
         report = load.run(kind, target=_address(pair.out_h2), seconds=seconds, pids=_pids(pair), **_in_flight_shape(pair))
         return report, _throughput(report)
 
@@ -153,6 +154,7 @@ def _added(percent, kind, suffix):
     """What a pair adds to the latency of no proxy at all, at a share of the pair's own saturation."""
 
     def run(pair, load, seconds):
+        pair = pair.over_http2() if kind == "http2" else pair
         shape = {"connections": 64} if kind == "http" else _in_flight_shape(pair)
         target = _address(pair.out if kind == "http" else pair.out_h2)
         # The pair's own saturation is found once, and `direct` is asked at the same rate in the same round.

@@ -81,20 +81,21 @@ def ours(binary):
         one("ours_http_dedicated", "http", "dedicated"),
         one("ours_tcp_shared", "tcp", "shared"),
         one("ours_tcp_dedicated", "tcp", "dedicated"),
-        *(one(f"ours_http_{name}", "http", "shared", **options) for name, options in POLICIES.items()),
+        *(one(f"ours_http_{name}", "http", "shared", **options) for name, options in VARIANTS.items()),
     ]
 
 
 # What the rules of a pair are like unless it is called otherwise.
-USUAL = {"rules": policy.RULES_OF_DOOR, "revocations": 0, "attested": True}
+USUAL = {"rules": policy.RULES_OF_DOOR, "revocations": 0, "attested": True, "upstream_http": "auto"}
 
-# The policies whose cost is asked for: what differs from the usual one.
-POLICIES = {
+# What differs from the usual pair: policies whose cost is asked for, and what the application speaks.
+VARIANTS = {
     "any": {"rules": 0},
     "1000": {"rules": 1000},
     "10000": {"rules": 10_000},
     "revocations_1000": {"revocations": 1000},
     "unattested": {"attested": False},
+    "upstream_http2": {"upstream_http": "http2"},
 }
 
 
@@ -158,9 +159,14 @@ class Pair:
         return self._beside("wide", self.peer, cores, len(cores))
 
     def under(self, name):
-        """The same pair under another policy of [`POLICIES`], started when it is first asked for."""
-        options = self.peer.options | POLICIES[name]
+        """The same pair as one of [`VARIANTS`], started when it is first asked for."""
+        options = self.peer.options | VARIANTS[name]
         return self._beside(name, dataclasses.replace(self.peer, options=options), self.core, self.workers)
+
+    def over_http2(self):
+        """The same pair for an application that speaks HTTP/2: by default ours speaks it for gRPC alone, and the others
+        have it in their configuration."""
+        return self.under("upstream_http2") if self.peer.ours and not self.peer.copies else self
 
     def _beside(self, name, peer, core, workers):
         if name not in self._others:
