@@ -73,6 +73,9 @@ impl<'a> std::convert::From<&Context<'a>> for Question<'a> {
 
 /// Sees each rule as it is judged.
 pub(super) trait Watch {
+    /// Whether every rule is to be shown, or only the decision counts.
+    const SEES_ALL: bool;
+
     /// Notes the verdict on a rule; `true` goes on after a rule that allows.
     fn rule(&mut self, rule: RuleId, verdict: Result<(), Failure>) -> bool;
 }
@@ -80,6 +83,8 @@ pub(super) trait Watch {
 struct Unwatched;
 
 impl Watch for Unwatched {
+    const SEES_ALL: bool = false;
+
     fn rule(&mut self, _: RuleId, _: Result<(), Failure>) -> bool {
         false
     }
@@ -127,22 +132,34 @@ impl Failure {
 }
 
 /// The one walk: [`authorize`] makes it unwatched, an explanation watches it.
-pub(super) fn judge(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
+pub(super) fn judge<W: Watch>(policy: &Policy, question: &Question<'_>, watch: &mut W) -> Decision {
     if let Some(revocation) = policy.revoked(&question.peer, question.now) {
         return Decision::Deny(revocation.deny_reason());
     }
     judge_rules(policy, question, watch)
 }
 
-fn judge_rules(policy: &Policy, question: &Question<'_>, watch: &mut impl Watch) -> Decision {
+fn judge_rules<W: Watch>(policy: &Policy, question: &Question<'_>, watch: &mut W) -> Decision {
     let Some((door, client)) = find_door(policy, question) else {
         return Decision::Deny(DenyReason::UnknownDoor);
     };
-    let mut furthest = DenyReason::NoRule;
-    let mut allowed = None;
     let (first, end) = door.rules;
     let rules = policy.rules.get(first as usize..end as usize);
-    for (index, rule) in (first..).zip(rules.unwrap_or_default()) {
+    let rules = || (first..).zip(rules.unwrap_or_default());
+    if !W::SEES_ALL {
+        // Most rules of a door are for other requests, which is seen sooner than what the peer has proven. How far each
+        // rule came is only looked at where none admits.
+        let admits = |rule: &Rule| {
+            judge_request(rule, door, question).is_ok()
+                && judge_rule(rule, door, &client, question).is_ok()
+        };
+        if let Some((index, _)) = rules().find(|(_, rule)| admits(rule)) {
+            return Decision::Allow(RuleId(index));
+        }
+    }
+    let mut furthest = DenyReason::NoRule;
+    let mut allowed = None;
+    for (index, rule) in rules() {
         let verdict = judge_rule(rule, door, &client, question);
         let go_on = watch.rule(RuleId(index), verdict);
         match verdict {
@@ -252,16 +269,19 @@ fn judge_rule(
             }
         }
     }
-    if let (Protocol::Http, Some(request)) = (door.port.protocol, question.request)
-        && !allows(&rule.allow, request)
-    {
-        return Err(Failure::Request);
-    }
+    judge_request(rule, door, question)?;
     // Last, because the sidecar can do something about it: who is denied for nothing else is asked for a proof.
     if demands.exporter_binding && !question.binding.is_proven(question.now) {
         return Err(Failure::Binding);
     }
     Ok(())
+}
+
+fn judge_request(rule: &Rule, door: &Door, question: &Question<'_>) -> Result<(), Failure> {
+    match (door.port.protocol, question.request) {
+        (Protocol::Http, Some(request)) if !allows(&rule.allow, request) => Err(Failure::Request),
+        (Protocol::Http | Protocol::Tcp, _) => Ok(()),
+    }
 }
 
 impl From {

@@ -39,6 +39,8 @@ impl Policy {
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         struct Notes(Vec<(RuleId, Result<(), Failure>)>);
         impl Watch for Notes {
+            const SEES_ALL: bool = true;
+
             fn rule(&mut self, rule: RuleId, verdict: Result<(), Failure>) -> bool {
                 self.0.push((rule, verdict));
                 true

@@ -162,6 +162,10 @@ fn is_unreserved(byte: u8) -> bool {
 /// `/a/**` matches `/a/b`, `/a/b/c` and `/a/`, but not `/a`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PathPattern {
+    /// What every path that matches begins with: the text before the first wildcard, all of it where there is none.
+    beginning: Box<str>,
+    /// How many segments that is.
+    literal: usize,
     /// Segments after the leading slash.
     segments: Vec<Segment>,
     /// Whether `**` stands at the end.
@@ -203,34 +207,38 @@ impl PathPattern {
             return Err(ParsePatternError::NotNormal);
         }
         let mut segments = Vec::new();
+        let mut open = false;
         let mut written = text.split('/').skip(1).peekable();
         while let Some(segment) = written.next() {
             match segment {
                 "**" if written.peek().is_some() => return Err(ParsePatternError::NotLast),
-                "**" => {
-                    return Ok(Self {
-                        segments,
-                        open: true,
-                    });
-                }
+                "**" => open = true,
                 "*" => segments.push(Segment::Any),
                 _ if segment.contains('*') => return Err(ParsePatternError::PartOfSegment),
                 _ => segments.push(Segment::Literal(segment.into())),
             }
         }
+        let is_literal = |segment: &&Segment| matches!(segment, Segment::Literal(_));
         Ok(Self {
+            beginning: text.split('*').next().unwrap_or_default().into(),
+            literal: segments.iter().take_while(is_literal).count(),
             segments,
-            open: false,
+            open,
         })
     }
 
     /// Whether a normalised path matches. Allocates nothing.
     pub fn matches(&self, path: &str) -> bool {
-        let Some(rest) = path.strip_prefix('/') else {
+        // Most patterns are of other paths, and segments are dear to tell apart.
+        let Some(rest) = path.strip_prefix(&*self.beginning) else {
             return false;
         };
+        let wild = self.segments.get(self.literal..).unwrap_or_default();
+        if wild.is_empty() && !self.open {
+            return rest.is_empty();
+        }
         let mut found = rest.split('/');
-        for wanted in &self.segments {
+        for wanted in wild {
             let Some(segment) = found.next() else {
                 return false;
             };
@@ -438,6 +446,37 @@ mod tests {
             ("/a/b", "/a/*"),
         ] {
             assert!(!parse(wide).covers(&parse(narrow)), "{wide} {narrow}");
+        }
+    }
+
+    /// As [`PathPattern::matches`], segment by segment from the beginning.
+    fn matches_by_segment(pattern: &str, path: &str) -> bool {
+        let (pattern, open) = match pattern.strip_suffix("/**") {
+            Some(pattern) => (pattern, true),
+            None => (pattern, false),
+        };
+        let wanted: Vec<&str> = pattern.split('/').collect();
+        let found: Vec<&str> = path.split('/').collect();
+        let fits = |(wanted, found): (&&str, &&str)| {
+            wanted == found || (*wanted == "*" && !found.is_empty())
+        };
+        let enough = if open {
+            found.len() > wanted.len()
+        } else {
+            found.len() == wanted.len()
+        };
+        enough && wanted.iter().zip(&found).all(fits)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_pattern_matches_as_it_does_segment_by_segment(
+            pattern in "(/(a|ab|b|\\*)){0,4}(/|/\\*\\*)?",
+            path in "(/(a|ab|b|c)){0,5}/?",
+        ) {
+            if let Ok(parsed) = PathPattern::parse(&pattern) {
+                proptest::prop_assert_eq!(parsed.matches(&path), matches_by_segment(&pattern, &path));
+            }
         }
     }
 }

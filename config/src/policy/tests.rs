@@ -398,6 +398,8 @@ fn a_rule_whose_allow_is_not_of_the_port_s_protocol_opens_nothing() {
 fn visited(policy: &Policy, peer: &Peer) -> usize {
     struct Count(usize);
     impl authorize::Watch for Count {
+        const SEES_ALL: bool = true;
+
         fn rule(&mut self, _: RuleId, _: Result<(), Failure>) -> bool {
             self.0 += 1;
             false
