@@ -46,6 +46,7 @@ pub mod reason;
 mod record;
 pub mod registry;
 mod relay;
+mod scan;
 pub mod state;
 pub mod svid;
 pub mod telemetry;

@@ -7,12 +7,11 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{HeaderName, HeaderValue};
 
 use crate::http::Upstream;
 use crate::http::answer::Refusal;
 use crate::http::body::{Broken, Sink, Source, pump};
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::head::{Added, RequestHead, ResponseHead};
 use crate::http::pool::{Http1Upstream, Http2Upstream};
 use crate::http1::body::{BodyDecoder, Framing};
 use crate::http1::wire::{ReadHeadError, Reader, Writer};
@@ -27,7 +26,7 @@ pub(crate) struct Forward<'a> {
     /// Path, normalised, and query.
     pub(crate) target: &'a str,
     pub(crate) framing: Framing,
-    pub(crate) add: &'a [(HeaderName, HeaderValue)],
+    pub(crate) add: &'a Added,
     pub(crate) trusted_response: bool,
     pub(crate) limit: usize,
     /// Whether there is no body, so that the request may be sent again on another connection.

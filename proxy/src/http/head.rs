@@ -5,7 +5,7 @@
 use std::cell::{Ref, RefCell};
 
 use bytes::{Bytes, BytesMut};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
@@ -13,7 +13,7 @@ use http::{
 use crate::http::fields::{Seen, filter_request, filter_response, is_hop, parse_length, says_grpc};
 use crate::http1::body::Framing;
 use crate::http1::fields::is_reserved;
-use crate::http1::head::{self as http1, Field, FieldKind, HeadError, Span};
+use crate::http1::head::{self as http1, Field, FieldKind, HeadError, Span, Target};
 
 /// A request's head.
 #[derive(Debug)]
@@ -58,43 +58,24 @@ pub(crate) enum ResponseHead {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Nothing,
-    Http1 {
-        bytes: Bytes,
-        method: Span,
-        target: Span,
-    },
-    Http2 {
-        method: Method,
-        target: Option<PathAndQuery>,
-    },
+    Request { method: Method, target: Target },
 }
 
 impl Asked {
     pub(crate) fn method(&self) -> &str {
         match self {
             Self::Nothing => "",
-            Self::Http1 { bytes, method, .. } => text(bytes, method),
-            Self::Http2 { method, .. } => method.as_str(),
+            Self::Request { method, .. } => method.as_str(),
         }
     }
 
     /// The path without its query.
     pub(crate) fn path(&self) -> &str {
-        let target = match self {
+        match self {
             Self::Nothing => "",
-            Self::Http1 { bytes, target, .. } => text(bytes, target),
-            // It knows where its query begins.
-            Self::Http2 { target, .. } => {
-                return target.as_ref().map_or("/", PathAndQuery::path);
-            }
-        };
-        split_query(target).0
+            Self::Request { target, .. } => target.path(),
+        }
     }
-}
-
-/// Methods and targets are ASCII, as parsers let nothing else through.
-fn text<'a>(bytes: &'a Bytes, span: &Span) -> &'a str {
-    std::str::from_utf8(http1::slice(bytes, span)).unwrap_or_default()
 }
 
 impl RequestHead {
@@ -127,10 +108,7 @@ impl RequestHead {
             return Err(HeadError::Connect);
         }
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let readable = path
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-        if !path.starts_with('/') || !readable {
+        if !path.starts_with('/') || !http1::is_readable(path.as_bytes()) {
             return Err(HeadError::Target);
         }
         if seen.has_framing_twin {
@@ -151,32 +129,32 @@ impl RequestHead {
         })))
     }
 
-    pub(crate) fn method(&self) -> &str {
+    pub(crate) fn method(&self) -> &Method {
         match self {
-            Self::Http1(head) => head.text(&head.method),
-            Self::Http2(head) => head.method.as_str(),
+            Self::Http1(head) => &head.method,
+            Self::Http2(head) => &head.method,
         }
     }
 
     /// What the request asks for, without a copy of its text.
     pub(crate) fn asked(&self) -> Asked {
-        match self {
-            Self::Http1(head) => Asked::Http1 {
-                bytes: head.bytes.clone(),
-                method: head.method.clone(),
-                target: head.target.clone(),
-            },
-            Self::Http2(head) => Asked::Http2 {
-                method: head.method.clone(),
-                target: head.uri.path_and_query().cloned(),
-            },
+        let target = match self {
+            Self::Http1(head) => head.target.clone(),
+            Self::Http2(head) => {
+                let target = head.uri.path_and_query().cloned();
+                Target::Usual(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+            }
+        };
+        Asked::Request {
+            method: self.method().clone(),
+            target,
         }
     }
 
     /// Path and query.
     pub(crate) fn target(&self) -> &str {
         match self {
-            Self::Http1(head) => head.text(&head.target),
+            Self::Http1(head) => head.target.as_str(),
             Self::Http2(head) => head.uri.path_and_query().map_or("/", |path| path.as_str()),
         }
     }
@@ -184,7 +162,7 @@ impl RequestHead {
     /// Path without the query.
     pub(crate) fn path(&self) -> &str {
         match self {
-            Self::Http1(_) => split_query(self.target()).0,
+            Self::Http1(head) => head.target.path(),
             Self::Http2(head) => head.uri.path(),
         }
     }
@@ -219,7 +197,7 @@ impl RequestHead {
     }
 
     pub(crate) fn is_head(&self) -> bool {
-        self.method() == "HEAD"
+        self.method() == Method::HEAD
     }
 
     pub(crate) fn upgrade(&self) -> bool {
@@ -238,10 +216,7 @@ impl RequestHead {
 
     /// Whether the same request may be sent again where the first was lost (RFC 9110 §9.2.2).
     pub(crate) fn is_idempotent(&self) -> bool {
-        matches!(
-            self.method(),
-            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
-        )
+        self.method().is_idempotent()
     }
 
     /// Writes the head for an HTTP/1.1 server.
@@ -250,13 +225,13 @@ impl RequestHead {
         out: &mut BytesMut,
         target: &str,
         framing: Framing,
-        add: &[(HeaderName, HeaderValue)],
+        add: &Added,
     ) {
         out.reserve(HEAD_BYTES);
         put(
             out,
             &[
-                self.method().as_bytes(),
+                self.method().as_str().as_bytes(),
                 b" ",
                 target.as_bytes(),
                 b" HTTP/1.1\r\n",
@@ -265,7 +240,8 @@ impl RequestHead {
         self.with_authority(|authority| line(out, b"host", authority));
         match self {
             Self::Http1(head) => {
-                encode_fields(out, &head.bytes, &head.fields, &head.nominated);
+                let passes = |kind| kind == FieldKind::Ordinary;
+                encode_fields(out, &head.bytes, &head.fields, &head.nominated, passes);
                 if let Some(upgrade) = &head.upgrade {
                     put(out, &[b"connection: upgrade\r\n"]);
                     line(out, b"upgrade", head.slice(upgrade));
@@ -273,14 +249,14 @@ impl RequestHead {
             }
             Self::Http2(head) => encode_map(out, &head.headers(), false),
         }
-        for (name, value) in add {
-            line(out, name.as_str().as_bytes(), value.as_bytes());
-        }
+        put(out, &[&add.lines]);
         match framing {
             Framing::Length(length) => encode_length(out, length),
             Framing::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),
             // Servers wait for a length where a method usually has a body (RFC 9110 §8.6).
-            Framing::None if matches!(self.method(), "POST" | "PUT" | "PATCH") => {
+            Framing::None
+                if matches!(*self.method(), Method::POST | Method::PUT | Method::PATCH) =>
+            {
                 encode_length(out, 0);
             }
             Framing::None | Framing::UntilClose => {}
@@ -297,20 +273,20 @@ impl RequestHead {
         &self,
         target: &str,
         framing: Framing,
-        add: &[(HeaderName, HeaderValue)],
+        add: &Added,
         last: bool,
     ) -> Result<Request<()>, HeadError> {
         let mut request = Request::new(());
         *request.uri_mut() = self.uri_for(target)?;
         *request.version_mut() = http::Version::HTTP_2;
+        *request.method_mut() = self.method().clone();
         match self {
             Self::Http1(head) => {
-                *request.method_mut() =
-                    Method::from_bytes(head.slice(&head.method)).map_err(|_| HeadError::Syntax)?;
-                *request.headers_mut() = fields_to_map(&head.bytes, &head.fields, &head.nominated)?;
+                let passes = |kind| kind == FieldKind::Ordinary;
+                *request.headers_mut() =
+                    fields_to_map(&head.bytes, &head.fields, &head.nominated, passes)?;
             }
             Self::Http2(head) => {
-                *request.method_mut() = head.method.clone();
                 let mut headers = if last {
                     head.headers.take()
                 } else {
@@ -324,7 +300,7 @@ impl RequestHead {
         if let Framing::Length(length) = framing {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        for (name, value) in add {
+        for (name, value) in &add.fields {
             headers.insert(name.clone(), value.clone());
         }
         Ok(request)
@@ -344,13 +320,45 @@ impl RequestHead {
             parts.scheme = Some(Scheme::HTTP);
             return Uri::from_parts(parts).map_err(|_| HeadError::Target);
         }
-        let authority = self.with_authority(|authority| Authority::try_from(authority));
-        Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(authority.map_err(|_| HeadError::Host)?)
-            .path_and_query(target)
-            .build()
-            .map_err(|_| HeadError::Target)
+        let authority = match self {
+            // A part of what came, and no copy of it. That it lies within was seen when it was parsed.
+            Self::Http1(head) if !head.slice(&head.host).is_empty() => {
+                let host = head.host.start as usize..head.host.end as usize;
+                Authority::from_maybe_shared(head.bytes.slice(host))
+            }
+            _ => self.with_authority(|authority| Authority::try_from(authority)),
+        };
+        let path = match self {
+            Self::Http1(http1::RequestHead {
+                target: Target::Usual(usual),
+                ..
+            }) if usual.as_str() == target => usual.clone(),
+            _ => PathAndQuery::try_from(target).map_err(|_| HeadError::Target)?,
+        };
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(authority.map_err(|_| HeadError::Host)?);
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).map_err(|_| HeadError::Target)
+    }
+}
+
+/// Fields that only the sidecar may write, made once for many requests.
+#[derive(Debug, Default)]
+pub(crate) struct Added {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// The same as an HTTP/1 head has them.
+    lines: BytesMut,
+}
+
+impl FromIterator<(HeaderName, HeaderValue)> for Added {
+    fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: I) -> Self {
+        let fields: Vec<_> = fields.into_iter().collect();
+        let mut lines = BytesMut::new();
+        for (name, value) in &fields {
+            line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
+        }
+        Self { fields, lines }
     }
 }
 
@@ -397,7 +405,12 @@ impl ResponseHead {
         );
         match self {
             Self::Http1(head) => {
-                encode_response_fields(out, head, trusted);
+                let passes = |kind| match kind {
+                    FieldKind::Ordinary => true,
+                    FieldKind::Reserved => trusted,
+                    FieldKind::Hop => false,
+                };
+                encode_fields(out, &head.bytes, &head.fields, &head.nominated, passes);
                 if let Some(upgrade) = &head.upgrade {
                     put(out, &[b"connection: upgrade\r\n"]);
                     line(out, b"upgrade", head.slice(upgrade));
@@ -433,12 +446,9 @@ impl ResponseHead {
         let told_length = self.told_length();
         *response.headers_mut() = match self {
             Self::Http1(head) => {
-                let keeps = |field: &&Field| {
-                    field.kind == FieldKind::Ordinary
-                        || (trusted && field.kind == FieldKind::Reserved)
-                };
-                let fields: Vec<Field> = head.fields.iter().filter(keeps).cloned().collect();
-                fields_to_map_all(&head.bytes, &fields, &head.nominated)?
+                let passes =
+                    |kind| kind == FieldKind::Ordinary || (trusted && kind == FieldKind::Reserved);
+                fields_to_map(&head.bytes, &head.fields, &head.nominated, passes)?
             }
             Self::Http2(mut parts) => {
                 filter_response(&mut parts.headers, trusted);
@@ -453,37 +463,43 @@ impl ResponseHead {
     }
 }
 
-/// A target's path, and its query where it has one.
-pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
-    // A byte is found sooner than a character, in texts as short as these.
-    let query = target.bytes().position(|byte| byte == b'?');
-    match query.and_then(|at| Some((target.get(..at)?, target.get(at + 1..)?))) {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    }
-}
-
-fn encode_fields(out: &mut BytesMut, bytes: &Bytes, fields: &[Field], nominated: &[Span]) {
+/// Writes the fields of these kinds. Those that stand side by side, written as we would, are copied in one piece.
+fn encode_fields(
+    out: &mut BytesMut,
+    bytes: &Bytes,
+    fields: &[Field],
+    nominated: &[Span],
+    passes: impl Fn(FieldKind) -> bool,
+) {
+    let mut piece = 0..0;
     for field in fields {
         let name = http1::slice(bytes, &field.name);
-        if field.kind == FieldKind::Ordinary && !is_nominated(bytes, nominated, name) {
+        if !passes(field.kind) || is_nominated(bytes, nominated, name) {
+            continue;
+        }
+        if !is_as_written(bytes, field) {
+            put(out, &[http1::slice(bytes, &piece)]);
+            piece = 0..0;
             line(out, name, http1::slice(bytes, &field.value));
+            continue;
+        }
+        let end = field.value.end + 2;
+        if piece.end == field.name.start {
+            piece.end = end;
+        } else {
+            put(out, &[http1::slice(bytes, &piece)]);
+            piece = field.name.start..end;
         }
     }
+    put(out, &[http1::slice(bytes, &piece)]);
 }
 
-fn encode_response_fields(out: &mut BytesMut, head: &http1::ResponseHead, trusted: bool) {
-    for field in &head.fields {
-        let name = head.slice(&field.name);
-        let passes = match field.kind {
-            FieldKind::Ordinary => true,
-            FieldKind::Reserved => trusted,
-            FieldKind::Hop => false,
-        };
-        if passes && !is_nominated(&head.bytes, &head.nominated, name) {
-            line(out, name, head.slice(&field.value));
-        }
-    }
+/// Whether a field stands in its head as [`line`] would write it, line end included.
+fn is_as_written(bytes: &Bytes, field: &Field) -> bool {
+    let (name, value) = (&field.name, &field.value);
+    value.start == name.end.saturating_add(2)
+        && http1::slice(bytes, &(name.end..value.start)) == b": "
+        && http1::slice(bytes, &(value.end..value.end.saturating_add(2))) == b"\r\n"
 }
 
 fn encode_map(out: &mut BytesMut, headers: &HeaderMap, trusted: bool) {
@@ -506,24 +522,13 @@ fn fields_to_map(
     bytes: &Bytes,
     fields: &[Field],
     nominated: &[Span],
+    passes: impl Fn(FieldKind) -> bool,
 ) -> Result<HeaderMap, HeadError> {
     let mut map = HeaderMap::with_capacity(fields.len());
     for field in fields {
-        if field.kind == FieldKind::Ordinary {
+        if passes(field.kind) {
             append(&mut map, bytes, field, nominated)?;
         }
-    }
-    Ok(map)
-}
-
-fn fields_to_map_all(
-    bytes: &Bytes,
-    fields: &[Field],
-    nominated: &[Span],
-) -> Result<HeaderMap, HeadError> {
-    let mut map = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        append(&mut map, bytes, field, nominated)?;
     }
     Ok(map)
 }
@@ -590,13 +595,13 @@ mod tests {
     fn fields_are_copied_only_where_they_may_be_needed_again() {
         let head = request("http://llm.inference/a.B/C");
         for last in [false, true] {
-            let sent = head.to_http2(head.target(), Framing::Chunked, &[], last);
+            let sent = head.to_http2(head.target(), Framing::Chunked, &Added::default(), last);
             let sent = sent.unwrap();
             assert_eq!(sent.headers().len(), 3, "last: {last}");
             assert!(!sent.headers().contains_key("vouchsafe-port"));
-            assert!(head.is_grpc() && head.method() == "POST");
+            assert!(head.is_grpc() && head.method() == Method::POST);
         }
-        let again = head.to_http2(head.target(), Framing::Chunked, &[], true);
+        let again = head.to_http2(head.target(), Framing::Chunked, &Added::default(), true);
         assert!(again.unwrap().headers().is_empty());
     }
 
@@ -606,22 +611,11 @@ mod tests {
             let head = request(&format!("{scheme}://llm.inference/a%2Db?c=/?"));
             assert_eq!(head.path(), "/a%2Db");
             let sent = |target: &str| {
-                let sent = head.to_http2(target, Framing::Chunked, &[], false);
+                let sent = head.to_http2(target, Framing::Chunked, &Added::default(), false);
                 sent.unwrap().uri().to_string()
             };
             assert_eq!(sent(head.target()), "http://llm.inference/a%2Db?c=/?");
             assert_eq!(sent("/a-b?c=/?"), "http://llm.inference/a-b?c=/?");
-        }
-    }
-
-    #[test]
-    fn a_query_begins_with_the_first_question_mark() {
-        for (target, path, query) in [
-            ("/", "/", None),
-            ("/a?", "/a", Some("")),
-            ("/a?b?c", "/a", Some("b?c")),
-        ] {
-            assert_eq!(split_query(target), (path, query));
         }
     }
 }

@@ -12,12 +12,11 @@ pub(crate) mod serve;
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue};
 use vouchsafe_attestation::name::Name;
 use vouchsafe_config::policy;
 
 use crate::http::answer::Refusal;
-use crate::http::head::RequestHead;
+use crate::http::head::{Added, RequestHead};
 use crate::http::pool::{Http1Upstream, Http2Upstream};
 use crate::record::Record;
 use crate::registry::live::Live;
@@ -63,7 +62,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Route {
     pub(crate) upstream: Upstream,
     /// Fields that only the sidecar may write.
-    pub(crate) add: Rc<[(HeaderName, HeaderValue)]>,
+    pub(crate) add: Rc<Added>,
     /// Whether the response may bear reserved fields: it comes from a sidecar.
     pub(crate) trusted_response: bool,
 }

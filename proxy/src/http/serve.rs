@@ -11,10 +11,11 @@ use vouchsafe_config::policy::{self, normalize_path};
 
 use crate::http::answer::{AMBIGUOUS_PATH, HEAD_TIMEOUT, Refusal};
 use crate::http::exchange::{Done, Downstream, Failed, Forward, exchange};
-use crate::http::head::{RequestHead, split_query};
+use crate::http::head::RequestHead;
 use crate::http::pool::Http1Upstream;
 use crate::http::{Doorway, Route, Upstream, Wanted};
 use crate::http1::body::{BodyDecoder, Framing};
+use crate::http1::head::split_query;
 use crate::http1::wire::{ReadHeadError, Reader, Writer, join, linger, split};
 use crate::http2;
 use crate::io::Io;
@@ -341,7 +342,7 @@ impl<'a, D: Doorway> Call<'a, D> {
         self.record.port(self.doorway.name(&door), number);
         let wanted = Wanted {
             request: policy::Request {
-                method: self.head.method(),
+                method: self.head.method().as_str(),
                 path,
                 grpc: self.head.is_grpc(),
             },

@@ -5,10 +5,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
+use http::uri::PathAndQuery;
 use httparse::{ParserConfig, Status};
 
 use crate::http1::body::Framing;
 use crate::http1::fields::Collected;
+use crate::scan::{self, any_of, below, is, is_foreign};
 
 /// Bytes of a head.
 pub(crate) type Span = Range<u32>;
@@ -36,9 +39,8 @@ pub(crate) enum FieldKind {
 #[derive(Debug)]
 pub struct RequestHead {
     pub(crate) bytes: Bytes,
-    pub(crate) method: Span,
-    /// Path and query; begins with a slash.
-    pub(crate) target: Span,
+    pub(crate) method: Method,
+    pub(crate) target: Target,
     pub(crate) host: Span,
     pub(crate) fields: Vec<Field>,
     /// Fields that `Connection` names.
@@ -51,6 +53,51 @@ pub struct RequestHead {
     /// The protocol that an upgrade asks for.
     pub(crate) upgrade: Option<Span>,
     pub(crate) content_type: Option<Span>,
+}
+
+/// Path and query; begins with a slash. Read once, so that nobody asks again whether it is text.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Usual(PathAndQuery),
+    /// With what a URL may not have, such as `<` in its query: servers take it all the same.
+    Odd(Box<str>),
+}
+
+impl Target {
+    fn new(bytes: &Bytes, target: &str) -> Self {
+        let span = span_of(bytes, target.as_bytes());
+        let (start, end) = (span.start as usize, span.end as usize);
+        let usual = bytes.get(start..end).and_then(|_| {
+            let shared = bytes.slice(start..end);
+            PathAndQuery::from_maybe_shared(shared).ok()
+        });
+        usual.map_or_else(|| Self::Odd(target.into()), Self::Usual)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Usual(target) => target.as_str(),
+            Self::Odd(target) => target,
+        }
+    }
+
+    /// Without the query.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Self::Usual(target) => target.path(),
+            Self::Odd(target) => split_query(target).0,
+        }
+    }
+}
+
+/// A target's path, and its query where it has one.
+pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
+    // A byte is found sooner than a character, in texts as short as these.
+    let query = target.bytes().position(|byte| byte == b'?');
+    match query.and_then(|at| Some((target.get(..at)?, target.get(at + 1..)?))) {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    }
 }
 
 /// A response's head.
@@ -111,13 +158,9 @@ impl RequestHead {
             return Err(HeadError::AuthorityMismatch);
         }
         let upgrade = collected.request_upgrade(&bytes, method, framing, is_http10);
-        let (method, target) = (
-            span_of(&bytes, method.as_bytes()),
-            span_of(&bytes, target.as_bytes()),
-        );
         Ok(Some(Self {
-            method,
-            target,
+            method: Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Syntax)?,
+            target: Target::new(&bytes, target),
             host,
             framing,
             is_http10,
@@ -134,11 +177,6 @@ impl RequestHead {
     /// Bytes of a span.
     pub(crate) fn slice(&self, span: &Span) -> &[u8] {
         slice(&self.bytes, span)
-    }
-
-    /// A span as text. Only for spans that were parsed as ASCII.
-    pub(crate) fn text(&self, span: &Span) -> &str {
-        std::str::from_utf8(self.slice(span)).unwrap_or_default()
     }
 }
 
@@ -218,10 +256,8 @@ fn take_head(
 ) -> Result<Option<Bytes>, HeadError> {
     let window = buf.get(..buf.len().min(limit)).unwrap_or_default();
     let mut at = *scanned;
-    while let Some(next) = window
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
-    {
+    let next = |at: usize| scan::position(window.get(at..)?, b'\n');
+    while let Some(next) = next(at) {
         let end = at + next;
         let before = |back: usize| end.checked_sub(back).and_then(|index| window.get(index));
         if before(1) != Some(&b'\r') {
@@ -245,9 +281,7 @@ fn split_target(target: &str) -> Result<(&str, Option<&str>), HeadError> {
     if target.len() > MAX_TARGET {
         return Err(HeadError::TargetTooLong);
     }
-    // A fragment is never sent, and bytes outside ASCII are read differently by everyone.
-    let readable = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
-    if !target.bytes().all(readable) {
+    if !is_readable(target.as_bytes()) {
         return Err(HeadError::Target);
     }
     if target.starts_with('/') {
@@ -262,9 +296,23 @@ fn split_target(target: &str) -> Result<(&str, Option<&str>), HeadError> {
     Ok((path, Some(authority)))
 }
 
+/// Whether a target has neither a fragment, which is never sent, nor bytes that everyone reads differently: spaces,
+/// controls and what is outside ASCII.
+pub(crate) fn is_readable(target: &[u8]) -> bool {
+    let has_odd = |word| {
+        let found = below(word, 0x21) | is(word, b'#') | is(word, 0x7f) | is_foreign(word);
+        found != 0
+    };
+    let is_odd = |byte: u8| !byte.is_ascii_graphic() || byte == b'#';
+    !any_of(target, has_odd, is_odd)
+}
+
 /// A host and perhaps a port; no user, no list, no path.
 pub(crate) fn is_host(host: &[u8]) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_~:[]".contains(byte);
+    let allowed = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']')
+    };
     !host.is_empty() && host.len() <= 255 && host.iter().all(allowed)
 }
 

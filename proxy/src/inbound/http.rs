@@ -8,7 +8,7 @@ use vouchsafe_config::policy::Protocol;
 use vouchsafe_config::proxy::UpstreamHttp;
 
 use crate::http::answer::Refusal;
-use crate::http::head::RequestHead;
+use crate::http::head::{Added, RequestHead};
 use crate::http::pool::{Held, Http1Upstream};
 use crate::http::{Doorway, Route, Upstream, Wanted};
 use crate::inbound::{Door, PeerConnection};
@@ -51,13 +51,7 @@ impl Doorway for RequestsIn {
                 let (Some(port), None) = (named.next(), named.next()) else {
                     return Err(unknown);
                 };
-                let (name, number) = port
-                    .to_str()
-                    .ok()
-                    .and_then(|port| port.split_once(':'))
-                    .ok_or(unknown)?;
-                let number = number.parse().map_err(|_| unknown)?;
-                self.connection.inbound.door(name, number).ok_or(unknown)?
+                self.connection.inbound.named_door(port).ok_or(unknown)?
             }
             (None, RequestHead::Http1(_)) => return Err(unknown),
         };
@@ -131,7 +125,7 @@ impl Doorway for RequestsIn {
 }
 
 /// What the application is told about a peer: computed once per certificate.
-pub(crate) fn identity_fields(peer: &Verified, own_id: &str) -> Rc<[(HeaderName, HeaderValue)]> {
+pub(crate) fn identity_fields(peer: &Verified, own_id: &str) -> Rc<Added> {
     let id = peer.peer.id();
     let client_cert = format!(
         "By={own_id};Hash={};URI={id}",
@@ -146,5 +140,6 @@ pub(crate) fn identity_fields(peer: &Verified, own_id: &str) -> Rc<[(HeaderName,
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
-    .collect()
+    .collect::<Added>()
+    .into()
 }

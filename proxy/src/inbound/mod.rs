@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderName, HeaderValue};
+use ::http::HeaderValue;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use vouchsafe_attestation::name::Name;
@@ -24,6 +24,7 @@ use vouchsafe_config::policy::{Direction, Protocol};
 use vouchsafe_config::proxy::{InboundListener, InboundPort, Upstream};
 
 use crate::drain::Phase;
+use crate::http::head::Added;
 use crate::http::serve::{serve_http1, serve_http2};
 use crate::inbound::application::Application;
 use crate::inbound::http::RequestsIn;
@@ -60,6 +61,21 @@ type PortKey = (usize, u16);
 struct Doors {
     policy: Option<Arc<PolicyEpoch>>,
     known: BTreeMap<PortKey, Rc<Door>>,
+    /// The one that was named last, by its field: most requests are for the same.
+    last: Option<(HeaderValue, Rc<Door>)>,
+}
+
+impl Doors {
+    /// Forgets all where another policy is in force.
+    fn follow(&mut self, policy: &Arc<PolicyEpoch>) {
+        let current = self.policy.as_ref();
+        if !current.is_some_and(|held| Arc::ptr_eq(held, policy)) {
+            *self = Self {
+                policy: Some(Arc::clone(policy)),
+                ..Self::default()
+            };
+        }
+    }
 }
 
 /// One connection with a verified peer.
@@ -79,7 +95,7 @@ pub(crate) struct PeerConnection {
 #[derive(Debug, Default)]
 struct Told {
     leaf_sha256: [u8; 32],
-    fields: Rc<[(HeaderName, HeaderValue)]>,
+    fields: Rc<Added>,
 }
 
 /// A port that a peer may ask for: it is behind this listener, and policy declares it.
@@ -206,15 +222,29 @@ impl Inbound {
         }
     }
 
+    /// The port behind this listener that a field names: `name:number`.
+    fn named_door(&self, field: &HeaderValue) -> Option<Rc<Door>> {
+        {
+            let mut doors = self.doors.borrow_mut();
+            doors.follow(&self.worker.parts.state.policy.load());
+            if let Some((named, door)) = &doors.last
+                && named == field
+            {
+                return Some(Rc::clone(door));
+            }
+        }
+        let (name, number) = field.to_str().ok()?.split_once(':')?;
+        let door = self.door(name, number.parse().ok()?)?;
+        // The same policy or a later one: what it does not declare is found out with the next request.
+        self.doors.borrow_mut().last = Some((field.clone(), Rc::clone(&door)));
+        Some(door)
+    }
+
     /// The port behind this listener that a peer asked for.
     fn door(&self, name: &str, number: u16) -> Option<Rc<Door>> {
         let policy = self.worker.parts.state.policy.load();
         let mut doors = self.doors.borrow_mut();
-        let current = doors.policy.as_ref();
-        if !current.is_some_and(|held| Arc::ptr_eq(held, &policy)) {
-            doors.known.clear();
-            doors.policy = Some(Arc::clone(&policy));
-        }
+        doors.follow(&policy);
         let mut ports = self.declared.ports.iter().enumerate();
         let (place, port) = ports.find(|(_, port)| port.name.as_str() == name)?;
         if let Some(door) = doors.known.get(&(place, number)) {
@@ -272,7 +302,9 @@ impl Inbound {
         applications
             .values()
             .for_each(|one| one.http1.sweep(|_| ()));
-        forget_unused(&mut self.doors.borrow_mut().known, &mut applications);
+        let mut doors = self.doors.borrow_mut();
+        doors.last = None;
+        forget_unused(&mut doors.known, &mut applications);
     }
 }
 
@@ -291,7 +323,7 @@ fn forget_unused(
 
 impl PeerConnection {
     /// What the application is told about the peer, by the certificate that it proved last.
-    pub(crate) fn identity(&self) -> Rc<[(HeaderName, HeaderValue)]> {
+    pub(crate) fn identity(&self) -> Rc<Added> {
         let mut told = self.told.borrow_mut();
         if let Some(peer) = &*self.live.peer()
             && told.leaf_sha256 != peer.leaf_sha256

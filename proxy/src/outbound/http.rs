@@ -8,7 +8,7 @@ use vouchsafe_attestation::name::Name;
 use vouchsafe_config::policy::{DenyReason, Lane, Port};
 
 use crate::http::answer::Refusal;
-use crate::http::head::RequestHead;
+use crate::http::head::{Added, RequestHead};
 use crate::http::pool::{CloseLane, Held, Http1Pool, Http1Upstream, Http2Upstream};
 use crate::http::{Doorway, Route, Upstream, Wanted};
 use crate::lane::PORT_FIELD;
@@ -291,10 +291,11 @@ fn judge(on: &Rc<Live>, wanted: Wanted<'_>, record: &mut Record) -> Result<(), U
 }
 
 /// The field that names a port on the shared lane.
-pub(crate) fn port_field(port: &Port, number: u16) -> Rc<[(HeaderName, HeaderValue)]> {
+pub(crate) fn port_field(port: &Port, number: u16) -> Rc<Added> {
     // Names and numbers are visible ASCII, so the field is never left out.
     HeaderValue::from_str(&format!("{}:{number}", port.name))
         .map(|value| (HeaderName::from_static(PORT_FIELD), value))
         .into_iter()
-        .collect()
+        .collect::<Added>()
+        .into()
 }

@@ -15,13 +15,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ::http::{HeaderName, HeaderValue};
 use bytes::BytesMut;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::{Direction, Lane, Port, Protocol, Strict};
 use vouchsafe_config::proxy::{Limits, OutboundListener};
 
 use crate::drain::Phase;
+use crate::http::head::Added;
 use crate::http::pool::Http1Pool;
 use crate::http::serve::{serve_http1, serve_http2};
 use crate::io::{Io, SCRATCH_BYTES, Transport, poll_read_scratch};
@@ -51,18 +51,16 @@ pub(crate) struct Outbound {
     /// Warm HTTP/1.1 connections to a server without our sidecar.
     pub(crate) interop: Rc<Http1Pool>,
     /// No field to add.
-    pub(crate) nothing: Rc<Fields>,
+    pub(crate) nothing: Rc<Added>,
     /// The port as the policy in force declares it, and the field that names it.
     port: RefCell<Option<Declared>>,
 }
-
-type Fields = [(HeaderName, HeaderValue)];
 
 #[derive(Debug)]
 struct Declared {
     policy: Arc<PolicyEpoch>,
     port: Option<Rc<Port>>,
-    field: Rc<Fields>,
+    field: Rc<Added>,
     /// What its rules demand of connections.
     strict: Strict,
 }
@@ -88,7 +86,7 @@ impl Outbound {
             endpoints: RefCell::default(),
             dedicated: Rc::default(),
             interop: Rc::default(),
-            nothing: Rc::new([]),
+            nothing: Rc::default(),
             port: RefCell::default(),
             worker,
             declared,
@@ -217,7 +215,7 @@ impl Outbound {
     }
 
     /// The field that names the port on the shared lane.
-    pub(crate) fn port_field(&self, port: &Port) -> Rc<Fields> {
+    pub(crate) fn port_field(&self, port: &Port) -> Rc<Added> {
         match self.port.borrow().as_ref() {
             Some(held) => Rc::clone(&held.field),
             None => http::port_field(port, self.number(port)),

@@ -25,6 +25,7 @@ use vouchsafe_config::source::Source;
 use super::*;
 use crate::drain::Drain;
 use crate::http::head::Asked;
+use crate::http1::head::Target;
 
 /// Inside the default validity of generated certificates: 2027-01-15T08:00:00Z.
 fn start() -> SystemTime {
@@ -314,9 +315,9 @@ impl Factory {
         let mut facts = Facts {
             port: Some(port.parse().unwrap()),
             number,
-            asked: path.map(|path| Asked::Http2 {
+            asked: path.map(|path| Asked::Request {
                 method: Method::GET,
-                target: Some(format!("{path}?query").parse().unwrap()),
+                target: Target::Usual(format!("{path}?query").parse().unwrap()),
             }),
             is_grpc: false,
         };
