@@ -213,7 +213,7 @@ impl Drop for Record {
             metrics.request(self.status);
             metrics.duration.observe(elapsed.as_secs_f64());
         }
-        let source = closed.as_ref().map(|closed| closed.admission.source());
+        let written = closed.as_ref().map(|closed| closed.admission.written());
         let verdict = match (&closed, self.denied) {
             (_, Some(reason)) => Verdict::Deny(reason.into()),
             (
@@ -223,7 +223,10 @@ impl Drop for Record {
                 }),
                 None,
             ) => Verdict::Audit((*reason).into()),
-            (Some(_), None) => Verdict::Allow(source.as_deref().and_then(Option::as_ref)),
+            (Some(_), None) => {
+                let written = written.as_deref().and_then(Option::as_ref);
+                Verdict::Allow(written.map(|written| &*written.logged))
+            }
             (None, None) => Verdict::Unjudged,
         };
         let peer = self.on.as_ref().unwrap_or(&self.live).peer();

@@ -9,27 +9,44 @@ use std::rc::Rc;
 
 use vouchsafe_config::policy::{Policy, RuleId, RuleSource};
 
+use crate::telemetry::access_log::line::rule_field;
+
 /// A rule that has admitted something, or, once for all, the leniency of doors in `audit`, or nothing at all.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// Its place in the policy in force; `None` for what is no rule, and for a rule that is gone.
     pub(super) rule: Cell<Option<RuleId>>,
-    /// Where the rule was written.
-    pub(super) source: RefCell<Option<RuleSource>>,
+    written: RefCell<Option<Written>>,
     /// Connections that carry, or have carried, streams that it admitted, and those that could.
     pub(super) connections: RefCell<HashSet<u64>>,
 }
 
+/// Where a rule was written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) source: RuleSource,
+    /// What the access log says of it.
+    pub(crate) logged: Box<[u8]>,
+}
+
+impl Written {
+    fn of(policy: &Policy, rule: RuleId) -> Option<Self> {
+        let source = policy.source(rule)?.clone();
+        let logged = rule_field(&source);
+        Some(Self { source, logged })
+    }
+}
+
 impl Admission {
     /// Where its rule was written; `None` for `audit`.
-    pub(crate) fn source(&self) -> std::cell::Ref<'_, Option<RuleSource>> {
-        self.source.borrow()
+    pub(crate) fn written(&self) -> std::cell::Ref<'_, Option<Written>> {
+        self.written.borrow()
     }
 
     /// The document with its rule, as logs and operators see it: `AccessPolicy inference/llm:12`.
     pub(super) fn document(&self) -> Option<String> {
-        let source = self.source.borrow();
-        let source = source.as_ref()?;
+        let written = self.written.borrow();
+        let source = &written.as_ref()?.source;
         Some(format!("{}:{}", source.document, source.line))
     }
 }
@@ -53,7 +70,7 @@ impl Admissions {
         }
         let admission = Rc::new(Admission {
             rule: Cell::new(Some(rule)),
-            source: RefCell::new(policy.source(rule).cloned()),
+            written: RefCell::new(Written::of(policy, rule)),
             connections: RefCell::default(),
         });
         place(&mut by_rule, index, Rc::clone(&admission));
@@ -86,7 +103,7 @@ impl Admissions {
             let to = to.filter(|_| !admission.connections.borrow().is_empty());
             admission.rule.set(to);
             if let Some(rule) = to {
-                *admission.source.borrow_mut() = policy.source(rule).cloned();
+                *admission.written.borrow_mut() = Written::of(policy, rule);
                 place(&mut moved, rule.index() as usize, Rc::clone(admission));
             }
         }

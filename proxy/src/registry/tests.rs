@@ -672,7 +672,12 @@ fn what_rests_on_a_rule_that_stands_is_not_judged_again() {
         let admissions = open.iter().map(|(_, stream)| Rc::clone(&stream.admission));
         admissions.collect::<Vec<_>>()
     };
-    let line = |admission: &Admission| admission.source().as_ref().map(|source| source.line);
+    let line = |admission: &Admission| {
+        admission
+            .written()
+            .as_ref()
+            .map(|written| written.source.line)
+    };
     let before = held(&factory);
     let (first, second) = (line(&before[0]), line(&before[1]));
     // Another rule comes in front, and all rules move in their file.

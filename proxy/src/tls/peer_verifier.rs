@@ -26,7 +26,7 @@ use vouchsafe_attestation::svid::sha256;
 
 use crate::clock::MeshClock;
 use crate::state::IdentityEpoch;
-use crate::telemetry::access_log;
+use crate::telemetry::access_log::line;
 use crate::tls::provider;
 
 /// A peer whose chain was verified in a handshake, and whose possession of the key that handshake proved.
@@ -41,7 +41,7 @@ pub(crate) struct Verified {
 
 impl Verified {
     pub(crate) fn new(peer: Peer, leaf_sha256: [u8; 32]) -> Self {
-        let logged = access_log::peer_fields(&peer, class(&peer));
+        let logged = line::peer_fields(&peer, class(&peer));
         Self {
             peer,
             leaf_sha256,
