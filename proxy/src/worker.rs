@@ -22,9 +22,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::error;
 use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::peer::{Peer, PeerRole};
-use vouchsafe_config::policy::{
-    Binding, Context, Decision, DenyReason, Direction, Request, authorize,
-};
+use vouchsafe_config::policy::{Binding, Context, Decision, DenyReason, Direction, Request};
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
 use vouchsafe_config::revocation::Bearer;
 
@@ -38,6 +36,7 @@ use crate::outbound::Outbound;
 use crate::outbound::control::look_after;
 use crate::outbound::pool::Lanes;
 use crate::reason::{self, Reason, Why};
+use crate::registry::decisions::Decisions;
 use crate::registry::live::Live;
 use crate::registry::snapshot::{ConnectionSnapshot, Fallen};
 use crate::registry::{LaneKind, NewConnection, Registration, Registry, TICK};
@@ -253,6 +252,7 @@ pub(crate) struct Worker {
     pub(crate) parts: Parts,
     pub(crate) log: AccessLogBuffer,
     pub(crate) registry: Rc<Registry>,
+    decisions: Decisions,
     pub(crate) handshakes: Handshakes,
     /// `namespace/name` of the local workload, for logs.
     pub(crate) local: String,
@@ -279,6 +279,7 @@ impl Worker {
         Self {
             local: parts.config.workload.to_string(),
             registry: Rc::new(Registry::new(parts.config.workload.clone(), number)),
+            decisions: Decisions::default(),
             parts,
             log,
             handshakes: Handshakes::new(share),
@@ -373,8 +374,9 @@ impl Worker {
         let Some(verified) = &*peer else {
             return Decision::Deny(DenyReason::UnknownDoor);
         };
-        authorize(
-            &epoch.policy,
+        self.decisions.authorize(
+            &epoch,
+            verified,
             &Context {
                 direction: on.direction,
                 local: &self.parts.config.workload,

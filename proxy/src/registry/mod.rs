@@ -11,6 +11,7 @@
 //! does not follow when the machine sleeps, and costs nothing per request.
 
 pub(crate) mod admission;
+pub(crate) mod decisions;
 pub(crate) mod live;
 mod rejudge;
 pub mod snapshot;

@@ -28,11 +28,11 @@ use crate::http::head::Asked;
 use crate::http1::head::Target;
 
 /// Inside the default validity of generated certificates: 2027-01-15T08:00:00Z.
-fn start() -> SystemTime {
+pub(super) fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-fn after(minutes: u64) -> SystemTime {
+pub(super) fn after(minutes: u64) -> SystemTime {
     start() + Duration::from_secs(60 * minutes)
 }
 
@@ -42,15 +42,15 @@ fn trust_domain() -> TrustDomain {
 
 const WORKLOADS: [&str; 3] = ["one", "two", "three"];
 const AGES: [u64; 2] = [0, 25];
-const LOCAL: &str = "app/server";
+pub(super) const LOCAL: &str = "app/server";
 
 /// An authority and the peers that it vouches for: each workload with evidence of each age.
-struct Known {
+pub(super) struct Known {
     bundle: Arc<TrustBundle>,
-    peers: Vec<Arc<Verified>>,
+    pub(super) peers: Vec<Arc<Verified>>,
 }
 
-fn known() -> &'static Known {
+pub(super) fn known() -> &'static Known {
     static KNOWN: OnceLock<Known> = OnceLock::new();
     KNOWN.get_or_init(|| {
         let key = KeyPair::generate().unwrap();
@@ -111,38 +111,38 @@ fn peer(
 
 /// A policy as a test wishes it.
 #[derive(Clone, Debug, Default)]
-struct Wish {
-    rules: Vec<RuleWish>,
+pub(super) struct Wish {
+    pub(super) rules: Vec<RuleWish>,
     /// (workload, action)
-    revocations: Vec<(usize, usize)>,
+    pub(super) revocations: Vec<(usize, usize)>,
     /// Whether the server's `raw` port only audits.
-    audits: bool,
+    pub(super) audits: bool,
     /// A peer whose instance has lapsed.
-    lapsed: Option<usize>,
+    pub(super) lapsed: Option<usize>,
     /// Moves all rules down in their file, which changes nothing.
-    padding: bool,
+    pub(super) padding: bool,
     /// Numbers of the `raw` ports.
-    range: usize,
+    pub(super) range: usize,
 }
 
 #[derive(Clone, Debug)]
-struct RuleWish {
+pub(super) struct RuleWish {
     /// `None`: a door of the server; else one of that workload's, which the server calls.
-    to: Option<usize>,
-    raw: bool,
-    from: usize,
-    path: usize,
-    within: Option<u64>,
-    expires: Option<u64>,
+    pub(super) to: Option<usize>,
+    pub(super) raw: bool,
+    pub(super) from: usize,
+    pub(super) path: usize,
+    pub(super) within: Option<u64>,
+    pub(super) expires: Option<u64>,
 }
 
-const PATHS: [&str; 3] = ["/a", "/b", "/c"];
+pub(super) const PATHS: [&str; 3] = ["/a", "/b", "/c"];
 const RANGES: [&str; 4] = ["7000-7009", "7000-7004", "7003-7009", "7003-7004"];
 const NUMBERS: [u16; 3] = [7000, 7003, 7008];
-const WEB: u16 = 8000;
+pub(super) const WEB: u16 = 8000;
 const ACTIONS: [&str; 3] = ["deny_new", "drain", "cut"];
 
-fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
+pub(super) fn epoch(wish: &Wish) -> Arc<PolicyEpoch> {
     let mut text = String::from(
         "apiVersion: vouchsafe.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trust_domain: factory.example, danger_accept_simulated: true}\n",
     );
