@@ -115,7 +115,7 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
                         let share = parts.config.limits.handshakes / count;
                         let (bonds, errands) = Bonds::new(&directory);
                         let worker = Worker::new(number, parts, log, open, share, bonds);
-                        let run = worker.run(bound, questions, errands);
+                        let run = in_a_task(worker.run(bound, questions, errands));
                         LocalSet::new().block_on(&runtime, run);
                     }
                     Err(error) => {
@@ -132,6 +132,16 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
         threads,
         connections: Connections(askers.into()),
     })
+}
+
+/// Runs a worker in a task: a future that is blocked on is asked in each turn of the runtime, at low rates with each event
+/// of each connection, and a task only when there is something for it.
+async fn in_a_task(run: impl Future<Output = ()> + 'static) {
+    if let Err(error) = tokio::task::spawn_local(run).await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 impl Workers {
