@@ -20,19 +20,24 @@ pub(super) struct Seen<'a> {
     pub(super) has_framing_twin: bool,
     pub(super) is_grpc: bool,
     pub(super) expects_continue: bool,
+    /// Whether [`filter_request`] would change anything: mostly not, between an application and its sidecar.
+    pub(super) ends_some: bool,
 }
 
 impl<'a> Seen<'a> {
     pub(super) fn of(headers: &'a HeaderMap) -> Self {
         let mut seen = Self::default();
         let mut typed = false;
+        let mut has_te = false;
         for (name, value) in headers {
             match name.as_str() {
                 "host" => {
+                    seen.ends_some = true;
                     seen.hosts += 1;
                     seen.host = seen.host.or(Some(value.as_bytes()));
                 }
                 "content-length" => {
+                    seen.ends_some = true;
                     if seen.lengths == 0 {
                         seen.told_length = parse_length(value);
                     }
@@ -42,9 +47,14 @@ impl<'a> Seen<'a> {
                 "content-type" if !std::mem::replace(&mut typed, true) => {
                     seen.is_grpc = says_grpc(value.as_bytes());
                 }
-                "expect" => seen.expects_continue = true,
+                "expect" => {
+                    seen.ends_some = true;
+                    seen.expects_continue = true;
+                }
                 "content_length" | "transfer_encoding" => seen.has_framing_twin = true,
-                _ => {}
+                // Once, and so it passes.
+                "te" if value == "trailers" && !std::mem::replace(&mut has_te, true) => {}
+                other => seen.ends_some |= is_hop(name) || is_reserved(other.as_bytes()),
             }
         }
         seen
@@ -143,6 +153,36 @@ mod tests {
         let mut found = map(before);
         filter(&mut found);
         assert_eq!(found, map(after));
+    }
+
+    #[test]
+    fn one_look_shows_whether_fields_end_here() {
+        let names = [
+            "accept",
+            "connection",
+            "content-length",
+            "content-type",
+            "expect",
+            "host",
+            "http2-settings",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+            "vouchsafe-port",
+            "x-forwarded-client-cert",
+            "x-forwarded-for",
+        ];
+        let once = names.map(|name| vec![(name, "5")]);
+        let values = [vec!["trailers"], vec!["gzip"], vec!["trailers"; 2]];
+        let tes = values.map(|values| values.into_iter().map(|value| ("te", value)).collect());
+        for fields in once.iter().chain(&tes) {
+            let before = map(fields);
+            let mut after = before.clone();
+            filter_request(&mut after);
+            assert_eq!(Seen::of(&before).ends_some, after != before, "{fields:?}");
+        }
     }
 
     #[test]

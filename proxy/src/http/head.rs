@@ -32,6 +32,8 @@ pub(crate) struct Http2Head {
     headers: RefCell<HeaderMap>,
     is_grpc: bool,
     expects_continue: bool,
+    /// Whether some fields are not passed on.
+    ends_some: bool,
     told_length: Option<u64>,
 }
 
@@ -118,13 +120,14 @@ impl RequestHead {
             return Err(HeadError::ContentLength);
         }
         let (is_grpc, expects_continue) = (seen.is_grpc, seen.expects_continue);
-        let told_length = seen.told_length;
+        let (ends_some, told_length) = (seen.ends_some, seen.told_length);
         Ok(Self::Http2(Box::new(Http2Head {
             method,
             uri,
             headers: RefCell::new(headers),
             is_grpc,
             expects_continue,
+            ends_some,
             told_length,
         })))
     }
@@ -292,7 +295,9 @@ impl RequestHead {
                 } else {
                     head.headers().clone()
                 };
-                filter_request(&mut headers);
+                if head.ends_some {
+                    filter_request(&mut headers);
+                }
                 *request.headers_mut() = headers;
             }
         }
