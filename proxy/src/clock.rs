@@ -46,11 +46,18 @@ impl MeshClock {
     pub fn now(&self) -> SystemTime {
         match &self.source {
             Source::Host => host_now(),
-            Source::Authenticated(envelope) => envelope
-                .at(elapsed())
-                .and_then(|now| UNIX_EPOCH.checked_add(now))
-                .unwrap_or_else(host_now),
+            Source::Authenticated(envelope) => envelope.time(elapsed()),
         }
+    }
+
+    /// The time now, with the moment by which to tell how long something takes: one look at the counter for both.
+    pub(crate) fn read(&self) -> (SystemTime, Moment) {
+        let counter = elapsed();
+        let now = match &self.source {
+            Source::Host => host_now(),
+            Source::Authenticated(envelope) => envelope.time(counter),
+        };
+        (now, Moment(counter))
     }
 
     /// Whether an authenticated time was seen; a clock of the host's never has one.
@@ -69,6 +76,17 @@ impl MeshClock {
                 envelope.observe(Duration::from_millis(unix_ms), elapsed());
             }
         }
+    }
+}
+
+/// A moment of this machine's counter, which no message moves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment(Duration);
+
+impl Moment {
+    /// How long ago it was, suspend included.
+    pub(crate) fn elapsed(self) -> Duration {
+        elapsed().saturating_sub(self.0)
     }
 }
 
@@ -95,6 +113,13 @@ impl Envelope {
         let offset = nanoseconds(authenticated).saturating_sub(nanoseconds(elapsed));
         // Relaxed: the value stands for itself, and no other memory is published with it.
         self.offset.fetch_max(offset, Ordering::Relaxed);
+    }
+
+    /// The time when the counter shows this; before the first observation the host's.
+    fn time(&self, elapsed: Duration) -> SystemTime {
+        let known = self.at(elapsed);
+        let known = known.and_then(|now| UNIX_EPOCH.checked_add(now));
+        known.unwrap_or_else(host_now)
     }
 
     fn at(&self, elapsed: Duration) -> Option<Duration> {
@@ -142,6 +167,16 @@ mod tests {
         clock.observe_ms(4_000_000_000_000);
         assert!(clock.is_authenticated());
         assert!(clock.now() >= UNIX_EPOCH + Duration::from_secs(4_000_000_000));
+    }
+
+    #[test]
+    fn how_long_something_takes_does_not_follow_what_is_said_meanwhile() {
+        let clock = MeshClock::authenticated();
+        clock.observe_ms(4_000_000_000_000);
+        let (before, moment) = clock.read();
+        clock.observe_ms(5_000_000_000_000);
+        assert!(moment.elapsed() < Duration::from_secs(900_000_000));
+        assert!(clock.read().0 >= before + Duration::from_secs(999_000_000));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! A connection that is cut drops what runs on it; a record that is written by a drop can't be forgotten.
 
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use vouchsafe_attestation::name::Name;
 use vouchsafe_attestation::revision::Revision;
 use vouchsafe_config::policy::{Decision, DenyReason, Direction, Request};
 
+use crate::clock::Moment;
 use crate::http::head::Asked;
 use crate::reason::{self, Reason, Why};
 use crate::registry::live::{Live, StreamGuard};
@@ -44,7 +45,7 @@ pub(crate) struct Record {
     pub(crate) bytes: RelayBytes,
     finished: bool,
     time: SystemTime,
-    started: Instant,
+    started: Moment,
 }
 
 impl Record {
@@ -68,6 +69,7 @@ impl Record {
     }
 
     fn begin(worker: &Rc<Worker>, live: &Rc<Live>, facts: Facts) -> Self {
+        let (time, started) = worker.parts.clock.read();
         Self {
             id: worker.log.id(),
             worker: Rc::clone(worker),
@@ -87,8 +89,8 @@ impl Record {
                 received: Count::of(&live.sent),
             },
             finished: false,
-            time: worker.now(),
-            started: Instant::now(),
+            time,
+            started,
         }
     }
 
