@@ -50,7 +50,7 @@ impl Http1Upstream {
     }
 
     /// Keeps the connection for the next request.
-    pub(crate) fn release(mut self) {
+    pub(crate) fn release(mut self: Box<Self>) {
         self.reader.rest();
         self.writer.rest();
         self.reused = true;
@@ -74,12 +74,13 @@ impl Http1Upstream {
 /// Idle HTTP/1.1 connections to one destination.
 #[derive(Debug, Default)]
 pub(crate) struct Http1Pool {
-    idle: RefCell<Vec<(Instant, Http1Upstream)>>,
+    /// Boxed as they are in use, so that none is moved.
+    idle: RefCell<Vec<(Instant, Box<Http1Upstream>)>>,
 }
 
 impl Http1Pool {
     /// The connection that was used last, if it is still good.
-    pub(crate) fn take(&self, epoch: u64) -> Option<Http1Upstream> {
+    pub(crate) fn take(&self, epoch: u64) -> Option<Box<Http1Upstream>> {
         loop {
             let (_, mut upstream) = self.idle.borrow_mut().pop()?;
             if upstream.is_good(epoch) {
@@ -88,7 +89,7 @@ impl Http1Pool {
         }
     }
 
-    fn put(&self, upstream: Http1Upstream) {
+    fn put(&self, upstream: Box<Http1Upstream>) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
             idle.push((Instant::now(), upstream));

@@ -111,10 +111,10 @@ impl Doorway for RequestsIn {
                     let io = Box::pin(application.connect()).await;
                     let io = io.map_err(Refusal::unavailable)?;
                     let home = Some(Rc::clone(&application.http1));
-                    Http1Upstream::new(io, Held::default(), home)
+                    Box::new(Http1Upstream::new(io, Held::default(), home))
                 }
             };
-            Upstream::Http1(Box::new(upstream))
+            Upstream::Http1(upstream)
         };
         Ok(Route {
             upstream,

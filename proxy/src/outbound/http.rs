@@ -222,7 +222,7 @@ impl RequestsOut {
         direct.write_preamble(&preamble).await
     }
 
-    fn pooled(&self, pool: &Http1Pool, port: &Port) -> Option<Http1Upstream> {
+    fn pooled(&self, pool: &Http1Pool, port: &Port) -> Option<Box<Http1Upstream>> {
         let outbound = &self.connection.outbound;
         let pooled = pool.take(self.worker().tls()?.identity.number)?;
         // Proofs are made when a connection is opened, and for one number of a port: one that was opened before rules
@@ -235,7 +235,7 @@ impl RequestsOut {
 
     fn pooled_route(
         &self,
-        upstream: Http1Upstream,
+        upstream: Box<Http1Upstream>,
         wanted: Wanted<'_>,
         record: &mut Record,
     ) -> Result<Route, Unrouted> {
@@ -244,7 +244,7 @@ impl RequestsOut {
         let registered = registered.ok_or(Unrouted::Unavailable(reason::WRONG_PEER))?;
         judge(&registered.registration.live, wanted, record)?;
         Ok(Route {
-            upstream: Upstream::Http1(Box::new(upstream)),
+            upstream: Upstream::Http1(upstream),
             add: Rc::clone(&self.connection.outbound.nothing),
             trusted_response: true,
         })
