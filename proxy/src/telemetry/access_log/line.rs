@@ -244,6 +244,11 @@ impl Numbered {
 /// Writes a number in decimal with at least `width` digits: the formatting of the standard library costs more than all the
 /// rest of a line.
 pub(super) fn number(out: &mut Vec<u8>, mut value: u64, width: usize) {
+    if value < 10 && width == 1 {
+        // Bytes of a request without a body, and small revisions.
+        out.push(b'0' + u8::try_from(value).unwrap_or(0));
+        return;
+    }
     let mut digits = [b'0'; LONGEST_NUMBER];
     let mut used = 0;
     for digit in digits.iter_mut().rev() {
