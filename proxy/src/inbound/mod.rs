@@ -40,7 +40,7 @@ use crate::registry::live::Live;
 use crate::state::PolicyEpoch;
 use crate::tls::TlsEpoch;
 use crate::tls::acceptor::{self, HandshakeError, Secured};
-use crate::worker::Worker;
+use crate::worker::{Registered, Worker};
 
 /// One inbound listener of one worker.
 #[derive(Debug)]
@@ -91,6 +91,15 @@ pub(crate) struct PeerConnection {
     control_streams: Cell<u32>,
 }
 
+/// A connection with a verified peer that was not served yet.
+struct SecuredPeer {
+    /// Boxed, for it is handed from phase to phase, and each would have room for it.
+    io: Box<Io>,
+    connection: Rc<PeerConnection>,
+    over_http2: bool,
+    registered: Registered,
+}
+
 /// What the application is told about a peer, made once per certificate.
 #[derive(Debug, Default)]
 struct Told {
@@ -122,12 +131,7 @@ impl Inbound {
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
         let serve = accept(listener, drain, Phase::Inbound, |accepted| {
-            let inbound = Rc::clone(&self);
-            async move {
-                if let Accepted::Tcp(tcp) = accepted {
-                    inbound.serve(tcp).await;
-                }
-            }
+            Rc::clone(&self).serve(accepted)
         });
         tokio::select! {
             () = serve => {}
@@ -135,7 +139,9 @@ impl Inbound {
         }
     }
 
-    async fn serve(self: Rc<Self>, tcp: TcpStream) {
+    async fn serve(self: Rc<Self>, accepted: Accepted) {
+        // Inbound listeners are TCP alone.
+        let Accepted::Tcp(tcp) = accepted else { return };
         let metrics = &self.worker.parts.metrics;
         let Some(_slot) = self.worker.admit() else {
             metrics.failed(Direction::Inbound, reason::CONNECTION_LIMIT);
@@ -163,7 +169,10 @@ impl Inbound {
         };
         let elapsed = started.elapsed().as_secs_f64();
         metrics.of(Direction::Inbound).handshake.observe(elapsed);
-        self.serve_peer(secured, &epoch).await;
+        let peer = self.register(secured, &epoch);
+        // Configurations of an identity that was renewed since are not kept by connections that it opened.
+        drop(epoch);
+        self.serve_peer(peer).await;
     }
 
     async fn handshake(&self, tcp: TcpStream, epoch: &TlsEpoch) -> Result<Secured, HandshakeError> {
@@ -177,32 +186,48 @@ impl Inbound {
         }
     }
 
-    async fn serve_peer(self: &Rc<Self>, secured: Secured, epoch: &TlsEpoch) {
+    /// Not part of the future that serves it, which would hold for as long what is only needed here.
+    fn register(self: &Rc<Self>, secured: Secured, epoch: &TlsEpoch) -> SecuredPeer {
         let Secured {
             stream,
             peer,
             alpn,
             exporter,
         } = secured;
-        let alpn = alpn.as_deref();
-        let lane = match alpn {
-            Some(ALPN_SHARED) => LaneKind::Shared,
-            Some(ALPN_FLOW) => LaneKind::Dedicated,
-            _ => LaneKind::Interop,
+        let (lane, over_http2) = match alpn.as_deref() {
+            Some(ALPN_SHARED) => (LaneKind::Shared, true),
+            Some(ALPN_FLOW) => (LaneKind::Dedicated, false),
+            Some(ALPN_H2) => (LaneKind::Interop, true),
+            _ => (LaneKind::Interop, false),
         };
         let registered = self
             .worker
             .register_peer(Some(&self.names), lane, &peer, exporter, epoch);
-        let live = &registered.registration.live;
         let connection = Rc::new(PeerConnection {
             inbound: Rc::clone(self),
             lane,
-            live: Rc::clone(live),
+            live: Rc::clone(&registered.registration.live),
             told: RefCell::default(),
             bonded: registered.bonded.clone(),
             control_streams: Cell::new(0),
         });
-        let serve = connection.serve(Io::new(Transport::Tls(stream)), alpn);
+        SecuredPeer {
+            io: Box::new(Io::new(Transport::Tls(stream))),
+            connection,
+            over_http2,
+            registered,
+        }
+    }
+
+    async fn serve_peer(&self, peer: SecuredPeer) {
+        let SecuredPeer {
+            io,
+            connection,
+            over_http2,
+            registered: _registered,
+        } = peer;
+        let live = &connection.live;
+        let serve = connection.serve(io, over_http2);
         tokio::pin!(serve);
         let reason = tokio::select! {
             // First, for a cut ends the streams too: whoever ends by it, the cut is counted.
@@ -338,28 +363,28 @@ impl PeerConnection {
         Rc::clone(&told.fields)
     }
 
-    async fn serve(self: &Rc<Self>, mut io: Io, alpn: Option<&[u8]>) {
-        match alpn {
-            Some(ALPN_SHARED) => {
+    async fn serve(self: &Rc<Self>, mut io: Box<Io>, over_http2: bool) {
+        match self.lane {
+            LaneKind::Shared => {
                 self.settle();
-                Box::pin(self.shared(io)).await;
+                Box::pin(self.shared(*io)).await;
             }
-            Some(ALPN_FLOW) => match Box::pin(self.preamble(&mut io)).await {
+            LaneKind::Dedicated => match Box::pin(self.preamble(&mut io)).await {
                 Some(preamble) => self.flow(io, &preamble).await,
                 None => self.refuse(reason::PREAMBLE),
             },
-            other => match self.inbound.only_door() {
+            LaneKind::Interop | LaneKind::Local => match self.inbound.only_door() {
                 Some(door) if door.protocol == Protocol::Tcp => {
                     Box::pin(self.relay(io, &door)).await;
                 }
-                Some(door) => self.requests(io, door, other == Some(ALPN_H2)).await,
+                Some(door) => self.requests(io, door, over_http2).await,
                 None => self.refuse(reason::UNKNOWN_PORT),
             },
         }
     }
 
     /// Serves one flow for a named port.
-    pub(crate) async fn flow(self: &Rc<Self>, io: Io, preamble: &Preamble) {
+    pub(crate) async fn flow(self: &Rc<Self>, io: Box<Io>, preamble: &Preamble) {
         let Some(door) = self.inbound.door(preamble.port.as_str(), preamble.number) else {
             self.refuse(reason::UNKNOWN_PORT);
             return;
@@ -373,7 +398,7 @@ impl PeerConnection {
     }
 
     /// Serves requests for one port.
-    async fn requests(self: &Rc<Self>, io: Io, door: Rc<Door>, over_http2: bool) {
+    async fn requests(self: &Rc<Self>, io: Box<Io>, door: Rc<Door>, over_http2: bool) {
         if self.lane != LaneKind::Shared {
             self.is_for(&door);
         }
@@ -382,9 +407,9 @@ impl PeerConnection {
             fixed: Some(door),
         });
         if over_http2 {
-            Box::pin(serve_http2(io, &requests)).await;
+            Box::pin(serve_http2(*io, &requests)).await;
         } else {
-            Box::pin(serve_http1(io, &requests)).await;
+            Box::pin(serve_http1(*io, &requests)).await;
         }
     }
 

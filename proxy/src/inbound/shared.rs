@@ -101,7 +101,7 @@ impl PeerConnection {
             return;
         };
         let flow = LaneFlow::new(send, request.into_body());
-        let io = Io::new(Transport::Flow(Box::new(flow)));
+        let io = Box::new(Io::new(Transport::Flow(Box::new(flow))));
         match admitted {
             Some(flow) => flow.run(io).await,
             // Boxed: what requests need is not held for opaque flows.

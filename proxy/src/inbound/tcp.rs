@@ -29,17 +29,18 @@ impl PeerConnection {
     pub(crate) async fn admit_flow(
         self: &Rc<Self>,
         door: &Door,
-    ) -> Result<AdmittedFlow, FlowRefusal> {
+    ) -> Result<Box<AdmittedFlow>, FlowRefusal> {
         let worker = &self.inbound.worker;
         let mut record = Record::flow(worker, &self.live, &door.port.name, door.number);
         record
             .judge(&self.live, None)
             .map_err(FlowRefusal::Denied)?;
         match door.application.connect().await {
-            Ok(application) => Ok(AdmittedFlow {
+            // Boxed, for it is handed from phase to phase, and each would have room for it.
+            Ok(application) => Ok(Box::new(AdmittedFlow {
                 application,
                 record,
-            }),
+            })),
             Err(reason) => {
                 record.failed(reason);
                 Err(FlowRefusal::Unavailable(reason))
@@ -48,7 +49,7 @@ impl PeerConnection {
     }
 
     /// Serves an opaque flow that needs no answer of ours.
-    pub(crate) async fn relay(self: &Rc<Self>, io: Io, door: &Door) {
+    pub(crate) async fn relay(self: &Rc<Self>, io: Box<Io>, door: &Door) {
         self.is_for(door);
         match Box::pin(self.admit_flow(door)).await {
             Ok(flow) => flow.run(io).await,
@@ -60,11 +61,10 @@ impl PeerConnection {
 
 impl AdmittedFlow {
     /// Copies until both ends are done.
-    pub(crate) async fn run(mut self, mut io: Io) {
-        let cut = self.record.cut();
+    pub(crate) async fn run(mut self: Box<Self>, mut io: Box<Io>) {
         let ended = tokio::select! {
             biased;
-            why = cut => Err(why.reason),
+            why = self.record.cut() => Err(why.reason),
             ended = relay(&mut io, &mut self.application, &self.record.bytes) => {
                 ended.map_err(|_| DOWNSTREAM_CLOSED)
             }

@@ -96,8 +96,7 @@ impl Outbound {
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
         let serve = accept(listener, drain, Phase::Outbound, |accepted| {
-            let outbound = Rc::clone(&self);
-            async move { outbound.serve(accepted).await }
+            Rc::clone(&self).serve(accepted)
         });
         tokio::select! {
             () = serve => {}
@@ -127,10 +126,11 @@ impl Outbound {
             metrics.failed(Direction::Outbound, reason::UID);
             return;
         }
-        let io = Io::new(match accepted {
+        // Boxed, for it is handed from phase to phase, and each would have room for it.
+        let io = Box::new(Io::new(match accepted {
             Accepted::Tcp(tcp) => Transport::Tcp(tcp),
             Accepted::Unix(unix) => Transport::Unix(unix),
-        });
+        }));
         let registered = self.worker.register(NewConnection {
             direction: Direction::Outbound,
             lane: LaneKind::Local,
@@ -246,22 +246,27 @@ impl Outbound {
 }
 
 impl AppConnection {
-    async fn serve(self: &Rc<Self>, mut io: Io) {
+    async fn serve(self: &Rc<Self>, io: Box<Io>) {
         let port = self.outbound.port();
-        if let Some(port) = port.as_ref().filter(|port| port.protocol == Protocol::Tcp) {
-            // Boxed, as each phase below: an idle connection holds the state of its own phase alone.
-            return Box::pin(self.relay(io, port)).await;
+        // Boxed, as each phase below: an idle connection holds the state of its own phase alone.
+        match port.as_ref().filter(|port| port.protocol == Protocol::Tcp) {
+            Some(port) => Box::pin(self.relay(io, port)).await,
+            None => Box::pin(self.requests(io, port.is_some())).await,
         }
+    }
+
+    /// Serves HTTP, once it is seen that it is; `is_known`: whether policy says so.
+    async fn requests(self: &Rc<Self>, mut io: Box<Io>, is_known: bool) {
         let limits = &self.outbound.worker.parts.config.limits;
         let first = tokio::select! {
             first = read_some(&mut io) => first,
             () = self.live.drained() => return,
             // Without a policy nobody knows what is spoken here, and who may be waiting for whom.
-            () = tokio::time::sleep(limits.handshake), if port.is_none() => return,
+            () = tokio::time::sleep(limits.handshake), if !is_known => return,
         };
         let Some(first) = first else { return };
         // HTTP can be told why it is refused; anything else is closed.
-        if port.is_none() && !METHODS.iter().any(|method| first.starts_with(method)) {
+        if !is_known && !METHODS.iter().any(|method| first.starts_with(method)) {
             let metrics = &self.outbound.worker.parts.metrics;
             metrics.failed(Direction::Outbound, reason::UNKNOWN_PORT);
             return;
@@ -271,8 +276,8 @@ impl AppConnection {
             own: RefCell::default(),
         });
         match Box::pin(begins_http2(&mut io, first, limits)).await {
-            Some(true) => Box::pin(serve_http2(io, &requests)).await,
-            Some(false) => Box::pin(serve_http1(io, &requests)).await,
+            Some(true) => Box::pin(serve_http2(*io, &requests)).await,
+            Some(false) => Box::pin(serve_http1(*io, &requests)).await,
             None => {}
         }
     }

@@ -6,24 +6,19 @@ use vouchsafe_config::policy::Port;
 
 use crate::io::Io;
 use crate::lane::preamble::FlowProtocol;
-use crate::outbound::AppConnection;
+use crate::outbound::flow::Flow;
+use crate::outbound::{AppConnection, Outbound};
 use crate::record::Record;
 
 impl AppConnection {
     /// Copies between the application and the workload that it calls.
-    pub(crate) async fn relay(self: &Rc<Self>, mut io: Io, port: &Port) {
+    pub(crate) async fn relay(self: &Rc<Self>, mut io: Box<Io>, port: &Port) {
         let outbound = &self.outbound;
         let number = outbound.number(port);
         let mut record = Record::flow(&outbound.worker, &self.live, &port.name, number);
-        let open = outbound.open_flow(port, FlowProtocol::Tcp, None, &mut record);
-        let opened = Box::pin(open).await;
-        let mut upstream = match opened {
-            Ok(upstream) => upstream,
-            Err(reason) => {
-                record.failed(reason);
-                io.abort();
-                return;
-            }
+        let Some(mut upstream) = Box::pin(open(outbound, port, &mut record)).await else {
+            io.abort();
+            return;
         };
         if upstream.relay(&mut io, &mut record).await {
             record.finish();
@@ -32,4 +27,9 @@ impl AppConnection {
             upstream.io.abort();
         }
     }
+}
+
+async fn open(outbound: &Outbound, port: &Port, record: &mut Record) -> Option<Flow> {
+    let opened = outbound.open_flow(port, FlowProtocol::Tcp, None, record);
+    opened.await.map_err(|reason| record.failed(reason)).ok()
 }

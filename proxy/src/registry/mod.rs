@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use slab::Slab;
 use vouchsafe_attestation::name::{Name, WorkloadName};
 use vouchsafe_attestation::trust_bundle::TrustBundle;
 use vouchsafe_config::policy::{Binding, Decision, DenyReason, Direction};
@@ -218,7 +219,13 @@ impl Registry {
         self.rely(on, &admission);
         let facts = std::mem::take(facts);
         let stream = Stream::new(facts, admission, audited, on.why_cut());
-        let key = on.open.borrow_mut().insert(stream);
+        let mut open = on.open.borrow_mut();
+        if open.capacity() == 0 {
+            // One by itself would have room for four: a flow with a connection of its own stays alone.
+            *open = Slab::with_capacity(1);
+        }
+        let key = open.insert(stream);
+        drop(open);
         Some(Ticket::new(Rc::clone(on), key))
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rustls::{Error, InvalidMessage, PeerIncompatible, ServerConnection};
 use tokio::net::TcpStream;
-use vouchsafe_attestation::connection_proof::EXPORTER_LABEL;
 use vouchsafe_attestation::peer::VerifyPeerError;
 
 use crate::reason::Reason;
@@ -43,12 +42,10 @@ pub(crate) fn secured(
     outcome: Option<Result<Arc<Verified>, VerifyPeerError>>,
 ) -> Result<Secured, HandshakeError> {
     match (result, outcome) {
-        (Ok((stream, alpn)), Some(Ok(verified))) => Ok(Secured {
-            exporter: stream
-                .export_keying_material(EXPORTER_LABEL, b"")
-                .ok_or(HandshakeError::Tls(Error::HandshakeNotComplete))?,
-            alpn,
-            stream: Box::new(stream),
+        (Ok(established), Some(Ok(verified))) => Ok(Secured {
+            exporter: established.exporter,
+            alpn: established.alpn,
+            stream: Box::new(established.stream),
             peer: verified,
         }),
         (_, Some(Err(error))) => Err(HandshakeError::Peer(error)),

@@ -7,13 +7,21 @@ use std::io;
 use rustls::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use vouchsafe_attestation::connection_proof::EXPORTER_LABEL;
 
 use crate::tls::record::{Fault, HEADER_BYTES, MAX_RECORD_BYTES, Opener, Sealer};
 use crate::tls::secrets::{ConnectionSecrets, Suite, tapped};
 use crate::tls::stream::{Protection, TlsIo};
 
-/// A connection, and the application protocol that both ends agreed on.
-pub(crate) type Established = (TlsIo, Option<Vec<u8>>);
+/// What a handshake came to.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) stream: TlsIo,
+    /// The application protocol that both ends agreed on.
+    pub(crate) alpn: Option<Vec<u8>>,
+    /// Keying material that only the two ends of this connection have (RFC 8446 §7.5).
+    pub(crate) exporter: [u8; 32],
+}
 
 /// Completes a handshake. Nothing is owed to a socket on which it fails.
 ///
@@ -57,8 +65,16 @@ pub(crate) async fn complete(
     }
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
     let protection = take_over(&session, secrets)?;
+    // Now, for the secret behind it is not kept.
+    let exporter = session
+        .export_keying_material([0; 32], EXPORTER_LABEL, None)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     received.shrink_to_fit();
-    Ok((TlsIo::new(tcp, protection, received), alpn))
+    Ok(Established {
+        stream: TlsIo::new(tcp, protection, received),
+        alpn,
+        exporter,
+    })
 }
 
 /// What rustls wants to send now.
@@ -102,11 +118,7 @@ fn take_over(
     let (Some(suite), Some(secrets)) = (suite, secrets) else {
         return Err(Fault::Keys);
     };
-    let ConnectionSecrets {
-        client,
-        server,
-        exporter,
-    } = secrets;
+    let ConnectionSecrets { client, server } = secrets;
     let is_client = matches!(session, Connection::Client(_));
     let (own, peers) = if is_client {
         (client, server)
@@ -116,8 +128,6 @@ fn take_over(
     Ok(Protection {
         sealer: Sealer::new(suite, own)?,
         opener: Opener::new(suite, peers, is_client)?,
-        suite,
-        exporter,
     })
 }
 

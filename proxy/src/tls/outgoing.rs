@@ -78,7 +78,7 @@ impl Unsent {
     pub(crate) fn rest(&self) -> Option<&[u8]> {
         let rest = match self {
             Self::Nothing => None,
-            Self::Outgoing(out) => out.pages.as_ref()?.get().get(out.sent..out.filled),
+            Self::Outgoing(out) => out.rest(),
             Self::Kept { sealed, sent } => sealed.get(*sent..),
         };
         rest.filter(|rest| !rest.is_empty())
@@ -87,7 +87,7 @@ impl Unsent {
     pub(crate) fn sent(&mut self, bytes: usize) {
         match self {
             Self::Nothing => {}
-            Self::Outgoing(out) => out.sent += bytes,
+            Self::Outgoing(out) => out.sent(bytes),
             Self::Kept { sent, .. } => *sent += bytes,
         }
         if self.rest().is_none() {
@@ -112,25 +112,57 @@ impl Unsent {
 /// A worker's buffer for sealed records, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// There, until it is dropped.
-    pages: Option<Pages>,
-    pub(crate) filled: usize,
+    /// There, until it is dropped. Boxed, so that connections have no room for what few of them hold.
+    buffer: Option<Box<Buffer>>,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    pages: Pages,
+    filled: usize,
     sent: usize,
 }
 
 impl Outgoing {
     pub(crate) fn take() -> Self {
         let spare = SPARE.with(|spare| spare.borrow_mut().pop());
+        let mut buffer = spare.unwrap_or_else(|| {
+            Box::new(Buffer {
+                pages: Pages::new(OUTGOING_BYTES),
+                filled: 0,
+                sent: 0,
+            })
+        });
+        (buffer.filled, buffer.sent) = (0, 0);
         Self {
-            pages: Some(spare.unwrap_or_else(|| Pages::new(OUTGOING_BYTES))),
-            filled: 0,
-            sent: 0,
+            buffer: Some(buffer),
         }
     }
 
     pub(crate) fn room(&mut self) -> &mut [u8] {
-        let pages = self.pages.as_mut().map(Pages::get_mut).unwrap_or_default();
-        pages.get_mut(self.filled..).unwrap_or_default()
+        let room = self.buffer.as_deref_mut().and_then(|buffer| {
+            let pages = buffer.pages.get_mut();
+            pages.get_mut(buffer.filled..)
+        });
+        room.unwrap_or_default()
+    }
+
+    /// Takes in that so many bytes of the room were filled.
+    pub(crate) fn fill(&mut self, bytes: usize) {
+        if let Some(buffer) = &mut self.buffer {
+            buffer.filled += bytes;
+        }
+    }
+
+    fn rest(&self) -> Option<&[u8]> {
+        let buffer = self.buffer.as_ref()?;
+        buffer.pages.get().get(buffer.sent..buffer.filled)
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(buffer) = &mut self.buffer {
+            buffer.sent += bytes;
+        }
     }
 }
 
@@ -140,7 +172,7 @@ impl Drop for Outgoing {
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < MAX_SPARE {
-                spare.extend(self.pages.take());
+                spare.extend(self.buffer.take());
             }
         });
     }
@@ -151,6 +183,9 @@ const OUTGOING_BYTES: usize = 10 * (MAX_CONTENT_BYTES + OVERHEAD_BYTES);
 /// Buffers kept for the next write: more are only needed while several connections wait for slow readers.
 const MAX_SPARE: usize = 2;
 
+/// Boxes are lent out and given back as they are.
+type Spare = Vec<Box<Buffer>>;
+
 thread_local! {
-    static SPARE: RefCell<Vec<Pages>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const { RefCell::new(Vec::new()) };
 }

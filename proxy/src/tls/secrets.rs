@@ -1,9 +1,9 @@
 //! The secrets of a connection, taken over from rustls when its handshake is done, and what is derived from them
-//! (RFC 8446 §7.1 to §7.5).
+//! (RFC 8446 §7.1 to §7.3).
 //!
 //! # Why through the key log
 //! rustls gives out a connection's keys, but not the secrets that they come from, without which a key update can't be
-//! followed; its unbuffered interface can follow one, but has no exporter. A key log is told both. Ours writes nothing
+//! followed; its unbuffered interface can follow one, but has no exporter. A key log is told them. Ours writes nothing
 //! anywhere: it leaves secrets in a slot of the thread, from which [`tapped`] takes them in the same call that made them.
 
 use std::cell::RefCell;
@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub(crate) struct Secret {
     bytes: Zeroizing<[u8; MAX_SECRET_BYTES]>,
-    length: usize,
+    // Small, for each connection holds two.
+    length: u8,
 }
 
 impl Secret {
@@ -26,12 +27,14 @@ impl Secret {
         bytes.get_mut(..secret.len())?.copy_from_slice(secret);
         Some(Self {
             bytes,
-            length: secret.len(),
+            length: u8::try_from(secret.len()).ok()?,
         })
     }
 
     fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
     }
 }
 
@@ -48,8 +51,6 @@ pub(crate) struct ConnectionSecrets {
     pub(crate) client: Secret,
     /// Protects what the server sends.
     pub(crate) server: Secret,
-    /// From which keying material is exported.
-    pub(crate) exporter: Secret,
 }
 
 /// Leaves secrets where [`tapped`] finds them.
@@ -58,7 +59,7 @@ pub(crate) struct Tap;
 
 impl KeyLog for Tap {
     fn will_log(&self, label: &str) -> bool {
-        matches!(label, CLIENT | SERVER | EXPORTER)
+        matches!(label, CLIENT | SERVER)
     }
 
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
@@ -67,7 +68,6 @@ impl KeyLog for Tap {
             let place = match label {
                 CLIENT => &mut tapped.client,
                 SERVER => &mut tapped.server,
-                EXPORTER => &mut tapped.exporter,
                 _ => return,
             };
             *place = Secret::new(secret);
@@ -79,19 +79,10 @@ impl KeyLog for Tap {
 pub(crate) fn tapped<R>(step: impl FnOnce() -> R) -> (R, Option<ConnectionSecrets>) {
     TAPPED.with(RefCell::take);
     let done = step();
-    let Tapped {
-        client,
-        server,
-        exporter,
-    } = TAPPED.with(RefCell::take);
-    let secrets = match (client, server, exporter) {
-        (Some(client), Some(server), Some(exporter)) => Some(ConnectionSecrets {
-            client,
-            server,
-            exporter,
-        }),
-        _ => None,
-    };
+    let Tapped { client, server } = TAPPED.with(RefCell::take);
+    let secrets = client
+        .zip(server)
+        .map(|(client, server)| ConnectionSecrets { client, server });
     (done, secrets)
 }
 
@@ -99,7 +90,6 @@ pub(crate) fn tapped<R>(step: impl FnOnce() -> R) -> (R, Option<ConnectionSecret
 struct Tapped {
     client: Option<Secret>,
     server: Option<Secret>,
-    exporter: Option<Secret>,
 }
 
 thread_local! {
@@ -155,21 +145,6 @@ impl Suite {
         self.expand_label(secret, label, context, out)?;
         Secret::new(out)
     }
-
-    /// Keying material for `label` and `context` (RFC 8446 §7.5).
-    pub(crate) fn export(
-        &self,
-        exporter: &Secret,
-        label: &[u8],
-        context: &[u8],
-    ) -> Option<[u8; 32]> {
-        let nothing = digest::digest(self.hash, &[]);
-        let secret = self.derive(exporter, label, nothing.as_ref())?;
-        let context = digest::digest(self.hash, context);
-        let mut material = [0; 32];
-        self.expand_label(&secret, b"exporter", context.as_ref(), &mut material)?;
-        Some(material)
-    }
 }
 
 struct Length(usize);
@@ -199,7 +174,6 @@ static CHACHA20_POLY1305_SHA256: Suite = Suite {
 // Labels as in NSS key logs, which is what rustls speaks.
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
-const EXPORTER: &str = "EXPORTER_SECRET";
 /// Before each label of TLS 1.3.
 const PREFIX: &[u8] = b"tls13 ";
 /// SHA-384, the largest hash of any suite.

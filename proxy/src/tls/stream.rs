@@ -22,7 +22,6 @@ use crate::tls::record::{
     CLOSE_NOTIFY, Content, Fault, HEADER_BYTES, MAX_CONTENT_BYTES, MAX_RECORD_BYTES,
     OVERHEAD_BYTES, Opened, Opener, Sealer, record_length, room_for,
 };
-use crate::tls::secrets::{Secret, Suite};
 
 /// An established connection.
 #[derive(Debug)]
@@ -48,8 +47,6 @@ pub(crate) struct TlsIo {
 pub(crate) struct Protection {
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
-    pub(crate) suite: &'static Suite,
-    pub(crate) exporter: Secret,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +77,6 @@ impl TlsIo {
     /// The connection below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
-    }
-
-    /// Keying material that only the two ends of this connection have (RFC 8446 §7.5).
-    pub(crate) fn export_keying_material(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
-        let Protection {
-            suite, exporter, ..
-        } = &self.protection;
-        suite.export(exporter, label, context)
     }
 
     /// Hands over plaintext that is there already.
@@ -232,7 +221,7 @@ impl TlsIo {
         while !pieces.is_empty() && out.room().len() >= MAX_CONTENT_BYTES + OVERHEAD_BYTES {
             if self.protection.opener.take_asked() || self.protection.sealer.is_worn() {
                 let length = self.protection.sealer.update(out.room())?;
-                out.filled += length;
+                out.fill(length);
                 continue;
             }
             let room = out.room();
@@ -244,7 +233,8 @@ impl TlsIo {
                     (length, Content::InPlace(length))
                 }
             };
-            out.filled += self.protection.sealer.seal(content, room)?;
+            let length_sealed = self.protection.sealer.seal(content, room)?;
+            out.fill(length_sealed);
             written += length;
         }
         self.unsent = Unsent::Outgoing(out);

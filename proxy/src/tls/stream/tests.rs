@@ -7,12 +7,14 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use vouchsafe_attestation::connection_proof::EXPORTER_LABEL;
 use vouchsafe_attestation::trust_bundle::{Authority, TrustBundle};
 
 use super::*;
 use crate::clock::MeshClock;
 use crate::state::{IdentityEpoch, Svid};
 use crate::svid::test_control_plane::{Pki, now, trust_domain};
+use crate::tls::acceptor::Secured;
 use crate::tls::{Offer, TlsEpoch, acceptor, connector};
 
 fn epoch() -> TlsEpoch {
@@ -40,11 +42,17 @@ async fn sockets() -> (TcpStream, TcpStream) {
 
 /// Both ends of a connection between two workloads of one mesh.
 async fn pair() -> (Box<TlsIo>, Box<TlsIo>) {
+    let (client, server) = secured_pair().await;
+    (client.stream, server.stream)
+}
+
+/// The same, with what else their handshakes came to.
+async fn secured_pair() -> (Secured, Secured) {
     let (epoch, (near, far)) = (epoch(), sockets().await);
     let client = connector::connect(near, &epoch, Offer::DedicatedTcp);
     let server = acceptor::accept(far, &epoch);
     let (client, server) = tokio::join!(client, server);
-    (client.unwrap().stream, server.unwrap().stream)
+    (client.unwrap(), server.unwrap())
 }
 
 #[tokio::test]
@@ -116,13 +124,18 @@ fn fault(error: &io::Error) -> Fault {
 
 /// A client of rustls alone, and our server.
 async fn rustls_client() -> (tokio_rustls::client::TlsStream<TcpStream>, Box<TlsIo>) {
+    let (client, server) = secured_by_rustls().await;
+    (client, server.stream)
+}
+
+async fn secured_by_rustls() -> (tokio_rustls::client::TlsStream<TcpStream>, Secured) {
     let (epoch, (near, far)) = (epoch(), sockets().await);
     let config = Arc::clone(epoch.client(Offer::DedicatedTcp).unwrap());
     let name = ServerName::from(std::net::Ipv4Addr::UNSPECIFIED);
     let connector = TlsConnector::from(config);
     let client = connector.connect(name, near);
     let (client, server) = tokio::join!(client, acceptor::accept(far, &epoch));
-    (client.unwrap(), server.unwrap().stream)
+    (client.unwrap(), server.unwrap())
 }
 
 /// Our client, and a server of rustls alone that gives out tickets.
@@ -236,22 +249,18 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
 
 #[tokio::test]
 async fn both_ends_and_rustls_export_the_same_material() {
-    let (near, far) = rustls_client().await;
-    let theirs = near
-        .get_ref()
-        .1
-        .export_keying_material([0; 32], b"EXPORTER-test", Some(b"context"))
-        .unwrap();
-    let ours = far.export_keying_material(b"EXPORTER-test", b"context");
-    assert_eq!(ours, Some(theirs));
-    let (near, far) = pair().await;
-    let ours = near.export_keying_material(b"EXPORTER-test", b"context");
-    assert_eq!(
-        ours,
-        far.export_keying_material(b"EXPORTER-test", b"context")
-    );
-    assert_ne!(ours, Some(theirs));
-    assert_ne!(ours, far.export_keying_material(b"EXPORTER-test", b""));
+    let (near, far) = secured_by_rustls().await;
+    let export = |label: &[u8]| {
+        let (_, session) = near.get_ref();
+        session
+            .export_keying_material([0; 32], label, None)
+            .unwrap()
+    };
+    assert_eq!(far.exporter, export(EXPORTER_LABEL));
+    assert_ne!(far.exporter, export(b"EXPORTER-test"));
+    let (ours, others) = secured_pair().await;
+    assert_eq!(ours.exporter, others.exporter);
+    assert_ne!(ours.exporter, far.exporter);
 }
 
 /// What the peer of rustls sees when it gets bytes that we must refuse.
