@@ -195,6 +195,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Streams of one shared connection; default 256.
     pub streams: u32,
+    /// Workers that keep shared connections to one workload; default 8, so that a machine of 64 cores does not open 64.
+    pub lanes: usize,
 }
 
 impl Default for Limits {
@@ -207,6 +209,7 @@ impl Default for Limits {
             idle: None,
             head_bytes: 65_536,
             streams: 256,
+            lanes: 8,
         }
     }
 }
@@ -520,6 +523,12 @@ static LIMITS: MapShape = MapShape {
             "256",
             "Streams of one shared connection.",
         ),
+        optional(
+            "lanes",
+            Shape::Number(1, 1024),
+            "8",
+            "Workers that keep shared connections to one workload.",
+        ),
     ],
     exactly_one: &[],
 };
@@ -761,5 +770,6 @@ fn read_limits(node: &Node) -> Option<Limits> {
             Some(found) => u32::try_from(found).ok()?,
             None => default.streams,
         },
+        lanes: number("lanes", default.lanes)?,
     })
 }

@@ -136,7 +136,7 @@ static PORT: MapShape = MapShape {
             "lane",
             Shape::Word(&["auto", "shared", "dedicated"]),
             "auto",
-            "Which connections between sidecars carry it.",
+            "Which connections between sidecars carry it; `auto`: `shared`, and for `tcp` `dedicated` while flows move much.",
         ),
         optional(
             "probes",

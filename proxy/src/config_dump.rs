@@ -68,6 +68,7 @@ pub fn config_dump(config: &ProxyConfig, addresses: &Addresses) -> Value {
             "idle_ms": config.limits.idle.map(|idle| idle.as_millis()),
             "head_bytes": config.limits.head_bytes,
             "streams": config.limits.streams,
+            "lanes": config.limits.lanes,
         },
     })
 }

@@ -47,6 +47,7 @@ mod record;
 pub mod registry;
 mod relay;
 mod scan;
+mod spread;
 pub mod state;
 pub mod svid;
 pub mod telemetry;

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use vouchsafe_config::proxy::{ListenAddr, ProxyConfig};
 
 use crate::drain::{DrainSignal, Phase};
+use crate::spread::{Home, Spread};
 use crate::telemetry::Chain;
 use crate::worker::SpawnError;
 
@@ -31,9 +32,15 @@ pub(crate) struct Addresses {
     pub(crate) outbound: Vec<ListenAddr>,
 }
 
-/// A listening socket.
+/// A listener, as one worker has it.
 #[derive(Debug)]
-pub(crate) enum Listening {
+pub(crate) struct Listening {
+    socket: ListeningSocket,
+    spread: Spread,
+}
+
+#[derive(Debug)]
+enum ListeningSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
@@ -63,8 +70,9 @@ pub(crate) fn bind_all(
     for listener in &config.inbound {
         let (sockets, address) = bind_tcp(listener.listen, workers)?;
         addresses.inbound.push(address);
-        for (bound, socket) in bound.iter_mut().zip(sockets) {
-            bound.inbound.push(Listening::Tcp(socket));
+        let sockets = sockets.into_iter().map(ListeningSocket::Tcp).collect();
+        for (bound, listening) in bound.iter_mut().zip(for_each_worker(sockets)) {
+            bound.inbound.push(listening);
         }
     }
     for listener in &config.outbound {
@@ -72,7 +80,7 @@ pub(crate) fn bind_all(
             ListenAddr::Tcp(address) => {
                 let (sockets, address) = bind_tcp(*address, workers)?;
                 addresses.outbound.push(ListenAddr::Tcp(address));
-                sockets.into_iter().map(Listening::Tcp).collect::<Vec<_>>()
+                sockets.into_iter().map(ListeningSocket::Tcp).collect()
             }
             ListenAddr::Unix(path) => {
                 addresses.outbound.push(ListenAddr::Unix(path.clone()));
@@ -80,11 +88,17 @@ pub(crate) fn bind_all(
                 bind_unix(path, open_to_others, workers)?
             }
         };
-        for (bound, socket) in bound.iter_mut().zip(sockets) {
-            bound.outbound.push(socket);
+        for (bound, listening) in bound.iter_mut().zip(for_each_worker(sockets)) {
+            bound.outbound.push(listening);
         }
     }
     Ok((bound, addresses))
+}
+
+fn for_each_worker(sockets: Vec<ListeningSocket>) -> impl Iterator<Item = Listening> {
+    let spread = Spread::over(sockets.len());
+    let both = sockets.into_iter().zip(spread);
+    both.map(|(socket, spread)| Listening { socket, spread })
 }
 
 fn bind_tcp(
@@ -130,7 +144,7 @@ fn bind_unix(
     path: &Path,
     open_to_others: bool,
     workers: usize,
-) -> Result<Vec<Listening>, SpawnError> {
+) -> Result<Vec<ListeningSocket>, SpawnError> {
     let failed = |source| SpawnError::Bind {
         address: path.display().to_string(),
         source,
@@ -142,7 +156,7 @@ fn bind_unix(
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     first.set_nonblocking(true).map_err(failed)?;
     (0..workers)
-        .map(|_| first.try_clone().map(Listening::Unix))
+        .map(|_| first.try_clone().map(ListeningSocket::Unix))
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed)
 }
@@ -159,16 +173,19 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Accepts until the drain reaches `until`, then waits for the connections to end. Owns their tasks.
+/// Accepts until the drain reaches `until`, then waits for the connections to end. Owns their tasks. `home` says which
+/// workers may have the next connection.
 pub(crate) async fn accept<F>(
     listener: Listening,
     mut drain: DrainSignal,
     until: Phase,
+    home: impl Fn() -> Home,
     mut serve: impl FnMut(Accepted) -> F,
 ) where
     F: Future<Output = ()> + 'static,
 {
-    let listener = match Registered::new(listener) {
+    let Listening { socket, mut spread } = listener;
+    let listener = match Registered::new(socket) {
         Ok(listener) => Rc::new(listener),
         Err(error) => {
             error!(error = %Chain(&error), "failed to register a listener");
@@ -182,20 +199,38 @@ pub(crate) async fn accept<F>(
     loop {
         tokio::select! {
             () = &mut ended => break,
-            Some(end) = connections.join_next() => report(end),
-            accepted = listener.accept() => match accepted {
+            Some(end) = connections.join_next() => {
+                report(end);
+                spread.left();
+            }
+            accepted = listener.accept() => {
+                match accepted.and_then(|accepted| spread.take(accepted, home())) {
+                    Ok(Some(accepted)) => {
+                        connections.spawn_local(serve(accepted));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        warn!(error = %Chain(&error), "failed to accept a connection");
+                        // Out of descriptors: the connection stays in the queue, so asking again at once would spin.
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+            handed = spread.next() => match handed {
                 Ok(accepted) => {
                     connections.spawn_local(serve(accepted));
                 }
                 Err(error) => {
-                    warn!(error = %Chain(&error), "failed to accept a connection");
-                    // Out of descriptors: the connection stays in the queue, so asking again at once would spin.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    warn!(error = %Chain(&error), "failed to take over a connection");
+                    spread.left();
                 }
             },
         }
     }
     drop(listener);
+    for accepted in spread.last().flatten() {
+        connections.spawn_local(serve(accepted));
+    }
     let cut = async {
         drain.reached(Phase::Cut).await;
         tokio::time::sleep(CUT_GRACE).await;
@@ -223,10 +258,10 @@ enum Registered {
 }
 
 impl Registered {
-    fn new(listening: Listening) -> io::Result<Self> {
+    fn new(listening: ListeningSocket) -> io::Result<Self> {
         Ok(match listening {
-            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listening::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+            ListeningSocket::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            ListeningSocket::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
         })
     }
 

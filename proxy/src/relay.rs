@@ -59,11 +59,24 @@ pub(crate) async fn relay(
     acceptor: &mut Io,
     bytes: &RelayBytes,
 ) -> io::Result<()> {
+    relay_telling(opener, acceptor, bytes, &|_| ()).await
+}
+
+/// The same, telling how large each piece was that was passed on.
+///
+/// # Errors
+/// As [`relay`].
+pub(crate) async fn relay_telling(
+    opener: &mut Io,
+    acceptor: &mut Io,
+    bytes: &RelayBytes,
+    passed: &dyn Fn(usize),
+) -> io::Result<()> {
     let mut forth = Way::default();
     let mut back = Way::default();
     std::future::poll_fn(|cx| {
-        let forth = forth.poll(cx, opener, acceptor, &bytes.sent)?;
-        let back = back.poll(cx, acceptor, opener, &bytes.received)?;
+        let forth = forth.poll(cx, opener, acceptor, &bytes.sent, passed)?;
+        let back = back.poll(cx, acceptor, opener, &bytes.received, passed)?;
         match (forth, back) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
@@ -99,6 +112,7 @@ impl Way {
         from: &mut Io,
         to: &mut Io,
         bytes: &Count,
+        passed: &dyn Fn(usize),
     ) -> Poll<io::Result<()>> {
         loop {
             match self.end {
@@ -110,7 +124,7 @@ impl Way {
                 }
                 End::Open => {
                     ready!(self.poll_backlog(cx, to))?;
-                    match self.poll_pass(cx, from, to, bytes)? {
+                    match self.poll_pass(cx, from, to, bytes, passed)? {
                         Poll::Ready(()) => {}
                         Poll::Pending => {
                             if self.dirty {
@@ -145,14 +159,16 @@ impl Way {
         from: &mut Io,
         to: &mut Io,
         bytes: &Count,
+        passed: &dyn Fn(usize),
     ) -> Poll<io::Result<()>> {
         let mut waker = Context::from_waker(cx.waker());
-        let passed = ready!(poll_read_scratch(from, cx, SCRATCH_BYTES, |mut rest| {
+        let done = ready!(poll_read_scratch(from, cx, SCRATCH_BYTES, |mut rest| {
             if rest.is_empty() {
                 self.end = End::Ended;
                 return Ok(());
             }
             bytes.add(rest.len());
+            passed(rest.len());
             self.dirty = true;
             while !rest.is_empty() {
                 match poll_write_some(&mut waker, to, rest)? {
@@ -165,7 +181,7 @@ impl Way {
             }
             Ok(())
         }))?;
-        Poll::Ready(passed)
+        Poll::Ready(done)
     }
 }
 

@@ -6,7 +6,7 @@
 //! read from [`State`], and what it asks (which connections are open) comes as a message.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,9 +32,10 @@ use crate::inbound::Inbound;
 use crate::lane::control::bond::Bond;
 use crate::lane::control::bonds::{Bonded, Bonds, Directory, Errand, Proven};
 use crate::listener::{Bound, bind_all};
-use crate::outbound::Outbound;
 use crate::outbound::control::look_after;
+use crate::outbound::habit::Habit;
 use crate::outbound::pool::Lanes;
+use crate::outbound::{Extras, Outbound};
 use crate::reason::{self, Reason, Why};
 use crate::registry::decisions::Decisions;
 use crate::registry::live::Live;
@@ -97,6 +98,8 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
     let (bound, addresses) = bind_all(&parts.config, count)?;
     let open = Arc::new(AtomicUsize::new(0));
     let directory = Arc::new(Directory::default());
+    let habits = (0..parts.config.outbound.len()).map(|_| Arc::<Habit>::default());
+    let habits: Arc<[_]> = habits.collect();
     let mut threads = Vec::with_capacity(count);
     let mut askers = Vec::with_capacity(count);
     for (number, bound) in bound.into_iter().enumerate() {
@@ -107,6 +110,7 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
         let log = access_log.worker(&parts.metrics, number);
         let open = Arc::clone(&open);
         let directory = Arc::clone(&directory);
+        let habits = Arc::clone(&habits);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(
@@ -115,7 +119,7 @@ pub fn spawn_all(parts: &Parts, access_log: &AccessLogWriter) -> Result<Workers,
                         let share = parts.config.limits.handshakes / count;
                         let (bonds, errands) = Bonds::new(&directory);
                         let worker = Worker::new(number, parts, log, open, share, bonds);
-                        let run = in_a_task(worker.run(bound, questions, errands));
+                        let run = in_a_task(worker.run(bound, habits, questions, errands));
                         LocalSet::new().block_on(&runtime, run);
                     }
                     Err(error) => {
@@ -304,6 +308,7 @@ impl Worker {
     async fn run(
         self,
         bound: Bound,
+        habits: Arc<[Arc<Habit>]>,
         mut questions: mpsc::Receiver<Question>,
         mut errands: mpsc::Receiver<Errand>,
     ) {
@@ -317,11 +322,20 @@ impl Worker {
             }
         }
         let lanes = Rc::<Lanes>::default();
-        for (index, listener) in bound.outbound.into_iter().enumerate() {
-            if let Some(declared) = config.outbound.get(index) {
-                let outbound = Outbound::new(Rc::clone(&worker), declared.clone(), &lanes);
-                listeners.spawn_local(outbound.run(listener));
-            }
+        let called: BTreeSet<_> = config
+            .outbound
+            .iter()
+            .map(|listener| &listener.to)
+            .collect();
+        let declared = config.outbound.iter().zip(&*habits);
+        for (listener, (declared, habit)) in bound.outbound.into_iter().zip(declared) {
+            let extras = Extras {
+                lanes: Rc::clone(&lanes),
+                habit: Arc::clone(habit),
+                workload: called.iter().filter(|to| **to < &declared.to).count(),
+            };
+            let outbound = Outbound::new(Rc::clone(&worker), declared.clone(), extras);
+            listeners.spawn_local(outbound.run(listener));
         }
         let mut care = JoinSet::new();
         care.spawn_local(look_after(Rc::clone(&worker), lanes));

@@ -37,6 +37,7 @@ use crate::listener::{Accepted, Listening, accept};
 use crate::reason::{self, Reason};
 use crate::registry::LaneKind;
 use crate::registry::live::Live;
+use crate::spread::Home;
 use crate::state::PolicyEpoch;
 use crate::tls::TlsEpoch;
 use crate::tls::acceptor::{self, HandshakeError, Secured};
@@ -130,9 +131,13 @@ impl Inbound {
 
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
-        let serve = accept(listener, drain, Phase::Inbound, |accepted| {
-            Rc::clone(&self).serve(accepted)
-        });
+        let serve = accept(
+            listener,
+            drain,
+            Phase::Inbound,
+            || Home::ANYWHERE,
+            |accepted| Rc::clone(&self).serve(accepted),
+        );
         tokio::select! {
             () = serve => {}
             () = self.sweep() => {}

@@ -11,12 +11,13 @@ use crate::lane::FLOW_FIELD;
 use crate::lane::flow::LaneFlow;
 use crate::lane::preamble::{FlowProtocol, Preamble};
 use crate::outbound::Outbound;
+use crate::outbound::habit::Tally;
 use crate::outbound::pool::{Opened, PeerLane};
 use crate::reason::{self, Reason};
 use crate::record::Record;
 use crate::registry::LaneKind;
 use crate::registry::live::StreamGuard;
-use crate::relay::relay;
+use crate::relay::relay_telling;
 use crate::tls::Offer;
 use crate::worker::Registered;
 
@@ -52,12 +53,18 @@ impl Flow {
 
     /// Copies between the opener and the flow until both are done, or the flow must end. Whether it ended by itself; if
     /// not, the record knows why.
-    pub(crate) async fn relay(&mut self, opener: &mut Io, record: &mut Record) -> bool {
+    pub(crate) async fn relay(
+        &mut self,
+        opener: &mut Io,
+        record: &mut Record,
+        tally: Tally<'_>,
+    ) -> bool {
+        let passed = |piece| tally.passed(piece);
         let cut = record.cut();
         let ended = tokio::select! {
             biased;
             why = cut => Err(why.reason),
-            ended = relay(opener, &mut self.io, &record.bytes) => {
+            ended = relay_telling(opener, &mut self.io, &record.bytes, &passed) => {
                 ended.map_err(|_| reason::UPSTREAM_CLOSED)
             }
         };

@@ -7,6 +7,7 @@ pub(crate) mod balance;
 mod binding;
 pub(crate) mod control;
 mod flow;
+pub(crate) mod habit;
 mod http;
 pub(crate) mod pool;
 mod tcp;
@@ -27,11 +28,13 @@ use crate::http::serve::{serve_http1, serve_http2};
 use crate::io::{Io, SCRATCH_BYTES, Transport, poll_read_scratch};
 use crate::listener::{Accepted, Listening, accept};
 use crate::outbound::balance::Endpoints;
+use crate::outbound::habit::Habit;
 use crate::outbound::http::RequestsOut;
 use crate::outbound::pool::Lanes;
 use crate::reason;
 use crate::registry::live::Live;
 use crate::registry::{LaneKind, NewConnection, TICK};
+use crate::spread::Home;
 use crate::state::PolicyEpoch;
 use crate::worker::Worker;
 
@@ -43,6 +46,9 @@ pub(crate) struct Outbound {
     /// Who must answer.
     pub(crate) expected: SpiffeId,
     pub(crate) lanes: Rc<Lanes>,
+    /// What its flows have moved.
+    pub(crate) habit: Arc<Habit>,
+    workload: usize,
     /// Where the next endpoint is looked for.
     pub(crate) turn: Cell<usize>,
     pub(crate) endpoints: RefCell<Option<Endpoints>>,
@@ -65,6 +71,17 @@ struct Declared {
     strict: Strict,
 }
 
+/// What an outbound listener has beside its configuration.
+#[derive(Debug)]
+pub(crate) struct Extras {
+    /// Lanes of the worker.
+    pub(crate) lanes: Rc<Lanes>,
+    /// What flows have moved, over all workers.
+    pub(crate) habit: Arc<Habit>,
+    /// Number of the workload that it calls, among those that listeners call.
+    pub(crate) workload: usize,
+}
+
 /// One connection of the local application.
 #[derive(Debug)]
 pub(crate) struct AppConnection {
@@ -73,15 +90,13 @@ pub(crate) struct AppConnection {
 }
 
 impl Outbound {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        declared: OutboundListener,
-        lanes: &Rc<Lanes>,
-    ) -> Rc<Self> {
+    pub(crate) fn new(worker: Rc<Worker>, declared: OutboundListener, extras: Extras) -> Rc<Self> {
         let expected = SpiffeId::for_workload(&worker.parts.config.trust_domain, &declared.to);
         Rc::new(Self {
             expected,
-            lanes: Rc::clone(lanes),
+            lanes: extras.lanes,
+            habit: extras.habit,
+            workload: extras.workload,
             turn: Cell::new(0),
             endpoints: RefCell::default(),
             dedicated: Rc::default(),
@@ -95,12 +110,32 @@ impl Outbound {
 
     pub(crate) async fn run(self: Rc<Self>, listener: Listening) {
         let drain = self.worker.parts.drain.clone();
-        let serve = accept(listener, drain, Phase::Outbound, |accepted| {
-            Rc::clone(&self).serve(accepted)
-        });
+        let serve = accept(
+            listener,
+            drain,
+            Phase::Outbound,
+            || self.home(),
+            |accepted| Rc::clone(&self).serve(accepted),
+        );
         tokio::select! {
             () = serve => {}
             () = self.sweep() => {}
+        }
+    }
+
+    /// Which workers may have connections of the application: for shared lanes only as many as may keep some to the same
+    /// workload, so that a machine with many cores does not open one with each of them.
+    fn home(&self) -> Home {
+        let is_dedicated = self
+            .port()
+            .is_some_and(|port| self.lane(&port) == Lane::Dedicated);
+        if is_dedicated {
+            return Home::ANYWHERE;
+        }
+        let count = self.worker.parts.config.limits.lanes;
+        Home {
+            first: self.workload.wrapping_mul(count),
+            count,
         }
     }
 
@@ -234,13 +269,17 @@ impl Outbound {
         }
     }
 
-    /// The lane that configuration and policy want; `Auto` is the shared one.
+    /// The lane that configuration, policy, or else what flows of the port have moved, want; `Auto` is the shared one.
     pub(crate) fn lane(&self, port: &Port) -> Lane {
         let forced = self.worker.parts.config.lane;
-        if forced == Lane::Auto {
+        let wanted = if forced == Lane::Auto {
             port.lane
         } else {
             forced
+        };
+        match (wanted, port.protocol) {
+            (Lane::Auto, Protocol::Tcp) if self.habit.moves_much() => Lane::Dedicated,
+            _ => wanted,
         }
     }
 }

@@ -7,6 +7,7 @@ use vouchsafe_config::policy::Port;
 use crate::io::Io;
 use crate::lane::preamble::FlowProtocol;
 use crate::outbound::flow::Flow;
+use crate::outbound::habit::Tally;
 use crate::outbound::{AppConnection, Outbound};
 use crate::record::Record;
 
@@ -20,7 +21,10 @@ impl AppConnection {
             io.abort();
             return;
         };
-        if upstream.relay(&mut io, &mut record).await {
+        if upstream
+            .relay(&mut io, &mut record, Tally::new(outbound))
+            .await
+        {
             record.finish();
         } else {
             io.abort();

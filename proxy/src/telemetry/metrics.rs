@@ -25,6 +25,8 @@ pub struct DataMetrics {
     extensions: IntCounterVec,
     bindings: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
+    /// Outbound listeners whose last flows moved much.
+    pub(crate) bulk_listeners: IntGauge,
     /// For the control plane.
     pub(crate) audits: Audits,
 }
@@ -110,6 +112,11 @@ impl DataMetrics {
             "Lines of the access log that were dropped because the log was not read fast enough; never denials.",
         )?;
         registry.register(Box::new(access_log_dropped.clone()))?;
+        let bulk_listeners = IntGauge::new(
+            "vouchsafe_bulk_listeners",
+            "Outbound listeners whose last flows moved much; with `lane: auto` the next one gets a connection of its own.",
+        )?;
+        registry.register(Box::new(bulk_listeners.clone()))?;
         Ok(Self {
             inbound: direction(Direction::Inbound),
             outbound: direction(Direction::Outbound),
@@ -145,6 +152,7 @@ impl DataMetrics {
             )?,
             decisions,
             access_log_dropped,
+            bulk_listeners,
             audits: Audits::default(),
         })
     }

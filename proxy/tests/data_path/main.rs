@@ -15,6 +15,7 @@ mod interop;
 mod lease;
 mod live;
 mod raw_peer;
+mod spread;
 mod strict;
 mod support;
 mod tcp;

@@ -245,6 +245,7 @@ pub(crate) struct Wish {
     pub(crate) outbound: Vec<(&'static str, SocketAddr)>,
     pub(crate) lifetime: Duration,
     pub(crate) limits: Limits,
+    pub(crate) workers: usize,
 }
 
 impl Wish {
@@ -256,6 +257,7 @@ impl Wish {
             outbound: Vec::new(),
             lifetime: Duration::from_secs(3600),
             limits: Limits::default(),
+            workers: 1,
         }
     }
 
@@ -320,7 +322,7 @@ impl Sidecar {
             health: None,
             metrics: None,
             admin: PathBuf::new(),
-            workers: NonZeroUsize::new(1),
+            workers: NonZeroUsize::new(wish.workers),
             access_log: AccessLog::File(folder.path().join("access.log")),
             lane: wish.lane,
             drain: Duration::from_secs(5),
