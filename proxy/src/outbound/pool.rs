@@ -64,7 +64,8 @@ impl PeerLane {
         !self.closed.get()
             && self.epoch == epoch
             && !self.live.is_draining()
-            && (self.live.streams.get() as usize) < self.send.current_max_send_streams()
+            && (self.live.streams.get() as usize)
+                < room_for_streams(self.send.current_max_send_streams())
     }
 
     /// Takes the lane out of use: it refused a stream.
@@ -332,6 +333,12 @@ impl Target {
     }
 }
 
+/// How many requests and flows may be open on a lane where the peer admits so many streams: control streams are streams
+/// too, and come when they are due. Where they took the last place, a flow would wait for another one's end.
+fn room_for_streams(admitted: usize) -> usize {
+    admitted.saturating_sub(CONTROL_STREAMS).max(1)
+}
+
 async fn open_lane(
     worker: &Rc<Worker>,
     io: Io,
@@ -371,6 +378,9 @@ async fn open_lane(
         closed,
     }))
 }
+
+/// One that extends leases, and one that proves keys for strict routes.
+const CONTROL_STREAMS: usize = 2;
 
 /// Why there is no connection to a peer.
 #[derive(Debug, thiserror::Error)]

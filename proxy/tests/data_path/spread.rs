@@ -126,6 +126,34 @@ fn a_flow_that_is_handed_over_passes_all_its_bytes() {
     });
 }
 
+#[test]
+fn a_lane_keeps_room_for_control_streams_so_that_no_flow_waits_for_another() {
+    run(async {
+        let server = application(|mut stream| async move {
+            stream.write_all(b"x").await.unwrap();
+            let _ = stream.read(&mut [0; 1]).await;
+        })
+        .await;
+        let mesh = Mesh::new();
+        let mut wish = Wish::new("app/server", Lane::Shared).behind("raw", server);
+        wish.limits.streams = 8;
+        let server = Sidecar::start(&mesh, wish);
+        let wish = Wish::new("app/client", Lane::Shared).calls("raw", server.door());
+        let client = Sidecar::start(&mesh, wish);
+        let pair = Pair {
+            client,
+            server,
+            mesh,
+        };
+        let streams = open(&pair, 20).await;
+        // Six on each, and the last two.
+        let shared = |one: &ConnectionSnapshot| one.lane == LaneKind::Shared;
+        let found = workers(&pair.client, shared).await;
+        assert_eq!(found, BTreeMap::from([(0, 4)]));
+        drop(streams);
+    });
+}
+
 const BULK: &str = "vouchsafe_bulk_listeners";
 const DEDICATED: [&str; 2] = ["direction=\"outbound\"", "lane=\"dedicated\""];
 
