@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use prometheus::Registry;
+use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use vouchsafe_api::convert::attest::Endpoint;
@@ -46,9 +47,15 @@ pub(crate) struct Member {
     client: AttestClient,
     attesters: Attesters,
     identities: Arc<Identities>,
+    home: Handle,
 }
 
 impl Member {
+    /// The thread that it lives on.
+    pub(crate) fn home(&self) -> &Handle {
+        &self.home
+    }
+
     /// Replaces its certificate now, however often it is told to come back; says how often it was.
     pub(crate) async fn renew(&self) -> Result<u32> {
         let mut refused = 0;
@@ -79,9 +86,11 @@ impl Fleet {
     pub(crate) async fn start(control_plane: &ControlPlane, sidecars: usize) -> Result<Self> {
         let (mut tasks, mut drains, mut policies) = (JoinSet::new(), Vec::new(), Vec::new());
         let mut members = Vec::new();
+        let (here, there) = (Handle::current(), another_thread()?);
         for number in 0..sidecars {
             let drain = Drain::new(Duration::ZERO);
-            let (member, readiness) = sidecar(control_plane, number, &drain, &mut tasks)?;
+            let home = if number % 2 == 0 { &here } else { &there };
+            let (member, readiness) = sidecar(control_plane, number, &drain, home, &mut tasks)?;
             members.push(Arc::new(member));
             policies.push(readiness.has_policy());
             drains.push(drain);
@@ -110,10 +119,21 @@ impl Fleet {
     }
 }
 
+/// A runtime of one thread, until the process ends.
+///
+/// tokio's runtime of many threads would be linked into the sidecars that are built along with this, and measured there.
+fn another_thread() -> Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    Ok(handle)
+}
+
 fn sidecar(
     control_plane: &ControlPlane,
     number: usize,
     drain: &Drain,
+    home: &Handle,
     tasks: &mut JoinSet<()>,
 ) -> Result<(Member, Arc<Readiness>)> {
     let name = policy::sidecar(number);
@@ -152,6 +172,7 @@ fn sidecar(
         client: attesting(),
         attesters: attesters(),
         identities: Arc::clone(&identities),
+        home: home.clone(),
     };
     let rotation = Rotation {
         client: attesting(),
@@ -174,8 +195,9 @@ fn sidecar(
         decisions: Arc::new(DataMetrics::new(&Registry::new())?),
         farewell: farewell().1,
     };
-    tasks.spawn(rotation.run());
-    tasks.spawn(client.run().instrument(watch::span_of(number)));
+    tasks.spawn_on(rotation.run(), home);
+    let client = client.run().instrument(watch::span_of(number));
+    tasks.spawn_on(client, home);
     Ok((member, readiness))
 }
 

@@ -76,8 +76,7 @@ fn main() -> Result<()> {
         }
     };
     let applied = Applied::install()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(run(&cli, &programs, &applied))

@@ -19,10 +19,12 @@ pub(crate) async fn renewals(control_plane: &ControlPlane, fleet: &Fleet) -> Res
     let started = Instant::now();
     for member in fleet.members() {
         let member = Arc::clone(member);
-        renewing.spawn(async move {
+        let home = member.home().clone();
+        let renewal = async move {
             let renewed = tokio::time::timeout(DEADLINE, member.renew()).await;
             (renewed, started.elapsed())
-        });
+        };
+        renewing.spawn_on(renewal, &home);
     }
     let (mut times, mut sent_away, mut lost) = (Vec::new(), 0, Vec::new());
     while let Some(renewed) = renewing.join_next().await {
