@@ -1,3 +1,3 @@
 //! HTTP/2 (RFC 9113) for one thread: client and server over any byte stream.
 
-mod hpack;
+pub mod hpack;
