@@ -217,9 +217,18 @@ impl Error {
         }
     }
 
-    /// Whether the whole connection was ended by a GOAWAY; a stream that fails so was not looked at.
+    /// Whether the whole connection was ended, by a GOAWAY of either end.
     pub fn is_go_away(&self) -> bool {
         matches!(self.0, Kind::GoAway(..))
+    }
+
+    /// Whether the request was not looked at, so that it may be sent again (RFC 9113 §8.7).
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            self.0,
+            Kind::GoAway(_, Cause::Peer | Cause::StreamIdsUsedUp)
+                | Kind::Reset(Reason::REFUSED_STREAM, Cause::Peer | Cause::TooManyStreams)
+        )
     }
 
     /// Whether the stream alone was reset.

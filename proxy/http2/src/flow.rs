@@ -14,10 +14,11 @@ pub(crate) struct RecvWindow {
 }
 
 impl RecvWindow {
-    pub(crate) fn new(size: u32) -> Self {
+    /// A window of `size` bytes, of which `left` may come before the other end knows that.
+    pub(crate) fn new(size: u32, left: u32) -> Self {
         Self {
             size,
-            left: size,
+            left,
             held: 0,
             owed: 0,
         }
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_window_is_given_back_by_halves_and_only_for_what_was_consumed() {
-        let mut window = RecvWindow::new(100);
+        let mut window = RecvWindow::new(100, 100);
         assert!(window.receive(80));
         assert!(!window.receive(21));
         assert_eq!(window.release(49), Some(0));

@@ -79,13 +79,19 @@ const KEPT: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::SendWindow;
+    use crate::flow::{RecvWindow, SendWindow};
 
     #[test]
     fn a_retired_id_is_found_no_more_and_its_stream_lives_on() {
         let mut store = Store::default();
         let keys: Vec<usize> = (0..10)
-            .map(|n| store.insert(Stream::new(2 * n + 1, SendWindow::new(1), 1)))
+            .map(|n| {
+                store.insert(Stream::new(
+                    2 * n + 1,
+                    SendWindow::new(1),
+                    RecvWindow::new(1, 1),
+                ))
+            })
             .collect();
         assert_eq!(store.find(7), Some(keys[3]));
         store.retire(7);

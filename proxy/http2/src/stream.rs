@@ -80,7 +80,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(id: u32, send_window: SendWindow, recv_window: u32) -> Self {
+    pub(crate) fn new(id: u32, send_window: SendWindow, recv_window: RecvWindow) -> Self {
         Self {
             id,
             handles: 0,
@@ -96,7 +96,7 @@ impl Stream {
             send_window,
             pending: Chunks::default(),
             end: None,
-            recv_window: RecvWindow::new(recv_window),
+            recv_window,
             length: Length::Unknown,
             interims: VecDeque::new(),
             head: None,
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn data_must_be_as_long_as_the_head_told() {
         let stream = |length| {
-            let mut stream = Stream::new(1, SendWindow::new(1), 1);
+            let mut stream = Stream::new(1, SendWindow::new(1), RecvWindow::new(1, 1));
             stream.length = length;
             stream
         };

@@ -99,6 +99,8 @@ pub(crate) struct Core {
     small_data: usize,
     /// Streams that were reset since somebody last looked at all requests.
     pending_resets: usize,
+    /// The other end has acknowledged our settings.
+    acknowledged: bool,
     /// Streams that the other end made us reset, since when.
     local_resets: (usize, Instant),
     /// Bytes of answers that the other end has not read.
@@ -129,6 +131,8 @@ impl fmt::Debug for Core {
 impl Core {
     pub(crate) fn new(role: Role, config: Config) -> Self {
         let now = Instant::now();
+        // It can't be made smaller (§6.9.2).
+        let connection_window = config.connection_window.max(DEFAULT_WINDOW);
         let mut out = Output::default();
         if role == Role::Client {
             out.tail().extend_from_slice(frame::PREFACE);
@@ -147,7 +151,7 @@ impl Core {
             encoder: Encoder::default(),
             decoder: Decoder::default(),
             send_window: SendWindow::new(DEFAULT_WINDOW),
-            recv_window: RecvWindow::new(config.connection_window.max(DEFAULT_WINDOW)),
+            recv_window: RecvWindow::new(connection_window, connection_window),
             ready: VecDeque::new(),
             accept: VecDeque::new(),
             block: None,
@@ -160,6 +164,7 @@ impl Core {
             budget: Budget::new(now),
             small_data: config.small_data,
             pending_resets: 0,
+            acknowledged: false,
             local_resets: (0, now),
             replies: 0,
             leaving: Leaving::No,
@@ -350,7 +355,12 @@ impl Core {
         stream.reader = None;
         stream.writer = None;
         match (stream.sending, stream.receiving) {
-            (Sending::Done, Receiving::Done) => self.settle(key),
+            (Sending::Done, Receiving::Done) => {
+                self.settle(key);
+                if self.is_finished() {
+                    self.wake();
+                }
+            }
             // What is still to be sent is sent.
             (Sending::Ending, Receiving::Done) => {}
             (Sending::Ending, _) if self.role == Role::Server => {}

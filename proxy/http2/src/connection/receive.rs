@@ -7,12 +7,11 @@ use http::{Response, StatusCode};
 
 use super::{Block, Core, FAREWELL, Leaving, Role, small_cost};
 use crate::error::{Cause, Error, Fault, Reason};
-use crate::flow::SendWindow;
 use crate::frame::{self, Header};
 use crate::hpack::decoder::Decoded;
 use crate::message::{Head, Malformed};
-use crate::settings::{self, DEFAULT_WINDOW, Setting};
-use crate::stream::{Length, Receiving, Sending, Stream};
+use crate::settings::{self, Setting};
+use crate::stream::{Length, Receiving, Sending};
 
 /// What an id that a frame names stands for.
 enum Named {
@@ -368,8 +367,8 @@ impl Core {
                 }
             }
             Named::Over { reset } => {
-                // The table must stay in step.
-                self.decode(Head::default(), block)?;
+                // The table must stay in step; nobody wants what comes of it.
+                let _ = self.decode(Head::default(), block)?;
                 if reset {
                     return Ok(());
                 }
@@ -431,12 +430,6 @@ impl Core {
         let key = self.streams.insert(stream);
         self.accept.push_back((key, request));
         Ok(())
-    }
-
-    fn new_stream(&self, id: u32) -> Stream {
-        // Until our settings are known the other end goes by the default.
-        let window = self.config.stream_window.max(DEFAULT_WINDOW);
-        Stream::new(id, SendWindow::new(self.peer.stream_window), window)
     }
 
     /// Says that a head was too large, in HTTP (RFC 6585 §5).
@@ -597,6 +590,7 @@ impl Core {
 
     fn settings(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
         if header.has(frame::ACK) {
+            self.acknowledged = true;
             return if payload.is_empty() {
                 Ok(())
             } else {

@@ -8,10 +8,11 @@ use http::{HeaderMap, Method, Request, Response};
 
 use super::{Core, Role};
 use crate::error::{Cause, Error, Reason};
-use crate::flow::SendWindow;
+use crate::flow::{RecvWindow, SendWindow};
 use crate::frame::{self, Header};
 use crate::hpack::encoder::Encoder;
 use crate::message::has_forbidden;
+use crate::settings::DEFAULT_WINDOW;
 use crate::stream::{End, Receiving, Sending, Stream};
 
 impl Core {
@@ -30,17 +31,28 @@ impl Core {
         self.head_frames(id, end, |encoder, out| {
             encoder.request(method, uri, request.headers(), out);
         });
-        let mut stream = Stream::new(
-            id,
-            SendWindow::new(self.peer.stream_window),
-            self.config.stream_window,
-        );
+        let mut stream = self.new_stream(id);
         stream.is_head = method == Method::HEAD;
         stream.sending = if end { Sending::Done } else { Sending::Body };
         self.active += 1;
         let key = self.streams.insert(stream);
         self.wake();
         Ok(key)
+    }
+
+    pub(super) fn new_stream(&self, id: u32) -> Stream {
+        let size = self.config.stream_window;
+        // Before the other end knows our settings it goes by the default.
+        let left = if self.acknowledged {
+            size
+        } else {
+            size.max(DEFAULT_WINDOW)
+        };
+        Stream::new(
+            id,
+            SendWindow::new(self.peer.stream_window),
+            RecvWindow::new(size, left),
+        )
     }
 
     /// Sends the head of a response, or an interim one, for the server.
