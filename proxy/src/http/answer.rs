@@ -1,8 +1,8 @@
 //! Answers of the sidecar itself: a status, one word why, and nothing else.
 
 use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
 use http::{HeaderValue, Response, StatusCode, header};
+use vouchsafe_http2::server::SendResponse;
 
 use crate::http1::head::HeadError;
 use crate::reason::{self, Reason, Why};
@@ -105,7 +105,7 @@ impl Refusal {
     pub(crate) fn send_http2(
         self,
         id: RequestId,
-        respond: &mut SendResponse<Bytes>,
+        respond: &mut SendResponse,
         is_grpc: bool,
         to_head: bool,
     ) {

@@ -5,8 +5,8 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::HeaderMap;
+use vouchsafe_http2::{Reason as H2Reason, RecvStream, SendStream};
 
 use crate::http::fields::clean_trailers;
 use crate::http1::body::{BodyDecoder, BodyError, Decoded, encode_chunk, encode_last_chunk};
@@ -35,7 +35,7 @@ pub(crate) enum Sink<'a> {
         writer: &'a mut Writer,
         chunked: bool,
     },
-    Http2(SendStream<Bytes>),
+    Http2(SendStream),
     /// Nowhere: the head said it all.
     None,
 }
@@ -155,7 +155,7 @@ impl Source<'_> {
 fn give_back(stream: &mut RecvStream, owed: &mut usize) {
     if *owed > 0 {
         // Fails only where the stream is gone, and then the next read says so.
-        let _ = stream.flow_control().release_capacity(*owed);
+        let _ = stream.release_capacity(*owed);
         *owed = 0;
     }
 }
@@ -264,7 +264,7 @@ impl Sink<'_> {
 }
 
 /// Takes from `data` what the receiver's window has room for, once it has room.
-async fn granted(stream: &mut SendStream<Bytes>, data: &mut Bytes) -> Result<Bytes, Broken> {
+async fn granted(stream: &mut SendStream, data: &mut Bytes) -> Result<Bytes, Broken> {
     let wanted = data.len();
     let granted = std::future::poll_fn(|cx| poll_capacity(stream, cx, wanted)).await;
     Ok(data.split_to(granted.map_err(|_| Broken::Sink)?.min(wanted)))

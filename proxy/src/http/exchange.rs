@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::pin::{Pin, pin};
 
-use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
+use vouchsafe_http2::client::ResponseFuture;
+use vouchsafe_http2::server::SendResponse;
+use vouchsafe_http2::{RecvStream, SendStream};
 
 use crate::http::Upstream;
 use crate::http::answer::Refusal;
@@ -45,7 +44,7 @@ pub(crate) enum Downstream<'a> {
     },
     Http2 {
         body: &'a mut Option<RecvStream>,
-        respond: &'a mut SendResponse<Bytes>,
+        respond: &'a mut SendResponse,
     },
 }
 
@@ -94,7 +93,7 @@ enum Answer<'a> {
         is_http10: bool,
         keep_alive: bool,
     },
-    Http2(&'a mut SendResponse<Bytes>),
+    Http2(&'a mut SendResponse),
 }
 
 /// How the response's body ended.
@@ -429,12 +428,7 @@ impl From<'_> {
                         })
                     }
                     // It says that it has not looked at the request (RFC 9113 §8.7).
-                    Err(error)
-                        if error.is_go_away()
-                            || error.reason() == Some(h2::Reason::REFUSED_STREAM) =>
-                    {
-                        Err(Failed::Stale)
-                    }
+                    Err(error) if error.is_refused() => Err(Failed::Stale),
                     Err(_) => {
                         let refusal = Refusal::bad_gateway(reason::UPSTREAM_CLOSED);
                         Err(Failed::Unanswered(refusal))
@@ -508,7 +502,7 @@ impl Answer<'_> {
                     Failed::Unanswered(Refusal::bad_gateway(reason::UPSTREAM_MALFORMED))
                 })?;
                 let ended = matches!(framing, Framing::None | Framing::Length(0));
-                let stream: SendStream<Bytes> = respond
+                let stream: SendStream = respond
                     .send_response(response, ended)
                     .map_err(|_| Failed::Gone)?;
                 let sink = if ended {

@@ -4,9 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use vouchsafe_config::proxy::Limits;
+use vouchsafe_http2::client::SendRequest;
 
 use crate::http1::wire::{Reader, Writer, split};
 use crate::http2;
@@ -120,7 +119,7 @@ impl Http1Pool {
 /// An HTTP/2 connection and a place on it.
 #[derive(Debug)]
 pub(crate) struct Http2Upstream {
-    pub(crate) send: SendRequest<Bytes>,
+    pub(crate) send: SendRequest,
     /// Keeps the connection and counts the stream.
     pub(crate) held: (Rc<dyn CloseLane>, Option<StreamGuard>),
 }
@@ -141,7 +140,7 @@ pub(crate) struct Http2Pool {
 /// A plaintext HTTP/2 connection.
 #[derive(Debug)]
 struct PlainLane {
-    send: SendRequest<Bytes>,
+    send: SendRequest,
     closed: Rc<Cell<bool>>,
 }
 
@@ -155,34 +154,30 @@ impl Http2Pool {
     /// A place on a connection; `open` makes the stream for a new one.
     ///
     /// # Errors
-    /// Those of `open`, or `broken` where the other end doesn't speak HTTP/2.
+    /// Those of `open`.
     pub(crate) async fn take<E>(
         &self,
         limits: &Limits,
         open: impl Future<Output = Result<Io, E>>,
-        broken: E,
     ) -> Result<Http2Upstream, E> {
         if let Some(lane) = self.usable() {
             return Ok(lane);
         }
         // Boxed: rare.
-        Box::pin(self.open(limits, open, broken)).await
+        Box::pin(self.open(limits, open)).await
     }
 
     async fn open<E>(
         &self,
         limits: &Limits,
         open: impl Future<Output = Result<Io, E>>,
-        broken: E,
     ) -> Result<Http2Upstream, E> {
         let _opening = self.opening.lock().await;
         if let Some(lane) = self.usable() {
             return Ok(lane);
         }
         let io = open.await?;
-        let Ok((send, connection)) = http2::connect(io, limits).await else {
-            return Err(broken);
-        };
+        let (send, connection) = http2::connect(io, limits);
         let closed = Rc::new(Cell::new(false));
         // Ends by itself, after what is still to be sent, when the last handle and stream are gone.
         tokio::task::spawn_local({

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason as H2Reason, RecvStream};
 use http::Request;
 use vouchsafe_config::policy::{self, normalize_path};
+use vouchsafe_http2::server::SendResponse;
+use vouchsafe_http2::{Reason as H2Reason, RecvStream};
 
 use crate::http::answer::{AMBIGUOUS_PATH, HEAD_TIMEOUT, Refusal};
 use crate::http::exchange::{Done, Downstream, Failed, Forward, exchange};
@@ -219,7 +218,7 @@ pub(crate) async fn serve_http2<D: Doorway>(io: Io, doorway: &Rc<D>) {
 pub(crate) async fn serve_stream<D: Doorway>(
     doorway: &Rc<D>,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse,
 ) {
     let (parts, body) = request.into_parts();
     let head = match RequestHead::from_http2(parts) {

@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 use vouchsafe_config::policy::Direction;
+use vouchsafe_http2::RecvStream;
+use vouchsafe_http2::server::SendResponse;
 
 use crate::inbound::PeerConnection;
 use crate::io::{Io, Transport};
@@ -22,7 +21,7 @@ impl PeerConnection {
     pub(super) async fn control_stream(
         self: &Rc<Self>,
         request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
+        mut respond: SendResponse,
     ) {
         let open = self.control_streams.get();
         let Some(bonded) = self.bonded.as_ref().filter(|_| open < MAX_STREAMS) else {

@@ -94,10 +94,7 @@ impl Doorway for RequestsIn {
         let limits = &self.worker().parts.config.limits;
         let application = &door.application;
         let upstream = if over_http2 {
-            let opened =
-                application
-                    .http2
-                    .take(limits, application.connect(), reason::UPSTREAM_MALFORMED);
+            let opened = application.http2.take(limits, application.connect());
             Upstream::Http2(opened.await.map_err(Refusal::unavailable)?)
         } else {
             let pooled = if wanted.fresh {

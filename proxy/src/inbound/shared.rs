@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use vouchsafe_config::policy::Protocol;
+use vouchsafe_http2::RecvStream;
+use vouchsafe_http2::server::SendResponse;
 
 use crate::http::serve::serve_stream;
 use crate::http2;
@@ -54,7 +53,7 @@ impl PeerConnection {
     async fn connect_stream(
         self: &Rc<Self>,
         request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
+        mut respond: SendResponse,
     ) {
         let authority = request.uri().authority().map(Authority::as_str);
         if authority == Some(CONTROL_AUTHORITY) {
@@ -109,12 +108,7 @@ impl PeerConnection {
         }
     }
 
-    pub(super) fn answer(
-        &self,
-        mut respond: SendResponse<Bytes>,
-        status: StatusCode,
-        reason: Reason,
-    ) {
+    pub(super) fn answer(&self, mut respond: SendResponse, status: StatusCode, reason: Reason) {
         let mut response = Response::new(());
         *response.status_mut() = status;
         response.headers_mut().insert(

@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use vouchsafe_http2::{RecvStream, SendStream};
 
 /// Both directions of a stream.
 #[derive(Debug)]
 pub(crate) struct LaneFlow {
-    send: SendStream<Bytes>,
+    send: SendStream,
     receive: RecvStream,
     /// Received and not yet read; its window is not given back.
     pending: Bytes,
@@ -22,7 +22,7 @@ pub(crate) struct LaneFlow {
 }
 
 impl LaneFlow {
-    pub(crate) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
+    pub(crate) fn new(send: SendStream, receive: RecvStream) -> Self {
         Self {
             send,
             receive,
@@ -41,13 +41,13 @@ impl LaneFlow {
     ) -> Poll<io::Result<Bytes>> {
         while !self.pending.has_remaining() {
             match ready!(self.receive.poll_data(cx)) {
-                Some(data) => self.pending = data.map_err(to_io)?,
+                Some(data) => self.pending = data?,
                 None => return Poll::Ready(Ok(Bytes::new())),
             }
         }
         let taken = self.pending.split_to(self.pending.len().min(limit));
         // Fails only where the stream is gone, and then the next read says so.
-        let _ = self.receive.flow_control().release_capacity(taken.len());
+        let _ = self.receive.release_capacity(taken.len());
         Poll::Ready(Ok(taken))
     }
 }
@@ -76,9 +76,7 @@ impl AsyncWrite for LaneFlow {
         }
         let granted = ready!(poll_capacity(&mut this.send, cx, buf.len()))?;
         let now = buf.get(..granted).unwrap_or(buf);
-        this.send
-            .send_data(Bytes::copy_from_slice(now), false)
-            .map_err(to_io)?;
+        this.send.send_data(Bytes::copy_from_slice(now), false)?;
         Poll::Ready(Ok(now.len()))
     }
 
@@ -91,7 +89,7 @@ impl AsyncWrite for LaneFlow {
         let this = self.get_mut();
         if !this.finished {
             this.finished = true;
-            this.send.send_data(Bytes::new(), true).map_err(to_io)?;
+            this.send.send_data(Bytes::new(), true)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -99,30 +97,12 @@ impl AsyncWrite for LaneFlow {
 
 /// Waits until at least one byte may be sent, and says how many of `wanted`.
 pub(crate) fn poll_capacity(
-    send: &mut SendStream<Bytes>,
+    send: &mut SendStream,
     cx: &mut Context<'_>,
     wanted: usize,
 ) -> Poll<io::Result<usize>> {
-    if send.capacity() == 0 {
-        send.reserve_capacity(wanted);
+    match ready!(send.poll_capacity(cx)) {
+        Some(capacity) => Poll::Ready(Ok(capacity?.min(wanted))),
+        None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
     }
-    while send.capacity() == 0 {
-        match ready!(send.poll_capacity(cx)) {
-            Some(capacity) => {
-                capacity.map_err(to_io)?;
-            }
-            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
-    }
-    Poll::Ready(Ok(send.capacity().min(wanted)))
-}
-
-/// An HTTP/2 error as one of a byte stream; a reset stays recognisable.
-pub(crate) fn to_io(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error
-            .into_io()
-            .unwrap_or_else(|| io::ErrorKind::Other.into());
-    }
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -8,9 +8,7 @@
 //! - `vouchsafe-flow/1`: a [`preamble`], then one flow.
 //! - `h2`, `http/1.1` or none: a peer without our sidecar, which reaches the listener's only port.
 
-pub(crate) mod budget;
 pub mod control;
-pub(crate) mod cork;
 pub(crate) mod flow;
 pub mod preamble;
 

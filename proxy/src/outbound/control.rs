@@ -380,7 +380,7 @@ pub(super) enum ControlError {
     Lane(Reason),
     /// It can't be opened.
     #[error("failed to open a control stream")]
-    Http2(#[from] h2::Error),
+    Http2(#[from] vouchsafe_http2::Error),
     /// It ended.
     #[error("failed to speak on the control stream")]
     Channel(#[from] ChannelError),

@@ -174,7 +174,7 @@ impl RequestsOut {
             Opened::Direct(mut direct) => {
                 self.write_preamble(&mut direct, port, FlowProtocol::Http2)
                     .await?;
-                into_lane(&outbound.worker, *direct).await?
+                into_lane(&outbound.worker, *direct)
             }
         };
         *self.own.borrow_mut() = Some(Rc::clone(&lane));

@@ -6,13 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tracing::info;
 use vouchsafe_attestation::spiffe_id::SpiffeId;
 use vouchsafe_config::policy::Direction;
+use vouchsafe_http2::client::SendRequest;
 
 use crate::http2;
 use crate::io::{Io, Transport};
@@ -51,7 +50,7 @@ pub(crate) struct Target {
 /// A warm connection that carries many streams.
 #[derive(Debug)]
 pub(crate) struct PeerLane {
-    pub(crate) send: SendRequest<Bytes>,
+    pub(crate) send: SendRequest,
     /// `Shared`, or `Interop` for a server without our sidecar that speaks HTTP/2.
     pub(crate) kind: LaneKind,
     pub(crate) live: Rc<Live>,
@@ -109,17 +108,14 @@ impl Direct {
 }
 
 /// Speaks HTTP/2 on a connection of one's own.
-///
-/// # Errors
-/// The server doesn't.
-pub(crate) async fn into_lane(worker: &Rc<Worker>, direct: Direct) -> Result<Rc<PeerLane>, Reason> {
+pub(crate) fn into_lane(worker: &Rc<Worker>, direct: Direct) -> Rc<PeerLane> {
     let Direct {
         io,
         registered,
         epoch,
         ..
     } = direct;
-    open_lane(worker, io, LaneKind::Dedicated, registered, epoch).await
+    open_lane(worker, io, LaneKind::Dedicated, registered, epoch)
 }
 
 impl Opened {
@@ -289,9 +285,10 @@ impl Target {
         }
         let number = epoch.identity.number;
         match alpn.as_deref() {
-            Some(ALPN_SHARED | ALPN_H2) => open_lane(worker, io, lane, registered, number)
-                .await
-                .map(Opened::Lane),
+            Some(ALPN_SHARED | ALPN_H2) => {
+                let lane = open_lane(worker, io, lane, registered, number);
+                Ok(Opened::Lane(lane))
+            }
             Some(ALPN_FLOW | ALPN_HTTP1) | None => Ok(Opened::Direct(Box::new(Direct {
                 io,
                 registered,
@@ -339,17 +336,15 @@ fn room_for_streams(admitted: usize) -> usize {
     admitted.saturating_sub(CONTROL_STREAMS).max(1)
 }
 
-async fn open_lane(
+fn open_lane(
     worker: &Rc<Worker>,
     io: Io,
     kind: LaneKind,
     registered: Registered,
     epoch: u64,
-) -> Result<Rc<PeerLane>, Reason> {
+) -> Rc<PeerLane> {
     let limits = &worker.parts.config.limits;
-    let (send, connection) = http2::connect(io, limits)
-        .await
-        .map_err(|_| reason::HTTP2)?;
+    let (send, connection) = http2::connect(io, limits);
     let live = Rc::clone(&registered.registration.live);
     live.ends_when_idle();
     let closed = Rc::new(Cell::new(false));
@@ -370,13 +365,13 @@ async fn open_lane(
             closed.set(true);
         }
     });
-    Ok(Rc::new(PeerLane {
+    Rc::new(PeerLane {
         send,
         kind,
         live,
         epoch,
         closed,
-    }))
+    })
 }
 
 /// One that extends leases, and one that proves keys for strict routes.
