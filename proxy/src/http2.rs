@@ -66,7 +66,7 @@ pub(crate) async fn serve(
                     if !error.is_io() {
                         metrics.failed(live.direction, reason::HTTP2);
                     }
-                    return;
+                    break;
                 }
                 None => break,
             },
@@ -78,7 +78,7 @@ pub(crate) async fn serve(
             }
         }
     }
-    // All streams have ended for the peer; what they still have to say to others is said.
+    // All streams have ended for the peer, well or badly; what they still have to say to others is said.
     while streams.join_next().await.is_some() {}
 }
 

@@ -101,14 +101,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
             let mut written = 0;
             let polled = core.out.poll_write(&mut self.io, cx, &mut written);
-            core.budget.sent(written);
-            match ready!(polled) {
-                Ok(()) => core.replies = 0,
-                Err(error) => {
-                    let error = Error::io(error.kind());
-                    core.end(error.clone());
-                    return Poll::Ready(Err(error));
-                }
+            core.wrote(written);
+            if let Err(error) = ready!(polled) {
+                let error = Error::io(error.kind());
+                core.end(error.clone());
+                return Poll::Ready(Err(error));
             }
         }
     }

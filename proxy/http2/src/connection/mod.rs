@@ -1,9 +1,14 @@
 //! The state of a connection, shared by its task and the handles of its streams; all on one thread.
 //!
 //! Handles put frames into the output or take what came, and wake the task, which alone reads and writes the stream
-//! below ([`drive`]). What comes is judged in [`receive`], what goes is cut into frames in [`send`].
+//! below ([`drive`]). What comes is judged in [`receive`] and, by kind, in [`data`], [`heads`] and [`control`]; what goes is
+//! cut into frames in [`send`]; [`ending`] ends it all.
 
+mod control;
+mod data;
 pub(crate) mod drive;
+mod ending;
+mod heads;
 mod receive;
 mod send;
 
@@ -26,7 +31,7 @@ use crate::hpack::encoder::Encoder;
 use crate::output::Output;
 use crate::settings::{Config, DEFAULT_FRAME, DEFAULT_WINDOW};
 use crate::store::Store;
-use crate::stream::{Receiving, Sending, Stream};
+use crate::stream::{Receiving, Stream};
 
 /// A connection's state, shared.
 pub(crate) type Shared = Rc<RefCell<Core>>;
@@ -226,7 +231,12 @@ impl Core {
         if self.next_own_id > frame::MAX_STREAM_ID {
             return Err(Error::go_away(Reason::NO_ERROR, Cause::StreamIdsUsedUp));
         }
-        Ok(self.active < self.peer.max_streams)
+        Ok(self.active < self.peer.max_streams && !self.is_full())
+    }
+
+    /// Whether so much waits for an end that does not read it that no more streams may add to it: heads have no windows.
+    fn is_full(&self) -> bool {
+        self.out.len() > FULL_OUTPUT
     }
 
     /// Has a task woken when a stream may be opened again.
@@ -240,189 +250,18 @@ impl Core {
         }
     }
 
-    fn wake_openers(&mut self) {
+    pub(super) fn wake_openers(&mut self) {
         self.waiting_openers.drain(..).for_each(Waker::wake);
     }
 
-    /// Resets a stream from our side, unless it is over.
-    pub(crate) fn reset(&mut self, key: usize, reason: Reason, cause: Cause) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        // Where all was said in both directions the other end has forgotten it.
-        if stream.is_over() {
-            return;
-        }
-        let id = stream.id;
-        self.fail_stream(key, Error::reset(reason, cause));
-        self.send_reset(id, reason);
-        self.forget_data(key);
-        self.settle(key);
-    }
-
-    /// Ends both directions of a stream; whoever calls this settles it.
-    fn fail_stream(&mut self, key: usize, error: Error) {
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.fail(error);
-            if std::mem::take(&mut stream.queued) {
-                self.ready.retain(|queued| *queued != key);
-            }
-        }
-    }
-
-    /// Says that a stream is reset, and keeps in mind that more may come for it.
-    fn send_reset(&mut self, id: u32, reason: Reason) {
-        frame::reset(self.out.tail(), id, reason);
-        if self.reset.len() >= RESETS_KEPT {
-            self.reset.pop_front();
-        }
-        self.reset.push_back(id);
-    }
-
-    /// Drops what came and was not read, and gives its window back to the connection.
-    fn forget_data(&mut self, key: usize) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        let mut small = 0;
-        while let Some(data) = stream.data.pop() {
-            small += small_cost(data.len());
-        }
-        let held = stream.recv_window.held();
-        // Held by definition.
-        let _ = stream.recv_window.release(held);
-        self.small_data += small;
-        self.release_connection(held);
-    }
-
     /// Gives window back to the connection.
-    fn release_connection(&mut self, bytes: u32) {
+    pub(super) fn release_connection(&mut self, bytes: u32) {
         if let Some(more) = self.recv_window.release(bytes)
             && more > 0
             && self.over.is_none()
         {
             frame::window_update(self.out.tail(), 0, more);
             self.replies += frame::HEADER_BYTES + 4;
-        }
-    }
-
-    /// Takes note of a stream that may have ended.
-    fn settle(&mut self, key: usize) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        if !stream.is_over() {
-            return;
-        }
-        if std::mem::take(&mut stream.counted) {
-            let id = stream.id;
-            let unheld = stream.handles == 0;
-            self.streams.retire(id);
-            self.active -= 1;
-            self.wake_openers();
-            if unheld {
-                self.streams.remove(key);
-            }
-        } else if stream.handles == 0 {
-            self.streams.remove(key);
-        }
-    }
-
-    /// A handle is gone; with the last one goes what it was for.
-    pub(crate) fn drop_handle(&mut self, key: usize, is_reader: bool) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        stream.handles = stream.handles.saturating_sub(1);
-        let last = stream.handles == 0;
-        if is_reader {
-            stream.has_reader = false;
-            if !stream.data.is_empty() || stream.recv_window.held() > 0 {
-                self.forget_data(key);
-                self.wake();
-            }
-        }
-        if last {
-            self.abandon(key);
-        }
-    }
-
-    /// Ends a stream that nobody holds any more.
-    fn abandon(&mut self, key: usize) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        stream.reader = None;
-        stream.writer = None;
-        match (stream.sending, stream.receiving) {
-            (Sending::Done, Receiving::Done) => {
-                self.settle(key);
-                if self.is_finished() {
-                    self.wake();
-                }
-            }
-            // What is still to be sent is sent.
-            (Sending::Ending, Receiving::Done) => {}
-            (Sending::Ending, _) if self.role == Role::Server => {}
-            (Sending::Done, _) if self.role == Role::Server => {
-                // The answer did not need the rest of the request (§8.1).
-                self.reset(key, Reason::NO_ERROR, Cause::Wanted);
-                self.wake();
-            }
-            _ => {
-                self.reset(key, Reason::CANCEL, Cause::Wanted);
-                self.wake();
-            }
-        }
-    }
-
-    /// Ends the connection for a fault of the other end, and says so.
-    fn fail(&mut self, reason: Reason, cause: Cause) {
-        frame::go_away(self.out.tail(), self.last_peer_id, reason, cause.as_str());
-        self.end(Error::go_away(reason, cause));
-    }
-
-    /// Ends the connection and all its streams.
-    pub(crate) fn end(&mut self, error: Error) {
-        if self.over.is_some() {
-            return;
-        }
-        self.accept.clear();
-        self.ready.clear();
-        let mut over = Vec::new();
-        for (key, stream) in self.streams.all_mut() {
-            stream.queued = false;
-            if !stream.is_over() {
-                let (complete, waits) = (stream.complete, stream.sending != Sending::Done);
-                if !complete || waits {
-                    stream.fail(error.clone());
-                }
-            }
-            over.push(key);
-        }
-        self.over = Some(error);
-        over.into_iter().for_each(|key| self.settle(key));
-        self.wake_openers();
-        self.wake();
-    }
-
-    /// Says a farewell: streams that are open end as they would have, and no more are taken.
-    pub(crate) fn leave(&mut self) {
-        if self.leaving == Leaving::No && self.over.is_none() {
-            self.leaving = Leaving::Announced;
-            let out = self.out.tail();
-            frame::go_away(out, frame::MAX_STREAM_ID, Reason::NO_ERROR, "");
-            // Once it is answered, all that was on its way has come.
-            frame::ping(out, 0, FAREWELL);
-            self.wake();
-        }
-    }
-
-    /// Whether a connection has nothing left to do.
-    fn is_finished(&self) -> bool {
-        match self.role {
-            Role::Client => self.openers == 0 && self.streams.len() == 0,
-            Role::Server => matches!(self.leaving, Leaving::Last(_)) && self.active == 0,
         }
     }
 
@@ -454,6 +293,18 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Takes note of what was written, in bytes.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.budget.sent(bytes);
+        // What has left can't be unread.
+        self.replies = self.replies.min(self.out.len());
+        if bytes > 0 && !self.waiting_openers.is_empty() && !self.is_full() {
+            self.wake_openers();
+        }
+    }
+}
+
 /// What a piece of data that nobody has read costs beside its length.
 fn small_cost(length: usize) -> usize {
     SMALL.saturating_sub(length)
@@ -471,9 +322,10 @@ impl From<Fault> for Error {
 
 /// Streams that we open before the other end has said how many it takes; most say 100 or more.
 const UNTOLD_STREAMS: usize = 100;
-/// Streams that we have reset and keep in mind: more than the other end may have open at a time in most places.
-const RESETS_KEPT: usize = 1024;
 /// A piece of data below this length counts as if it had it: its bookkeeping is memory, too.
 const SMALL: usize = 256;
 /// What the PING after a farewell holds.
 const FAREWELL: [u8; 8] = *b"farewell";
+/// Bytes that wait to be sent, from which on no stream is opened or taken any more (heads are what CVE-2019-9517 is with
+/// windows that are honoured).
+const FULL_OUTPUT: usize = 1024 * 1024;

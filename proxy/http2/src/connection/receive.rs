@@ -1,20 +1,15 @@
-//! What comes in: each frame judged by its kind, its stream and the rules of RFC 9113, in place.
+//! What comes in: frames, read in place and judged by their headers (RFC 9113 §4 and §5.1).
+//!
+//! A DATA frame is passed on in the pieces that it comes in; others are taken when they are whole.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-
-use super::{Block, Core, FAREWELL, Leaving, Role, small_cost};
+use super::{Core, Leaving, Role};
 use crate::error::{Cause, Error, Fault, Reason};
 use crate::frame::{self, Header};
-use crate::hpack::decoder::Decoded;
-use crate::message::{Head, Malformed};
-use crate::settings::{self, Setting};
-use crate::stream::{Length, Receiving, Sending};
 
 /// What an id that a frame names stands for.
-enum Named {
+pub(super) enum Named {
     Live(usize),
     /// Opened once and over; `reset`: by us, so that more may come that was sent before that was known.
     Over {
@@ -161,9 +156,7 @@ impl Core {
         if !self.peer.settled && (header.kind != frame::SETTINGS || header.has(frame::ACK)) {
             return Err(Fault::protocol(Cause::Preface));
         }
-        if !self.budget.pay(header, Instant::now) {
-            return Err(Fault::abuse(Cause::ControlFlood));
-        }
+        self.pay(header)?;
         if self.block.is_some() && header.kind != frame::CONTINUATION {
             return Err(Fault::protocol(Cause::Continuation));
         }
@@ -173,6 +166,15 @@ impl Core {
             return Err(Fault::protocol(Cause::StreamId));
         }
         Ok(())
+    }
+
+    /// Has a frame paid for, if it asks for nothing.
+    pub(super) fn pay(&mut self, header: Header) -> Result<(), Fault> {
+        if self.budget.pay(header, Instant::now) {
+            Ok(())
+        } else {
+            Err(Fault::abuse(Cause::ControlFlood))
+        }
     }
 
     fn frame(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
@@ -193,7 +195,7 @@ impl Core {
         }
     }
 
-    fn named(&self, id: u32) -> Named {
+    pub(super) fn named(&self, id: u32) -> Named {
         if let Some(key) = self.streams.find(id) {
             return Named::Live(key);
         }
@@ -212,501 +214,8 @@ impl Core {
     }
 
     /// Whether a stream came after we had said which would be the last: it is not ours to answer (§6.8).
-    fn is_past_farewell(&self, id: u32) -> bool {
+    pub(super) fn is_past_farewell(&self, id: u32) -> bool {
         self.role == Role::Server && matches!(self.leaving, Leaving::Last(last) if id > last)
-    }
-
-    fn data(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let data = frame::unpad(header, payload)?;
-        let whole = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        let window = Fault::Connection(Reason::FLOW_CONTROL_ERROR, Cause::Window);
-        if !self.recv_window.receive(whole) {
-            return Err(window);
-        }
-        let key = match self.named(header.stream) {
-            Named::Live(key) => key,
-            Named::Idle => return Err(Fault::protocol(Cause::StreamId)),
-            Named::Over { reset } => {
-                self.release_connection(whole);
-                if reset {
-                    return Ok(());
-                }
-                return Err(closed(header.stream));
-            }
-        };
-        let taken = self.data_of(key, header, data, whole);
-        if taken.is_err() {
-            self.release_connection(whole);
-        }
-        taken
-    }
-
-    /// Takes data of a live stream, whose connection's window is given back by whoever calls where it is not taken.
-    fn data_of(
-        &mut self,
-        key: usize,
-        header: Header,
-        data: &[u8],
-        whole: u32,
-    ) -> Result<(), Fault> {
-        let (id, end) = (header.stream, header.has(frame::END_STREAM));
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Err(closed(id));
-        };
-        match stream.receiving {
-            Receiving::Body => {}
-            Receiving::Head => {
-                return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR, Cause::Malformed));
-            }
-            Receiving::Done => return Err(closed(id)),
-        }
-        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let unread = !stream.has_reader;
-        // Padding is consumed by being received; without a reader so is all the rest, but only for the connection.
-        let passed = if unread { whole } else { whole - length };
-        if !unread && !stream.recv_window.receive(whole) {
-            return Err(Fault::Stream(id, Reason::FLOW_CONTROL_ERROR, Cause::Window));
-        }
-        if !stream.counts(data.len(), end) {
-            // What the stream holds is given back when it is reset.
-            let _ = stream.recv_window.release(if unread { 0 } else { whole });
-            return Err(Fault::Stream(
-                id,
-                Reason::PROTOCOL_ERROR,
-                Cause::ContentLength,
-            ));
-        }
-        let mut more = 0;
-        if !unread {
-            // Held by definition.
-            more = stream.recv_window.release(passed).unwrap_or(0);
-            if !data.is_empty() {
-                let cost = small_cost(data.len());
-                let Some(left) = self.small_data.checked_sub(cost) else {
-                    return Err(Fault::abuse(Cause::SmallData));
-                };
-                self.small_data = left;
-                // Copied: a small piece would keep a large buffer, and the buffer belongs to the thread.
-                stream.data.push(Bytes::copy_from_slice(data));
-            }
-        }
-        if end {
-            stream.receiving = Receiving::Done;
-            stream.complete = true;
-        } else if more > 0 {
-            frame::window_update(self.out.tail(), id, more);
-            self.replies += frame::HEADER_BYTES + 4;
-        }
-        if end || !data.is_empty() {
-            stream.wake_reader();
-        }
-        if passed > 0 {
-            self.release_connection(passed);
-        }
-        if end {
-            self.settle(key);
-        }
-        Ok(())
-    }
-
-    fn headers(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let mut block = frame::unpad(header, payload)?;
-        let mut depends = 0;
-        if header.has(frame::PRIORITIZED) {
-            (depends, block) = frame::priority(block)?;
-        }
-        let end = header.has(frame::END_STREAM);
-        if depends == header.stream {
-            return Err(Fault::protocol(Cause::Priority));
-        }
-        if header.has(frame::END_HEADERS) {
-            return self.block(header.stream, end, block);
-        }
-        self.block = Some(Block {
-            stream: header.stream,
-            end,
-            bytes: block.to_vec(),
-            frames: 0,
-        });
-        Ok(())
-    }
-
-    fn continuation(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let most = 2 * self.max_head() + 16 * 1024;
-        let Some(block) = (self.block.as_mut()).filter(|block| block.stream == header.stream)
-        else {
-            return Err(Fault::protocol(Cause::Continuation));
-        };
-        block.frames += 1;
-        if block.frames > MAX_CONTINUATIONS || block.bytes.len() + payload.len() > most {
-            return Err(Fault::abuse(Cause::ContinuationFlood));
-        }
-        block.bytes.extend_from_slice(payload);
-        if !header.has(frame::END_HEADERS) {
-            return Ok(());
-        }
-        let Some(block) = self.block.take() else {
-            return Ok(());
-        };
-        self.block(block.stream, block.end, &block.bytes)
-    }
-
-    fn max_head(&self) -> usize {
-        usize::try_from(self.config.max_head).unwrap_or(usize::MAX / 4)
-    }
-
-    /// Takes a whole header block.
-    fn block(&mut self, id: u32, end: bool, block: &[u8]) -> Result<(), Fault> {
-        match self.named(id) {
-            Named::Live(key) => {
-                let (head, decoded) = self.decode(Head::default(), block)?;
-                match self.streams.get(key).map(|stream| stream.receiving) {
-                    Some(Receiving::Head) => self.response(key, id, end, head, &decoded),
-                    Some(Receiving::Body) => self.trailers(key, id, end, head, &decoded),
-                    Some(Receiving::Done) | None => Err(closed(id)),
-                }
-            }
-            Named::Over { reset } => {
-                // The table must stay in step; nobody wants what comes of it.
-                let _ = self.decode(Head::default(), block)?;
-                if reset {
-                    return Ok(());
-                }
-                Err(Fault::Connection(
-                    Reason::STREAM_CLOSED,
-                    Cause::ClosedStream,
-                ))
-            }
-            Named::Idle if self.role == Role::Server && id % 2 == 1 => self.request(id, end, block),
-            Named::Idle => Err(Fault::protocol(Cause::StreamId)),
-        }
-    }
-
-    fn decode(&mut self, mut head: Head, block: &[u8]) -> Result<(Head, Decoded), Fault> {
-        let limit = self.max_head();
-        let decoded = self.decoder.decode(block, limit, |field| head.take(field));
-        let compression = Fault::Connection(Reason::COMPRESSION_ERROR, Cause::Compression);
-        Ok((head, decoded.map_err(|_| compression)?))
-    }
-
-    fn request(&mut self, id: u32, end: bool, block: &[u8]) -> Result<(), Fault> {
-        self.last_peer_id = id;
-        let (head, decoded) = self.decode(Head::for_request(), block)?;
-        if self.is_past_farewell(id) {
-            return Ok(());
-        }
-        let most = usize::try_from(self.config.max_streams).unwrap_or(usize::MAX);
-        // Those that are over and whose tasks are not yet are bounded, too.
-        if self.active >= most || self.streams.len() >= most.saturating_mul(2) {
-            return Err(Fault::Stream(
-                id,
-                Reason::REFUSED_STREAM,
-                Cause::TooManyStreams,
-            ));
-        }
-        match decoded {
-            Decoded::Complete => {}
-            Decoded::Malformed => return Err(malformed(id)),
-            Decoded::TooLarge => return self.answer_too_large(id, end),
-        }
-        let length = head.length();
-        let request = head.into_request().map_err(|Malformed| malformed(id))?;
-        if end && length.is_some_and(|length| length > 0) {
-            return Err(Fault::Stream(
-                id,
-                Reason::PROTOCOL_ERROR,
-                Cause::ContentLength,
-            ));
-        }
-        let mut stream = self.new_stream(id);
-        stream.length = length.map_or(Length::Unknown, Length::Left);
-        stream.complete = end;
-        stream.receiving = if end {
-            Receiving::Done
-        } else {
-            Receiving::Body
-        };
-        self.active += 1;
-        let key = self.streams.insert(stream);
-        self.accept.push_back((key, request));
-        Ok(())
-    }
-
-    /// Says that a head was too large, in HTTP (RFC 6585 §5).
-    fn answer_too_large(&mut self, id: u32, end: bool) -> Result<(), Fault> {
-        let mut response = Response::new(());
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let mut stream = self.new_stream(id);
-        stream.receiving = if end {
-            Receiving::Done
-        } else {
-            Receiving::Body
-        };
-        self.active += 1;
-        let key = self.streams.insert(stream);
-        // It is open: nothing can have failed.
-        let _ = self.respond(key, &response, true);
-        if end {
-            return Ok(());
-        }
-        Err(Fault::Stream(
-            id,
-            Reason::PROTOCOL_ERROR,
-            Cause::HeadTooLarge,
-        ))
-    }
-
-    fn response(
-        &mut self,
-        key: usize,
-        id: u32,
-        end: bool,
-        head: Head,
-        decoded: &Decoded,
-    ) -> Result<(), Fault> {
-        check(id, decoded)?;
-        let length = head.length();
-        let response = head.into_response().map_err(|Malformed| malformed(id))?;
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
-        if response.status().is_informational() {
-            if end {
-                return Err(malformed(id));
-            }
-            if stream.interims.len() >= MAX_INTERIMS {
-                return Err(Fault::Stream(
-                    id,
-                    Reason::ENHANCE_YOUR_CALM,
-                    Cause::TooManyInterims,
-                ));
-            }
-            stream.interims.push_back(response);
-            stream.wake_reader();
-            return Ok(());
-        }
-        let is_described = stream.is_head || response.status() == StatusCode::NOT_MODIFIED;
-        stream.length = match length {
-            _ if is_described => Length::None,
-            Some(length) => Length::Left(length),
-            None => Length::Unknown,
-        };
-        if end && !stream.counts(0, true) {
-            return Err(Fault::Stream(
-                id,
-                Reason::PROTOCOL_ERROR,
-                Cause::ContentLength,
-            ));
-        }
-        stream.head = Some(Box::new(response));
-        stream.receiving = Receiving::Body;
-        self.end_of(key, end);
-        Ok(())
-    }
-
-    fn trailers(
-        &mut self,
-        key: usize,
-        id: u32,
-        end: bool,
-        head: Head,
-        decoded: &Decoded,
-    ) -> Result<(), Fault> {
-        check(id, decoded)?;
-        // A second head has no place but at the end (§8.1).
-        if !end {
-            return Err(malformed(id));
-        }
-        let trailers = head.into_trailers().map_err(|Malformed| malformed(id))?;
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
-        if !stream.counts(0, true) {
-            return Err(Fault::Stream(
-                id,
-                Reason::PROTOCOL_ERROR,
-                Cause::ContentLength,
-            ));
-        }
-        if stream.has_reader {
-            stream.trailers = Some(Box::new(trailers));
-        }
-        self.end_of(key, true);
-        Ok(())
-    }
-
-    /// Wakes who waits for what has come, which may have been the end.
-    fn end_of(&mut self, key: usize, end: bool) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        if end {
-            stream.receiving = Receiving::Done;
-            stream.complete = true;
-        }
-        stream.wake_reader();
-        if end {
-            self.settle(key);
-        }
-    }
-
-    fn priority(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let wrong = match frame::priority(payload) {
-            Ok((depends, [])) if depends != header.stream => return Ok(()),
-            Ok((_, [])) => (Reason::PROTOCOL_ERROR, Cause::Priority),
-            _ => (Reason::FRAME_SIZE_ERROR, Cause::FrameSize),
-        };
-        match self.named(header.stream) {
-            Named::Live(_) => Err(Fault::Stream(header.stream, wrong.0, wrong.1)),
-            // There is nothing to reset.
-            Named::Over { .. } | Named::Idle => Err(Fault::Connection(wrong.0, wrong.1)),
-        }
-    }
-
-    fn peer_reset(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let reason = Reason::from(frame::number(payload)?);
-        let key = match self.named(header.stream) {
-            Named::Live(key) => key,
-            Named::Over { .. } => return Ok(()),
-            Named::Idle => return Err(Fault::protocol(Cause::StreamId)),
-        };
-        self.fail_stream(key, Error::reset(reason, Cause::Peer));
-        let waiting = self.accept.len();
-        self.accept.retain(|(waiting, _)| *waiting != key);
-        let unseen = self.accept.len() < waiting;
-        if unseen {
-            self.forget_data(key);
-        }
-        self.settle(key);
-        if unseen {
-            // Opened and reset in one breath (CVE-2023-44487).
-            self.pending_resets += 1;
-            if self.pending_resets > self.config.pending_resets {
-                return Err(Fault::abuse(Cause::RapidReset));
-            }
-        }
-        Ok(())
-    }
-
-    fn settings(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        if header.has(frame::ACK) {
-            self.acknowledged = true;
-            return if payload.is_empty() {
-                Ok(())
-            } else {
-                Err(frame::frame_size())
-            };
-        }
-        if !self.peer.settled && self.role == Role::Client {
-            // A server that names no bound has none.
-            self.peer.max_streams = usize::MAX;
-        }
-        self.peer.settled = true;
-        let mut window = None;
-        let (peer, encoder) = (&mut self.peer, &mut self.encoder);
-        settings::parse(payload, self.role == Role::Client, |setting| {
-            match setting {
-                Setting::TableSize(size) => encoder.set_peer_table_size(size),
-                Setting::MaxStreams(most) => {
-                    peer.max_streams = usize::try_from(most).unwrap_or(usize::MAX);
-                }
-                Setting::StreamWindow(size) => window = Some(size),
-                Setting::MaxFrame(size) => peer.max_frame = size,
-            }
-            Ok(())
-        })?;
-        if let Some(size) = window {
-            self.change_windows(size)?;
-        }
-        self.wake_openers();
-        let out = self.out.tail();
-        out.extend_from_slice(&Header::bytes(0, frame::SETTINGS, frame::ACK, 0));
-        self.replies += frame::HEADER_BYTES;
-        Ok(())
-    }
-
-    /// Changes the windows of all streams by as much as their first size has changed (§6.9.2).
-    fn change_windows(&mut self, size: u32) -> Result<(), Fault> {
-        let by = i64::from(size) - i64::from(self.peer.stream_window);
-        self.peer.stream_window = size;
-        let mut ready = Vec::new();
-        for (key, stream) in self.streams.all_mut() {
-            if stream.is_over() {
-                continue;
-            }
-            if !stream.send_window.change(by) {
-                return Err(Fault::Connection(Reason::FLOW_CONTROL_ERROR, Cause::Window));
-            }
-            if by > 0 {
-                stream.offer_room();
-                ready.push(key);
-            }
-        }
-        ready.into_iter().for_each(|key| self.queue(key));
-        Ok(())
-    }
-
-    fn ping(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let payload = <[u8; 8]>::try_from(payload).map_err(|_| frame::frame_size())?;
-        if !header.has(frame::ACK) {
-            frame::ping(self.out.tail(), frame::ACK, payload);
-            self.replies += frame::HEADER_BYTES + payload.len();
-        } else if payload == FAREWELL && self.leaving == Leaving::Announced {
-            self.leaving = Leaving::Last(self.last_peer_id);
-            frame::go_away(self.out.tail(), self.last_peer_id, Reason::NO_ERROR, "");
-        }
-        Ok(())
-    }
-
-    fn go_away(&mut self, payload: &[u8]) -> Result<(), Fault> {
-        let (last, rest) = payload.split_first_chunk().ok_or(frame::frame_size())?;
-        let (reason, _why) = rest.split_first_chunk().ok_or(frame::frame_size())?;
-        let last = u32::from_be_bytes(*last) & frame::MAX_STREAM_ID;
-        let reason = Reason::from(u32::from_be_bytes(*reason));
-        self.told = Some(reason);
-        if self.role == Role::Client {
-            for key in self.streams.above(last) {
-                self.fail_stream(key, Error::go_away(reason, Cause::Peer));
-                self.settle(key);
-            }
-        }
-        self.wake_openers();
-        Ok(())
-    }
-
-    fn window_update(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
-        let by = frame::number(payload)? & frame::MAX_STREAM_ID;
-        let id = header.stream;
-        if id == 0 {
-            if by == 0 {
-                return Err(Fault::protocol(Cause::Window));
-            }
-            if !self.send_window.change(i64::from(by)) {
-                return Err(Fault::Connection(Reason::FLOW_CONTROL_ERROR, Cause::Window));
-            }
-            return Ok(());
-        }
-        let key = match self.named(id) {
-            Named::Live(key) => key,
-            Named::Over { .. } => return Ok(()),
-            Named::Idle => return Err(Fault::protocol(Cause::StreamId)),
-        };
-        if by == 0 {
-            return Err(Fault::Stream(id, Reason::PROTOCOL_ERROR, Cause::Window));
-        }
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Ok(());
-        };
-        // What we have ended needs no window.
-        if stream.sending == Sending::Done {
-            return Ok(());
-        }
-        if !stream.send_window.change(i64::from(by)) {
-            return Err(Fault::Stream(id, Reason::FLOW_CONTROL_ERROR, Cause::Window));
-        }
-        stream.offer_room();
-        self.queue(key);
-        Ok(())
     }
 }
 
@@ -715,33 +224,13 @@ fn is_passed_in_pieces(header: Header, come: usize) -> bool {
     header.kind == frame::DATA && !header.has(frame::PADDED) && come >= PIECE
 }
 
-fn closed(id: u32) -> Fault {
+pub(super) fn closed(id: u32) -> Fault {
     Fault::Stream(id, Reason::STREAM_CLOSED, Cause::ClosedStream)
-}
-
-fn malformed(id: u32) -> Fault {
-    Fault::Stream(id, Reason::PROTOCOL_ERROR, Cause::Malformed)
-}
-
-fn check(id: u32, decoded: &Decoded) -> Result<(), Fault> {
-    match decoded {
-        Decoded::Complete => Ok(()),
-        Decoded::Malformed => Err(malformed(id)),
-        Decoded::TooLarge => Err(Fault::Stream(
-            id,
-            Reason::PROTOCOL_ERROR,
-            Cause::HeadTooLarge,
-        )),
-    }
 }
 
 /// Answers to control frames that may wait for an end that does not read them.
 const REPLY_BYTES: usize = 64 * 1024;
 /// Least piece of a DATA frame that is taken before the rest has come.
 const PIECE: usize = 4 * 1024;
-/// CONTINUATION frames of one block: honest ones are as large as we take them.
-const MAX_CONTINUATIONS: u32 = 32;
-/// Interim responses that nobody has looked at.
-const MAX_INTERIMS: usize = 16;
 /// In which the other end may make us reset so many streams.
 const RESETS_PERIOD: Duration = Duration::from_secs(10);

@@ -80,7 +80,12 @@ impl Name {
     pub(super) fn with(&self, value: &[u8], never_indexed: bool) -> Option<Field> {
         match self {
             Self::Method => Method::from_bytes(value).ok().map(Field::Method),
-            Self::Scheme => Scheme::try_from(value).ok().map(Field::Scheme),
+            Self::Scheme => {
+                // The type would take nothing for a scheme (RFC 3986 §3.1).
+                let begins = value.first().is_some_and(u8::is_ascii_alphabetic);
+                let scheme = begins.then(|| Scheme::try_from(value).ok()).flatten();
+                scheme.map(Field::Scheme)
+            }
             Self::Authority => {
                 let allowed = !value.contains(&b'@');
                 let authority = allowed.then(|| Authority::try_from(value).ok()).flatten();

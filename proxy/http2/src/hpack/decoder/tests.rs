@@ -147,6 +147,8 @@ fn pseudo_header_fields_have_their_own_grammar() {
         (":method", "", false),
         (":scheme", "https", true),
         (":scheme", "ht tp", false),
+        (":scheme", "", false),
+        (":scheme", "1http", false),
         (":authority", "models.example:8443", true),
         (":authority", "[::1]:80", true),
         (":authority", "", false),
