@@ -37,17 +37,26 @@ impl Budget {
     pub(crate) fn pay(&mut self, header: Header, now: impl FnOnce() -> Instant) -> bool {
         let useful = match header.kind {
             // DATA that is empty and ends nothing is the flood of CVE-2019-9518.
-            frame::DATA => header.length > 0 || header.has(frame::END_STREAM),
+            // What is padded shows only later whether it holds more than padding.
+            frame::DATA => {
+                let is_plain = header.length > 0 && !header.has(frame::PADDED);
+                is_plain || header.has(frame::END_STREAM)
+            }
             // They have bounds of their own; an honest reset is paid for by the HEADERS of its stream.
             frame::HEADERS | frame::CONTINUATION => true,
             _ => false,
         };
         if useful {
-            self.useful = self.useful.saturating_add(1);
+            self.was_useful();
             return true;
         }
         self.credit = self.credit.saturating_sub(1);
         self.credit > 0 || self.refill(now())
+    }
+
+    /// A frame was useful after all.
+    pub(crate) fn was_useful(&mut self) {
+        self.useful = self.useful.saturating_add(1);
     }
 
     fn refill(&mut self, now: Instant) -> bool {

@@ -13,7 +13,9 @@
 //! The sidecar's cost for a call is mostly HTTP/2, four times in a pair. The `h2` crate moves each frame through several
 //! queues behind a lock, because streams may live on other threads than their connection; ours never do. It writes each
 //! frame of data by itself, and bounds few of the known floods, so that around it everything was parsed and gathered a
-//! second time. Tests and benchmarks keep it as the other end: two that were written apart find each other's mistakes.
+//! second time. It is a crate of its own so that what parses a stranger's frames can know nothing of the mesh, and so
+//! that it builds, is tested and is fuzzed by itself. Tests keep `h2` as the other end: two that were written apart find
+//! each other's mistakes.
 
 #[macro_use]
 mod builder;

@@ -11,12 +11,8 @@ use crate::stream::Receiving;
 impl Core {
     pub(super) fn data(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
         let data = frame::unpad(header, payload)?;
-        if data.is_empty() && !payload.is_empty() {
-            // Padding alone is as empty as no data.
-            self.pay(Header {
-                length: 0,
-                ..header
-            })?;
+        if header.has(frame::PADDED) && !data.is_empty() {
+            self.budget.was_useful();
         }
         let whole = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let window = Fault::Connection(Reason::FLOW_CONTROL_ERROR, Cause::Window);

@@ -135,7 +135,12 @@ impl Core {
             (*count, *since) = (0, now);
         }
         *count += 1;
-        if *count > self.config.local_resets {
+        let mut most = self.config.local_resets;
+        // To open more than we take is no fault before our settings are known.
+        if cause == Cause::TooManyStreams && !self.acknowledged {
+            most = most.max(EARLY_STREAMS);
+        }
+        if *count > most {
             return Err(Fault::abuse(Cause::ResetFlood));
         }
         match self.streams.find(id) {
@@ -156,7 +161,9 @@ impl Core {
         if !self.peer.settled && (header.kind != frame::SETTINGS || header.has(frame::ACK)) {
             return Err(Fault::protocol(Cause::Preface));
         }
-        self.pay(header)?;
+        if !self.budget.pay(header, Instant::now) {
+            return Err(Fault::abuse(Cause::ControlFlood));
+        }
         if self.block.is_some() && header.kind != frame::CONTINUATION {
             return Err(Fault::protocol(Cause::Continuation));
         }
@@ -166,15 +173,6 @@ impl Core {
             return Err(Fault::protocol(Cause::StreamId));
         }
         Ok(())
-    }
-
-    /// Has a frame paid for, if it asks for nothing.
-    pub(super) fn pay(&mut self, header: Header) -> Result<(), Fault> {
-        if self.budget.pay(header, Instant::now) {
-            Ok(())
-        } else {
-            Err(Fault::abuse(Cause::ControlFlood))
-        }
     }
 
     fn frame(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
@@ -209,7 +207,9 @@ impl Core {
             return Named::Idle;
         }
         Named::Over {
-            reset: self.reset.contains(&id) || self.is_past_farewell(id),
+            // A server can't open streams, and the client has seen the end of each that it has forgotten, or has ended it
+            // itself: what is late there breaks nothing.
+            reset: is_own || self.reset.contains(&id) || self.is_past_farewell(id),
         }
     }
 
@@ -232,5 +232,7 @@ pub(super) fn closed(id: u32) -> Fault {
 const REPLY_BYTES: usize = 64 * 1024;
 /// Least piece of a DATA frame that is taken before the rest has come.
 const PIECE: usize = 4 * 1024;
+/// Streams that the other end may open in vain before it knows how many we take.
+const EARLY_STREAMS: usize = 2_048;
 /// In which the other end may make us reset so many streams.
 const RESETS_PERIOD: Duration = Duration::from_secs(10);
