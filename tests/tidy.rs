@@ -30,6 +30,12 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
         &[],
         &["tokio", "hyper", "rustls", "tower", "tonic", "prometheus"],
     ),
+    // So that what parses a stranger's frames knows nothing of the mesh, and can be tried out and fuzzed by itself.
+    (
+        "vouchsafe-http2",
+        &[],
+        &["h2", "hyper", "rustls", "tower", "tonic", "prometheus"],
+    ),
     (
         "vouchsafe-proxy",
         &[
@@ -37,8 +43,9 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
             "vouchsafe-config",
             "vouchsafe-api",
             "vouchsafe-device",
+            "vouchsafe-http2",
         ],
-        &["redb", "x509-parser"],
+        &["h2", "redb", "x509-parser"],
     ),
     (
         "vouchsafe-control-plane",
