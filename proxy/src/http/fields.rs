@@ -14,7 +14,7 @@ pub(super) struct Seen<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) hosts: u32,
     pub(super) lengths: u32,
-    /// What the first `content-length` says; `h2` has compared it with what comes, and refuses what is no number.
+    /// What the first `content-length` says; the engine has compared it with what comes, and refuses what is no number.
     pub(super) told_length: Option<u64>,
     /// A field that some servers take for one that frames the body.
     pub(super) has_framing_twin: bool,

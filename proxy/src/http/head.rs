@@ -81,7 +81,7 @@ impl Asked {
 }
 
 impl RequestHead {
-    /// Takes the head of an HTTP/2 request, after the checks that `h2` leaves to us (RFC 9113 §8.3).
+    /// Takes the head of an HTTP/2 request, after the checks of `vouchsafe-http2` (RFC 9113 §8.3).
     pub(crate) fn from_http2(parts: http::request::Parts) -> Result<Self, HeadError> {
         let http::request::Parts {
             method,
