@@ -50,7 +50,11 @@ impl Budget {
             self.was_useful();
             return true;
         }
-        self.credit = self.credit.saturating_sub(1);
+        let cost = match header.kind {
+            frame::SETTINGS => SETTINGS_COST,
+            _ => 1,
+        };
+        self.credit = self.credit.saturating_sub(cost);
         self.credit > 0 || self.refill(now())
     }
 
@@ -76,6 +80,8 @@ impl Budget {
 
 /// A burst that no honest peer reaches at once: 256 streams, each with settings, window updates and priorities.
 const MAX_CREDIT: u32 = 1_000;
+/// Each may change the window of every stream, and wake who waits for it; honest ends send a handful.
+const SETTINGS_COST: u32 = 50;
 /// 500 frames a second cost nothing worth defending.
 const MS_PER_CREDIT: u32 = 2;
 /// The most talkative clients send two window updates and a PING per DATA frame that they receive or send.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::connection::drive::{Driver, share};
+use crate::connection::drive::{Driver, READS_PER_TURN, share};
 use crate::connection::{Core, Role, Shared};
 use crate::error::Error;
 use crate::handle::{Handle, RecvStream, SendStream};
@@ -28,9 +28,12 @@ impl Builder {
         io: T,
     ) -> (SendRequest, Connection<T>) {
         let mut core = Core::new(Role::Client, self.config.clone());
-        core.openers = 1;
+        let opener = core.add_opener();
         let core = share(core);
-        let send = SendRequest { core: core.clone() };
+        let send = SendRequest {
+            core: core.clone(),
+            opener,
+        };
         (send, Connection(Driver::new(io, core)))
     }
 }
@@ -49,9 +52,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Connection<T> {
         if driver.is_finished() {
             return driver.poll_close(cx);
         }
+        let mut reads = 0;
         loop {
             match driver.poll_read(cx) {
-                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(true)) if reads < READS_PER_TURN => reads += 1,
+                Poll::Ready(Ok(true)) => {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
                 Poll::Ready(Ok(false)) => return Poll::Ready(driver.ended()),
                 Poll::Ready(Err(error)) => {
                     driver.cut(cx);
@@ -74,6 +82,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Connection<T> {
 #[derive(Debug)]
 pub struct SendRequest {
     core: Shared,
+    opener: u64,
 }
 
 impl SendRequest {
@@ -86,7 +95,7 @@ impl SendRequest {
         match core.may_open() {
             Ok(true) => Poll::Ready(Ok(())),
             Ok(false) => {
-                core.wait_to_open(cx.waker());
+                core.wait_to_open(self.opener, cx.waker());
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -126,20 +135,17 @@ impl SendRequest {
 
 impl Clone for SendRequest {
     fn clone(&self) -> Self {
-        self.core.borrow_mut().openers += 1;
+        let opener = self.core.borrow_mut().add_opener();
         Self {
             core: self.core.clone(),
+            opener,
         }
     }
 }
 
 impl Drop for SendRequest {
     fn drop(&mut self) {
-        let mut core = self.core.borrow_mut();
-        core.openers -= 1;
-        if core.openers == 0 {
-            core.wake();
-        }
+        self.core.borrow_mut().drop_opener(self.opener);
     }
 }
 
@@ -190,6 +196,8 @@ impl Future for ResponseFuture {
             let Some(stream) = core.stream_mut(handle.key) else {
                 return Poll::Ready(Err(Error::misuse("the stream is gone")));
             };
+            // Nobody asked for them.
+            stream.interims.clear();
             match (stream.head.take(), &stream.failed) {
                 (Some(head), _) => Ok(head),
                 (None, Some(error)) => Err(error.clone()),

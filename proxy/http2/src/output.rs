@@ -141,7 +141,7 @@ impl Output {
         }
         if self.is_empty() {
             self.rest();
-        } else if self.sent >= COMPACTED {
+        } else if self.sent >= COMPACTED && self.sent > self.buf.len() / 2 {
             self.buf.drain(..self.sent);
             self.large.iter_mut().for_each(|(at, _)| *at -= self.sent);
             self.sent = 0;
@@ -171,7 +171,7 @@ impl Output {
 const LARGE: usize = 2 * 1024;
 /// Pieces that are sent at once.
 const SLICES: usize = 32;
-/// From here on what was sent is taken out of the buffer.
+/// From here on what was sent is taken out of the buffer, once it is the larger part.
 const COMPACTED: usize = 32 * 1024;
 /// Buffers that a thread keeps for those who have something to send, and the largest of them.
 const SPARES: usize = 8;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::connection::drive::{Driver, share};
+use crate::connection::drive::{Driver, READS_PER_TURN, share};
 use crate::connection::{Core, Role};
 use crate::error::{Error, Reason};
 use crate::handle::{Handle, RecvStream, SendStream};
@@ -103,6 +103,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         if driver.is_finished() {
             return driver.poll_close(cx).map(|closed| closed.err().map(Err));
         }
+        let mut reads = 0;
         loop {
             let core = driver.core();
             let next = core.borrow_mut().accept();
@@ -114,8 +115,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             if core.borrow().over().is_some() {
                 return Poll::Ready(None);
             }
+            if reads == READS_PER_TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
             match driver.poll_read(cx) {
-                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(true)) => reads += 1,
                 Poll::Ready(Ok(false)) => {
                     return Poll::Ready(driver.ended().err().map(Err));
                 }

@@ -62,6 +62,8 @@ pub(crate) struct Stream {
     pub(crate) has_reader: bool,
     /// The request was HEAD: its answer has no body.
     pub(crate) is_head: bool,
+    /// The request was CONNECT: what follows is not a message.
+    pub(crate) is_connect: bool,
     /// It stands in the queue of those that may send.
     pub(crate) queued: bool,
     /// The writer waits for room, and not only for a reset.
@@ -91,6 +93,7 @@ impl Stream {
             counted: true,
             has_reader: true,
             is_head: false,
+            is_connect: false,
             queued: false,
             wants_room: false,
             send_window,
@@ -114,11 +117,7 @@ impl Stream {
 
     /// Whether something waits that the stream's own window lets pass.
     pub(crate) fn can_send(&self) -> bool {
-        if self.pending.bytes() > 0 {
-            self.send_window.left() > 0
-        } else {
-            self.end.is_some() || !self.pending.is_empty()
-        }
+        !self.pending.is_empty() && self.send_window.left() > 0
     }
 
     /// Counts data against the length that the head told; `false` where it doesn't fit.

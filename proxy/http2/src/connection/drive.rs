@@ -76,6 +76,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if read == 0 {
             return Poll::Ready(Ok(false));
         }
+        if self.core.borrow().lacks(&self.partial, read) {
+            self.partial.extend_from_slice(buf.filled());
+            return Poll::Ready(Ok(true));
+        }
         front.copy_from_slice(&self.partial);
         let received = memory.get(..held + read).unwrap_or_default();
         let taken = self.core.borrow_mut().receive(received)?;
@@ -154,7 +158,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             let core = &mut *self.core.borrow_mut();
             if core.over.is_none() {
                 if core.leaving == super::Leaving::No {
-                    frame::go_away(core.out.tail(), core.last_peer_id, Reason::NO_ERROR, "");
+                    let last = core.last_taken();
+                    frame::go_away(core.out.tail(), last, Reason::NO_ERROR, "");
                 }
                 core.end(Error::go_away(
                     Reason::NO_ERROR,
@@ -179,6 +184,9 @@ impl<T> Drop for Driver<T> {
         }
     }
 }
+
+/// Reads of one turn, half a megabyte, after which answers go out and other tasks run.
+pub(crate) const READS_PER_TURN: usize = 4;
 
 /// A new state, shared.
 pub(crate) fn share(core: Core) -> Shared {

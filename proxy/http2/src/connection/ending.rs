@@ -16,6 +16,11 @@ impl Core {
             return;
         }
         let id = stream.id;
+        // Whoever has not read it all must not take the rest for all.
+        if !stream.data.is_empty() || stream.trailers.is_some() {
+            stream.complete = false;
+            stream.trailers = None;
+        }
         self.fail_stream(key, Error::reset(reason, cause));
         self.send_reset(id, reason);
         self.forget_data(key);
@@ -35,8 +40,10 @@ impl Core {
     /// Says that a stream is reset, and keeps in mind that more may come for it.
     pub(super) fn send_reset(&mut self, id: u32, reason: Reason) {
         frame::reset(self.out.tail(), id, reason);
-        if self.reset.len() >= RESETS_KEPT {
-            self.reset.pop_front();
+        if self.reset.len() >= RESETS_KEPT
+            && let Some(forgotten) = self.reset.pop_front()
+        {
+            self.reset_below = self.reset_below.max(forgotten);
         }
         self.reset.push_back(id);
     }
@@ -129,8 +136,17 @@ impl Core {
 
     /// Ends the connection for a fault of the other end, and says so.
     pub(super) fn fail(&mut self, reason: Reason, cause: Cause) {
-        frame::go_away(self.out.tail(), self.last_peer_id, reason, cause.as_str());
+        let last = self.last_taken();
+        frame::go_away(self.out.tail(), last, reason, cause.as_str());
         self.end(Error::go_away(reason, cause));
+    }
+
+    /// The last stream that was taken, as a farewell says it: never more than one has said before (§6.8).
+    pub(super) fn last_taken(&self) -> u32 {
+        match self.leaving {
+            Leaving::Last(last) => last,
+            Leaving::No | Leaving::Announced => self.last_peer_id,
+        }
     }
 
     /// Ends the connection and all its streams.

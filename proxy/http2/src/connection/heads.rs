@@ -1,6 +1,6 @@
 //! Requests, responses and trailers that come in (RFC 9113 §6.2, §6.10 and §8).
 
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::receive::{Named, closed};
 use super::{Block, Core, Role};
@@ -13,14 +13,15 @@ use crate::stream::{Length, Receiving};
 impl Core {
     pub(super) fn headers(&mut self, header: Header, payload: &[u8]) -> Result<(), Fault> {
         let mut block = frame::unpad(header, payload)?;
-        let mut depends = 0;
         if header.has(frame::PRIORITIZED) {
-            (depends, block) = frame::priority(block)?;
+            // Otherwise it means nothing any more (§5.3.2).
+            let (depends, rest) = frame::priority(block)?;
+            if depends == header.stream {
+                return Err(Fault::protocol(Cause::Priority));
+            }
+            block = rest;
         }
         let end = header.has(frame::END_STREAM);
-        if depends == header.stream {
-            return Err(Fault::protocol(Cause::Priority));
-        }
         if header.has(frame::END_HEADERS) {
             return self.block(header.stream, end, block);
         }
@@ -121,7 +122,10 @@ impl Core {
             ));
         }
         let mut stream = self.new_stream(id);
-        stream.length = length.map_or(Length::Unknown, Length::Left);
+        stream.length = match length {
+            Some(length) if request.method() != Method::CONNECT => Length::Left(length),
+            _ => Length::Unknown,
+        };
         stream.complete = end;
         stream.receiving = if end {
             Receiving::Done
@@ -187,9 +191,12 @@ impl Core {
             stream.wake_reader();
             return Ok(());
         }
-        let is_described = stream.is_head || response.status() == StatusCode::NOT_MODIFIED;
+        let status = response.status();
+        let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         stream.length = match length {
-            _ if is_described => Length::None,
+            _ if stream.is_head || is_bodiless => Length::None,
+            // What a length says there is not meant (RFC 9110 §9.3.6).
+            _ if stream.is_connect && status.is_success() => Length::Unknown,
             Some(length) => Length::Left(length),
             None => Length::Unknown,
         };

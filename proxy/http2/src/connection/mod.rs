@@ -99,6 +99,8 @@ pub(crate) struct Core {
     next_own_id: u32,
     /// Streams that we have reset lately, oldest first: what still comes for them was sent before that was known (§5.4.2).
     reset: VecDeque<u32>,
+    /// The highest of those that fell out of that list.
+    reset_below: u32,
     budget: Budget,
     /// What small pieces of data may still cost.
     small_data: usize,
@@ -118,8 +120,9 @@ pub(crate) struct Core {
     /// The task was woken and has not run.
     awake: bool,
     /// Handles that may open streams.
-    pub(crate) openers: usize,
-    waiting_openers: Vec<Waker>,
+    openers: usize,
+    waiting_openers: Vec<(u64, Waker)>,
+    next_opener: u64,
 }
 
 impl fmt::Debug for Core {
@@ -166,6 +169,7 @@ impl Core {
             last_peer_id: 0,
             next_own_id: 1,
             reset: VecDeque::new(),
+            reset_below: 0,
             budget: Budget::new(now),
             small_data: config.small_data,
             pending_resets: 0,
@@ -179,6 +183,7 @@ impl Core {
             awake: false,
             openers: 0,
             waiting_openers: Vec::new(),
+            next_opener: 0,
             config,
         }
     }
@@ -239,19 +244,35 @@ impl Core {
         self.out.len() > FULL_OUTPUT
     }
 
-    /// Has a task woken when a stream may be opened again.
-    pub(crate) fn wait_to_open(&mut self, waker: &Waker) {
-        if !self
-            .waiting_openers
-            .iter()
-            .any(|waiting| waiting.will_wake(waker))
-        {
-            self.waiting_openers.push(waker.clone());
+    /// A new handle that may open streams, by number.
+    pub(crate) fn add_opener(&mut self) -> u64 {
+        self.openers += 1;
+        self.next_opener += 1;
+        self.next_opener
+    }
+
+    /// A handle that may open streams is gone.
+    pub(crate) fn drop_opener(&mut self, opener: u64) {
+        self.openers -= 1;
+        self.waiting_openers
+            .retain(|(waiting, _)| *waiting != opener);
+        if self.openers == 0 {
+            self.wake();
+        }
+    }
+
+    /// Has the task of a handle woken when a stream may be opened again.
+    pub(crate) fn wait_to_open(&mut self, opener: u64, waker: &Waker) {
+        let mut waiting = self.waiting_openers.iter_mut();
+        match waiting.find(|(waiting, _)| *waiting == opener) {
+            Some((_, kept)) => kept.clone_from(waker),
+            None => self.waiting_openers.push((opener, waker.clone())),
         }
     }
 
     pub(super) fn wake_openers(&mut self) {
-        self.waiting_openers.drain(..).for_each(Waker::wake);
+        let waiting = self.waiting_openers.drain(..);
+        waiting.for_each(|(_, waker)| waker.wake());
     }
 
     /// Gives window back to the connection.
@@ -297,8 +318,8 @@ impl Core {
     /// Takes note of what was written, in bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.budget.sent(bytes);
-        // What has left can't be unread.
-        self.replies = self.replies.min(self.out.len());
+        // What has left can't be unread; where more has left than answers, they count as the first of it.
+        self.replies = self.replies.saturating_sub(bytes).min(self.out.len());
         if bytes > 0 && !self.waiting_openers.is_empty() && !self.is_full() {
             self.wake_openers();
         }

@@ -74,6 +74,17 @@ impl Core {
         Ok(input.len() - rest.len())
     }
 
+    /// Whether a frame is not whole yet, of which `held` came before and `more` bytes now, and is only taken whole.
+    pub(crate) fn lacks(&self, held: &[u8], more: usize) -> bool {
+        let between = !self.preface && self.partial.is_none();
+        match Header::parse(held) {
+            Some((header, _)) if between && header.kind != frame::DATA => {
+                held.len() + more < frame::HEADER_BYTES + header.length
+            }
+            _ => false,
+        }
+    }
+
     /// Acts on what a frame was found to be.
     fn judge(&mut self, judged: Result<(), Fault>) -> Result<(), Error> {
         match judged {
@@ -118,7 +129,8 @@ impl Core {
 
     /// Whether the stream below may end here without anybody missing something.
     pub(crate) fn may_end(&self) -> bool {
-        self.active == 0 && !self.preface
+        let between = !self.preface && self.partial.is_none() && self.block.is_none();
+        between && self.active == 0
     }
 
     fn fault(&mut self, fault: Fault) -> Error {
@@ -209,7 +221,10 @@ impl Core {
         Named::Over {
             // A server can't open streams, and the client has seen the end of each that it has forgotten, or has ended it
             // itself: what is late there breaks nothing.
-            reset: is_own || self.reset.contains(&id) || self.is_past_farewell(id),
+            reset: is_own
+                || id <= self.reset_below
+                || self.reset.contains(&id)
+                || self.is_past_farewell(id),
         }
     }
 

@@ -33,6 +33,7 @@ impl Core {
         });
         let mut stream = self.new_stream(id);
         stream.is_head = method == Method::HEAD;
+        stream.is_connect = is_connect;
         stream.sending = if end { Sending::Done } else { Sending::Body };
         self.active += 1;
         let key = self.streams.insert(stream);
@@ -102,7 +103,9 @@ impl Core {
         if stream.pending.bytes() >= limit {
             return Err(Error::misuse("more than the send buffer holds"));
         }
-        stream.pending.push(data);
+        if !data.is_empty() {
+            stream.pending.push(data);
+        }
         if end {
             stream.end = Some(End::Data);
             stream.sending = Sending::Ending;
@@ -128,7 +131,9 @@ impl Core {
 
     /// Sends what a stream has, if it is its turn.
     fn flush_stream(&mut self, key: usize) {
-        if self.ready.is_empty() {
+        // An end alone needs no window, and overtakes nobody.
+        let is_end = (self.streams.get(key)).is_some_and(|stream| stream.pending.is_empty());
+        if is_end || self.ready.is_empty() {
             self.put(key, usize::MAX);
         }
         self.queue(key);
@@ -153,9 +158,8 @@ impl Core {
 
     /// Puts what waits into the output, a frame of each stream in turn.
     pub(crate) fn put_ready(&mut self) {
-        // Where the window is spent, only ends without data can go; they are few, and their streams come again.
         let mut turns = self.ready.len();
-        while turns > 0 && self.has_room() {
+        while turns > 0 && self.has_room() && self.send_window.left() > 0 {
             let Some(key) = self.ready.pop_front() else {
                 return;
             };
@@ -180,16 +184,11 @@ impl Core {
         };
         while put < most && self.out.len() < OUTPUT_BYTES {
             let left = (stream.send_window.left()).min(self.send_window.left());
-            // An empty piece needs no window; one that is neither data nor end is left out.
-            let Some(data) = stream
-                .pending
-                .take(left.min(self.peer.max_frame))
-                .filter(|data| !data.is_empty())
-            else {
-                if stream.pending.is_empty() || left == 0 {
-                    break;
-                }
-                continue;
+            if left == 0 {
+                break;
+            }
+            let Some(data) = stream.pending.take(left.min(self.peer.max_frame)) else {
+                break;
             };
             put += data.len();
             stream.send_window.take(data.len());
