@@ -1,6 +1,7 @@
 //! HTTP/2 connections, both ends: bounded windows, bounded abuse, one task per stream.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::Request;
 use tokio::task::JoinSet;
@@ -56,7 +57,7 @@ pub(crate) async fn serve(
     let drained = live.drained();
     tokio::pin!(drained);
     let mut leaving = false;
-    loop {
+    let ended_well = loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
@@ -66,9 +67,9 @@ pub(crate) async fn serve(
                     if !error.is_io() {
                         metrics.failed(live.direction, reason::HTTP2);
                     }
-                    break;
+                    break false;
                 }
-                None => break,
+                None => break true,
             },
             // Tasks report for themselves; here they are only collected.
             Some(_) = streams.join_next() => {}
@@ -77,9 +78,18 @@ pub(crate) async fn serve(
                 connection.graceful_shutdown();
             }
         }
-    }
+    };
+    // What the peer can't use is not held for it.
+    drop(connection);
     // All streams have ended for the peer, well or badly; what they still have to say to others is said.
-    while streams.join_next().await.is_some() {}
+    let rest = async { while streams.join_next().await.is_some() {} };
+    if ended_well {
+        rest.await;
+    } else {
+        // Dropped without this, an application would take what broke for a good end. Whoever waits for an application that
+        // is silent is not waited for.
+        let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    }
 }
 
 fn head_bytes(limits: &Limits) -> u32 {
@@ -88,9 +98,11 @@ fn head_bytes(limits: &Limits) -> u32 {
 
 /// What small DATA frames that nobody has read yet may cost one connection, in bytes; each counts for 256 less its length.
 ///
-/// A stream of tokens is made of such frames, and the library's own bound, half the connection window, would let one
-/// reader that pauses for 2,048 tokens end the connection for all its neighbours. This admits 32,768 of them, about
+/// A stream of tokens is made of such frames, and a bound as large as the connection's window would let one
+/// reader that pauses for 4,096 tokens end the connection for all its neighbours. This admits 32,768 of them, about
 /// 4 MiB of memory for the worst peer.
 const SMALL_FRAMES: usize = 8 * 1024 * 1024;
+/// In which streams of a connection that broke pass that on.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 256;

@@ -58,12 +58,16 @@ impl Io {
     }
 
     /// Ends the connection abruptly, so that the other end never takes a broken stream for a complete one.
-    pub(crate) fn abort(self) {
-        let tcp = match &self.transport {
+    pub(crate) fn abort(mut self) {
+        let tcp = match &mut self.transport {
             Transport::Tcp(tcp) => tcp,
             Transport::Tls(tls) => tls.tcp(),
-            // Dropping an unfinished stream of the lane resets it, and a Unix socket has no reset.
-            Transport::Flow(_) | Transport::Unix(_) => return,
+            Transport::Flow(flow) => {
+                flow.abort();
+                return;
+            }
+            // It has no reset.
+            Transport::Unix(_) => return,
         };
         // Best effort: where it fails the connection is closed all the same.
         let _ = SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));

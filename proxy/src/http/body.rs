@@ -206,7 +206,7 @@ impl Sink<'_> {
                 self.end(None).await
             }
             Self::Http2(stream) => {
-                // A small end may wait for its window with the library: nothing follows that would add to it.
+                // A small end may wait for its window with the engine: nothing follows that would add to it.
                 while data.len() > SMALL_END {
                     let now = granted(stream, &mut data).await?;
                     let ended = data.is_empty();

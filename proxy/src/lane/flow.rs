@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use vouchsafe_http2::{RecvStream, SendStream};
+use vouchsafe_http2::{Reason, RecvStream, SendStream};
 
 /// Both directions of a stream.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ impl LaneFlow {
 }
 
 impl LaneFlow {
+    /// Resets the stream, with all that still waits to be sent on it.
+    pub(crate) fn abort(&mut self) {
+        self.send.send_reset(Reason::CANCEL);
+    }
+
     /// Takes what was received, at most `limit` bytes; nothing at the end of the stream.
     pub(crate) fn poll_take(
         &mut self,
