@@ -120,7 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         error
     }
 
-    /// Ends the connection after the stream below has; whether that came in time.
+    /// Ends the connection after the stream below has, at an error only where that was in the middle of something: streams
+    /// that were open fail by themselves.
     pub(crate) fn ended(&mut self) -> Result<(), Error> {
         let core = &mut *self.core.borrow_mut();
         let error = Error::io(io::ErrorKind::UnexpectedEof);

@@ -100,7 +100,10 @@ impl Core {
         }
         let most = usize::try_from(self.config.max_streams).unwrap_or(usize::MAX);
         // Those that are over and whose tasks are not yet are bounded, too.
-        if self.active >= most || self.streams.len() >= most.saturating_mul(2) || self.is_full() {
+        if self.is_full() {
+            return Err(Fault::Stream(id, Reason::REFUSED_STREAM, Cause::FullOutput));
+        }
+        if self.active >= most || self.streams.len() >= most.saturating_mul(2) {
             return Err(Fault::Stream(
                 id,
                 Reason::REFUSED_STREAM,

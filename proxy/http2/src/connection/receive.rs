@@ -127,10 +127,9 @@ impl Core {
         !self.preface
     }
 
-    /// Whether the stream below may end here without anybody missing something.
+    /// Whether the stream below may end here: between two frames, and not within a head.
     pub(crate) fn may_end(&self) -> bool {
-        let between = !self.preface && self.partial.is_none() && self.block.is_none();
-        between && self.active == 0
+        !self.preface && self.partial.is_none() && self.block.is_none()
     }
 
     fn fault(&mut self, fault: Fault) -> Error {
@@ -141,6 +140,24 @@ impl Core {
 
     /// Resets a stream for a fault of the other end, which may make us do so only so often (CVE-2025-8671).
     fn stream_fault(&mut self, id: u32, reason: Reason, cause: Cause) -> Result<(), Fault> {
+        // Whoever reads slowly may meet a full output now and then; what we answer it is bounded all the same.
+        if cause != Cause::FullOutput {
+            self.count_reset(cause)?;
+        }
+        match self.streams.find(id) {
+            Some(key) => {
+                self.reset(key, reason, cause);
+                // Nobody needs to look at what is over before it was begun.
+                self.accept.retain(|(waiting, _)| *waiting != key);
+                self.settle(key);
+            }
+            None => self.send_reset(id, reason),
+        }
+        self.replies += frame::HEADER_BYTES + 4;
+        Ok(())
+    }
+
+    fn count_reset(&mut self, cause: Cause) -> Result<(), Fault> {
         let now = Instant::now();
         let (count, since) = &mut self.local_resets;
         if now.duration_since(*since) > RESETS_PERIOD {
@@ -155,16 +172,6 @@ impl Core {
         if *count > most {
             return Err(Fault::abuse(Cause::ResetFlood));
         }
-        match self.streams.find(id) {
-            Some(key) => {
-                self.reset(key, reason, cause);
-                // Nobody needs to look at what is over before it was begun.
-                self.accept.retain(|(waiting, _)| *waiting != key);
-                self.settle(key);
-            }
-            None => self.send_reset(id, reason),
-        }
-        self.replies += frame::HEADER_BYTES + 4;
         Ok(())
     }
 
