@@ -2,7 +2,9 @@
 //!
 //! PING, SETTINGS, WINDOW_UPDATE, PRIORITY, unknown frames, resets and empty DATA are answered or read at once, and may come
 //! without end (the floods of CVE-2019-9512 to -9518). Each costs credit. Credit comes back with time, with useful frames
-//! and with what we send, because an honest receiver answers our DATA with WINDOW_UPDATE.
+//! and with what we send, because an honest receiver answers our DATA with WINDOW_UPDATE. SETTINGS have a credit of their
+//! own that only time brings back: each may change the window of every stream and wake who waits for it, and what that
+//! makes us send must not pay for the next (CVE-2019-9511).
 
 use std::time::Instant;
 
@@ -16,6 +18,8 @@ pub(crate) struct Budget {
     useful: u32,
     sent_bytes: usize,
     refilled: Instant,
+    settings: u32,
+    settings_refilled: Instant,
 }
 
 impl Budget {
@@ -25,6 +29,8 @@ impl Budget {
             useful: 0,
             sent_bytes: 0,
             refilled: now,
+            settings: MAX_SETTINGS,
+            settings_refilled: now,
         }
     }
 
@@ -50,12 +56,27 @@ impl Budget {
             self.was_useful();
             return true;
         }
-        let cost = match header.kind {
-            frame::SETTINGS => SETTINGS_COST,
-            _ => 1,
-        };
-        self.credit = self.credit.saturating_sub(cost);
+        if header.kind == frame::SETTINGS && !header.has(frame::ACK) {
+            return self.pay_settings(now());
+        }
+        self.credit = self.credit.saturating_sub(1);
         self.credit > 0 || self.refill(now())
+    }
+
+    fn pay_settings(&mut self, now: Instant) -> bool {
+        let elapsed = now.duration_since(self.settings_refilled).as_millis();
+        let more = u32::try_from(elapsed / MS_PER_SETTINGS).unwrap_or(MAX_SETTINGS);
+        if more > 0 {
+            self.settings = self.settings.saturating_add(more).min(MAX_SETTINGS);
+            self.settings_refilled = now;
+        }
+        match self.settings.checked_sub(1) {
+            Some(left) => {
+                self.settings = left;
+                true
+            }
+            None => false,
+        }
     }
 
     /// A frame was useful after all.
@@ -80,8 +101,9 @@ impl Budget {
 
 /// A burst that no honest peer reaches at once: 256 streams, each with settings, window updates and priorities.
 const MAX_CREDIT: u32 = 1_000;
-/// Each may change the window of every stream, and wake who waits for it; honest ends send a handful.
-const SETTINGS_COST: u32 = 50;
+/// Honest ends send a handful, and those that measure their network one now and then.
+const MAX_SETTINGS: u32 = 100;
+const MS_PER_SETTINGS: u128 = 100;
 /// 500 frames a second cost nothing worth defending.
 const MS_PER_CREDIT: u32 = 2;
 /// The most talkative clients send two window updates and a PING per DATA frame that they receive or send.
@@ -166,6 +188,22 @@ mod tests {
                 assert!(budget.pay(header(frame::PING, 8), || now), "{second}");
             }
         }
+    }
+
+    #[test]
+    fn settings_are_paid_by_nothing_but_time() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut pay = |at: u64| {
+            budget.sent(1 << 20);
+            assert!(budget.pay(header(frame::HEADERS, 4), || start));
+            let now = start + Duration::from_millis(at);
+            budget.pay(header(frame::SETTINGS, 6), || now)
+        };
+        assert_eq!((0..20_000).take_while(|_| pay(0)).count(), 100);
+        assert!(!pay(99));
+        assert!(pay(100) && !pay(100));
+        assert!((2..1_000).all(|n| pay(n * 100)));
     }
 
     #[test]

@@ -1,7 +1,15 @@
 //! Known ways to keep a server busy for nothing, each ended with its reason.
 
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use vouchsafe_http2::server;
 
+use super::frames::*;
 use super::raw::*;
 
 /// What a server with a request at hand makes of a flood.
@@ -155,6 +163,39 @@ fn heads_that_the_peer_does_not_read_are_ended() {
     });
 }
 
+#[test]
+fn trailers_that_the_peer_does_not_read_are_ended() {
+    run(async {
+        let mut peer = silent(server::Builder::new(), Serve::Trailers(1_000), 1024);
+        peer.send([PREFACE, &settings(&[])].concat()).await;
+        for stream in (1..40_000).step_by(2) {
+            peer.send(get(stream)).await;
+        }
+        assert_unread(peer).await;
+    });
+}
+
+#[test]
+fn refusals_of_large_heads_that_the_peer_does_not_read_are_ended() {
+    run(async {
+        let mut peer = silent(server::Builder::new(), Serve::Hold, 1024);
+        peer.send([PREFACE, &settings(&[])].concat()).await;
+        let entry = [&[0x40, 1, b'x', 0x7f, 0x91, 0x1b][..], &[b'a'; 3_600]].concat();
+        peer.send(frame(
+            HEADERS,
+            WHOLE,
+            1,
+            [&block(&GET)[..], &entry].concat(),
+        ))
+        .await;
+        let named = [&[0x82, 0x86, 0x84][..], &[0xbe; 10]].concat();
+        for stream in (3..400_000).step_by(2) {
+            peer.send(frame(HEADERS, WHOLE, stream, &named)).await;
+        }
+        assert_unread(peer).await;
+    });
+}
+
 /// Checks that a connection ended because too much of what it said was not read: streams are refused then, and refusals
 /// are counted in two ways.
 async fn assert_unread(peer: Peer) {
@@ -204,6 +245,92 @@ fn to_open_more_streams_than_are_taken_is_no_abuse_before_that_is_known() {
 #[test]
 fn to_open_more_streams_than_are_known_to_be_taken_is_abuse() {
     check((7..8_000).step_by(2).flat_map(get).collect(), "reset_flood");
+}
+
+#[test]
+fn settings_that_let_all_streams_send_a_byte_are_ended() {
+    // Of CVE-2019-9511: each costs more work than it looks like, and what it makes us send does not pay for it.
+    run(async {
+        let mut peer = serving(Serve::Send(100_000)).await;
+        peer.send([settings(&[(4, 0)]), update(0, 1 << 30)].concat())
+            .await;
+        peer.send((1..60).step_by(2).flat_map(get).collect::<Vec<_>>())
+            .await;
+        let _ = peer.quiet().await;
+        for window in 1..20_000 {
+            peer.send(settings(&[(4, window)])).await;
+            let is_answer = |frame: &Frame| frame.kind == GOAWAY || frame.flags == ACK;
+            let seen = peer.until(is_answer).await;
+            if let Some(end) = seen.iter().find(|frame| frame.kind == GOAWAY) {
+                assert_eq!(end.number(4), ENHANCE_YOUR_CALM);
+                let error = peer.ended().await.unwrap();
+                assert_eq!(error.cause(), "control_flood");
+                return;
+            }
+        }
+        panic!("it goes on");
+    });
+}
+
+#[test]
+fn whoever_never_stops_sending_is_left_for_others_now_and_then() {
+    run(async {
+        // Data for a stream that we have reset may come; the connection's window is given back for it.
+        let reads = Rc::new(Cell::new(0));
+        let io = Endless {
+            begin: [PREFACE, &settings(&[]), &post(1), &update(1, 0)].concat(),
+            more: frame(DATA, 0, 1, [0; 1_000]).repeat(30),
+            reads: reads.clone(),
+        };
+        let mut connection = server::Builder::new().handshake(io).await.unwrap();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let before = reads.get();
+        assert!(connection.poll_accept(cx).is_pending());
+        assert!(reads.get() - before <= 64, "{} reads", reads.get() - before);
+    });
+}
+
+/// An end that has always more to say.
+struct Endless {
+    begin: Vec<u8>,
+    more: Vec<u8>,
+    reads: Rc<Cell<usize>>,
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let reads = self.reads.get() + 1;
+        self.reads.set(reads);
+        match reads {
+            1 => buf.put_slice(&self.begin),
+            // Ends what would go on for ever.
+            10_000.. => {}
+            _ => buf.put_slice(&self.more),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use vouchsafe_http2::server;
 
+use super::frames::*;
 use super::raw::*;
 
 /// What ends a server's connection, with which code and cause.
@@ -293,10 +294,35 @@ fn a_graceful_end_comes_in_two_steps() {
 }
 
 #[test]
-fn a_connection_that_breaks_off_says_so() {
+fn the_last_stream_that_a_farewell_names_rises_no_more() {
+    run(async {
+        let mut peer = serving(Serve::Hold).await;
+        peer.send(post(1)).await;
+        let _ = peer.quiet().await;
+        peer.leave.notify_one();
+        let seen = peer.until(|frame| frame.kind == PING).await;
+        peer.send(frame(PING, ACK, 0, &seen.last().unwrap().payload))
+            .await;
+        let seen = peer.until(|frame| frame.kind == GOAWAY).await;
+        assert_eq!(seen.last().unwrap().number(0), 1);
+        peer.send([get(3), get(5), frame(PING, 0, 1, [0; 8])].concat())
+            .await;
+        let seen = peer.until(|frame| frame.kind == GOAWAY).await;
+        let last = seen.last().unwrap();
+        assert_eq!((last.number(0), last.number(4)), (1, PROTOCOL_ERROR));
+    });
+}
+
+#[test]
+fn a_connection_that_ends_within_a_frame_or_a_head_says_so() {
     for (bytes, clean) in [
-        (get(1), false),
+        (get(1), true),
         (get(1)[..7].to_vec(), false),
+        (frame(HEADERS, END_STREAM, 1, &block(&GET)[..7]), false),
+        (
+            [post(1), frame(DATA, 0, 1, [0; 9_000])].concat()[..8_000].to_vec(),
+            false,
+        ),
         (Vec::new(), true),
     ] {
         run(async {

@@ -2,6 +2,7 @@
 
 use vouchsafe_http2::server;
 
+use super::frames::*;
 use super::raw::*;
 
 /// A server whose connection's window is no hindrance.

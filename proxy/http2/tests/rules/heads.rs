@@ -1,5 +1,6 @@
 //! What makes a request malformed, and a body not as long as was told (RFC 9113 §8).
 
+use super::frames::*;
 use super::raw::*;
 
 /// What a request with these fields, and then a body, is: malformed and alone in that, or served.

@@ -2,6 +2,7 @@
 
 use vouchsafe_http2::server;
 
+use super::frames::*;
 use super::raw::*;
 
 /// Streams 1 (open), 3 (half closed by us, the peer), 5 (reset by the peer) and 7 (over) of a server that holds 1 and 3.

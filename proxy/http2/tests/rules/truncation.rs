@@ -1,5 +1,6 @@
 //! Every beginning of a connection: both ends come to an end of their own, and nobody waits for what will not come.
 
+use super::frames::*;
 use super::raw::*;
 
 /// What a client says: heads in pieces, with padding, priority and indices, data, trailers, and what belongs to all.
