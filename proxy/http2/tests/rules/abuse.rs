@@ -25,25 +25,26 @@ fn check(flood: Vec<u8>, cause: &str) {
 
 #[test]
 fn floods_of_frames_that_ask_for_nothing_are_ended() {
-    for (name, one) in [
-        ("ping (CVE-2019-9512)", frame(PING, 0, 0, [0; 8])),
-        ("ping answer", frame(PING, ACK, 0, [0; 8])),
-        ("settings (CVE-2019-9515)", settings(&[])),
-        ("settings acknowledgement", frame(SETTINGS, ACK, 0, "")),
-        (
-            "priority (CVE-2019-9513)",
-            frame(PRIORITY, 0, 9, [0, 0, 0, 1, 7]),
-        ),
-        ("window of the connection", update(0, 1)),
-        ("window of a stream", update(1, 1)),
-        ("reset of what is over (CVE-2019-9514)", reset(1, CANCEL)),
-        ("empty data (CVE-2019-9518)", frame(DATA, 0, 1, "")),
-        ("padding alone", frame(DATA, PADDED, 1, [0])),
-        ("farewell", frame(GOAWAY, 0, 0, [0; 8])),
-        ("unknown", frame(0xbe, 0, 0, "")),
+    for flood in [
+        // CVE-2019-9512
+        frame(PING, 0, 0, [0; 8]),
+        frame(PING, ACK, 0, [0; 8]),
+        // CVE-2019-9513
+        frame(PRIORITY, 0, 9, [0, 0, 0, 1, 7]),
+        // CVE-2019-9514, of a stream that is over
+        reset(1, CANCEL),
+        // CVE-2019-9515
+        settings(&[]),
+        frame(SETTINGS, ACK, 0, ""),
+        // CVE-2019-9518
+        frame(DATA, 0, 1, ""),
+        frame(DATA, PADDED, 1, [0]),
+        update(0, 1),
+        update(1, 1),
+        frame(GOAWAY, 0, 0, [0; 8]),
+        frame(0xbe, 0, 0, ""),
     ] {
-        println!("{name}");
-        check(one.repeat(20_000), "control_flood");
+        check(flood.repeat(20_000), "control_flood");
     }
 }
 
