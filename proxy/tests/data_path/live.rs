@@ -2,6 +2,7 @@
 //! true reason; each of both sidecars sees to it.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,10 @@ use tokio::net::TcpStream;
 use vouchsafe_config::policy::Lane;
 use vouchsafe_proxy::state::IdentityEpoch;
 
+use crate::raw_peer::handshake;
 use crate::support::{
-    LANES, Mesh, POLICY, Pair, Sidecar, application, policy, read_all, read_until, run, soon, until,
+    LANES, Mesh, POLICY, Pair, Sidecar, Wish, application, policy, read_all, read_until, run, soon,
+    until,
 };
 
 /// Two rules for one port, by paths.
@@ -76,7 +79,7 @@ impl Side {
     }
 }
 
-fn pair(lane: Lane, port: &'static str, application: std::net::SocketAddr) -> Pair {
+fn pair(lane: Lane, port: &'static str, application: SocketAddr) -> Pair {
     let pair = Pair::start(lane, port, application);
     for side in [&pair.client, &pair.server] {
         side.state.replace_policy(policy(&two()));
@@ -85,7 +88,7 @@ fn pair(lane: Lane, port: &'static str, application: std::net::SocketAddr) -> Pa
 }
 
 /// Sends an event each few milliseconds for as long as somebody listens.
-async fn events() -> std::net::SocketAddr {
+async fn events() -> SocketAddr {
     application(|mut stream| async move {
         read_until(&mut stream, "\r\n\r\n").await;
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -324,6 +327,28 @@ fn a_request_that_has_no_answer_yet_is_answered_with_the_reason() {
     });
 }
 
+/// An application that reads to the end; whether it has read a byte, and what the end was.
+async fn reading() -> (SocketAddr, Rc<Cell<bool>>, Rc<Cell<Option<Ending>>>) {
+    let (begun, ended) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+    let seen = (Rc::clone(&begun), Rc::clone(&ended));
+    let address = application(move |mut stream| {
+        let (begun, ended) = (Rc::clone(&seen.0), Rc::clone(&seen.1));
+        async move {
+            stream.read_u8().await.unwrap();
+            begun.set(true);
+            let mut rest = Vec::new();
+            let outcome = stream.read_to_end(&mut rest).await;
+            ended.set(Some(outcome.map_err(|error| error.kind()).err()));
+        }
+    });
+    (address.await, begun, ended)
+}
+
+/// Why reading failed; `None` where it came to a good end.
+type Ending = Option<std::io::ErrorKind>;
+
+const RESET: Option<Ending> = Some(Some(std::io::ErrorKind::ConnectionReset));
+
 #[test]
 fn an_upload_whose_connection_is_cut_does_not_look_whole_to_the_application() {
     run(async {
@@ -331,28 +356,40 @@ fn an_upload_whose_connection_is_cut_does_not_look_whole_to_the_application() {
             .into_iter()
             .flat_map(|lane| SIDES.map(|side| (lane, side)))
         {
-            let (begun, ended) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
-            let seen = (Rc::clone(&begun), Rc::clone(&ended));
-            let server = application(move |mut stream| {
-                let (begun, ended) = (Rc::clone(&seen.0), Rc::clone(&seen.1));
-                async move {
-                    stream.read_u8().await.unwrap();
-                    begun.set(true);
-                    let mut rest = Vec::new();
-                    let outcome = stream.read_to_end(&mut rest).await;
-                    ended.set(Some(outcome.map_err(|error| error.kind()).err()));
-                }
-            })
-            .await;
+            let (server, begun, ended) = reading().await;
             let pair = pair(lane, "raw", server);
             let mut flow = pair.connect().await;
             flow.write_all(b"half of it").await.unwrap();
             until("the first byte", || begun.get()).await;
             side.of(&pair).believe(Mesh::new().bundle());
             until("the end", || ended.get().is_some()).await;
-            let reset = Some(std::io::ErrorKind::ConnectionReset);
-            assert_eq!(ended.get(), Some(reset), "{lane:?} {side:?}");
+            assert_eq!(ended.get(), RESET, "{lane:?} {side:?}");
         }
+    });
+}
+
+#[test]
+fn an_upload_whose_peer_closes_the_lane_does_not_look_whole_to_the_application() {
+    run(async {
+        let (server, begun, ended) = reading().await;
+        let mesh = Mesh::new();
+        let wish = Wish::new("app/server", Lane::Shared).behind("raw", server);
+        let sidecar = Sidecar::start(&mesh, wish);
+        let svid = mesh.svid("app/client", Duration::from_secs(3600));
+        let (mut lane, _) = handshake(sidecar.door(), &svid, b"vouchsafe-shared/1").await;
+        // SETTINGS, a CONNECT stream for a flow, and some of what flows, without its end.
+        let head =
+            b"\0\x07:method\x07CONNECT\0\x0a:authority\x08raw:7000\0\x0evouchsafe-flow\x03tcp";
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        said.extend([0, 0, u8::try_from(head.len()).unwrap(), 1, 4, 0, 0, 0, 1]);
+        said.extend(head);
+        said.extend(b"\0\0\x0a\0\0\0\0\0\x01half of it");
+        lane.write_all(&said).await.unwrap();
+        until("the first byte", || begun.get()).await;
+        // In order, as far as TLS and TCP go.
+        lane.shutdown().await.unwrap();
+        until("the end", || ended.get().is_some()).await;
+        assert_eq!(ended.get(), RESET);
     });
 }
 
