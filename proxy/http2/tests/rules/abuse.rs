@@ -1,12 +1,5 @@
 //! Known ways to keep a server busy for nothing, each ended with its reason.
 
-use std::cell::Cell;
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use vouchsafe_http2::server;
 
 use super::frames::*;
@@ -271,67 +264,6 @@ fn settings_that_let_all_streams_send_a_byte_are_ended() {
         }
         panic!("it goes on");
     });
-}
-
-#[test]
-fn whoever_never_stops_sending_is_left_for_others_now_and_then() {
-    run(async {
-        // Data for a stream that we have reset may come; the connection's window is given back for it.
-        let reads = Rc::new(Cell::new(0));
-        let io = Endless {
-            begin: [PREFACE, &settings(&[]), &post(1), &update(1, 0)].concat(),
-            more: frame(DATA, 0, 1, [0; 1_000]).repeat(30),
-            reads: reads.clone(),
-        };
-        let mut connection = server::Builder::new().handshake(io).await.unwrap();
-        let cx = &mut Context::from_waker(Waker::noop());
-        let before = reads.get();
-        assert!(connection.poll_accept(cx).is_pending());
-        assert!(reads.get() - before <= 64, "{} reads", reads.get() - before);
-    });
-}
-
-/// An end that has always more to say.
-struct Endless {
-    begin: Vec<u8>,
-    more: Vec<u8>,
-    reads: Rc<Cell<usize>>,
-}
-
-impl AsyncRead for Endless {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let reads = self.reads.get() + 1;
-        self.reads.set(reads);
-        match reads {
-            1 => buf.put_slice(&self.begin),
-            // Ends what would go on for ever.
-            10_000.. => {}
-            _ => buf.put_slice(&self.more),
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Endless {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }
 
 #[test]

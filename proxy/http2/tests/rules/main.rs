@@ -22,3 +22,4 @@ mod raw;
 mod responses;
 mod streams;
 mod truncation;
+mod turns;
