@@ -36,11 +36,11 @@ impl Core {
         }
         loop {
             if let Some(frame) = self.partial {
-                let Some((piece, after)) = self.piece(frame, rest) else {
+                let Some((piece, payload, after)) = self.piece(frame, rest) else {
                     break;
                 };
                 rest = after;
-                let taken = self.data(piece.0, piece.1);
+                let taken = self.data(piece, payload);
                 self.judge(taken)?;
                 continue;
             }
@@ -96,12 +96,8 @@ impl Core {
         }
     }
 
-    /// The next piece of a DATA frame whose end is still to come, as a frame of its own, and what follows it.
-    fn piece<'a>(
-        &mut self,
-        frame: Header,
-        rest: &'a [u8],
-    ) -> Option<((Header, &'a [u8]), &'a [u8])> {
+    /// The next piece of a DATA frame whose end is still to come, as a frame of its own: header, payload, and what follows.
+    fn piece<'a>(&mut self, frame: Header, rest: &'a [u8]) -> Option<(Header, &'a [u8], &'a [u8])> {
         let now = frame.length.min(rest.len());
         if now < frame.length && now < PIECE {
             return None;
@@ -119,7 +115,7 @@ impl Core {
                 ..frame
             });
         }
-        Some(((piece, payload), after))
+        Some((piece, payload, after))
     }
 
     /// Whether the other end has begun as it must.

@@ -51,7 +51,7 @@ fn trailers() -> HeaderMap {
 
 /// What says by itself where it belongs.
 fn pattern(length: usize) -> Bytes {
-    (0..length).map(|n| (n % 251) as u8).collect()
+    (0..=250).cycle().take(length).collect()
 }
 
 /// Sends all of `data`, as the windows allow.
