@@ -320,7 +320,8 @@ impl Core {
         self.budget.sent(bytes);
         // What has left can't be unread; where more has left than answers, they count as the first of it.
         self.replies = self.replies.saturating_sub(bytes).min(self.out.len());
-        if bytes > 0 && !self.waiting_openers.is_empty() && !self.is_full() {
+        // Others wait for streams to end, which wakes them by itself.
+        if !self.is_full() && self.out.len() + bytes > FULL_OUTPUT {
             self.wake_openers();
         }
     }
